@@ -1,0 +1,277 @@
+"""The command line: `resnet-rs VERB ...`. One verb, one function of `verbs`; only this file prints.
+
+What a verb needs is imported when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from resnet_rs.verbs import Machine, Prepared
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="resnet-rs",
+    help="ResNet-RS: train, scale and judge ResNets as in 'Revisiting ResNets' (arXiv:2103.07579).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(help="An experiment of the zoo; `resnet-rs list` shows all.")]
+Edits = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[field=value]...", help="Such as recipe.epochs=100 arch.se_ratio=none."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Trained = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A run folder, or a checkpoint in it.")
+]
+DataName = Annotated[
+    str, typer.Option("--data", help="`builtin`, or a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.")
+]
+Minutes = Annotated[float | None, typer.Option(help="Time budget for `--fit`.")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the best here.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 reads in this one.")]
+MicroBatch = Annotated[
+    int, typer.Option(min=2, help="Samples computed at once; gradients add up to the batch.")
+]
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Such as 'resnet-rs-*'.")] = "*", *, as_json: AsJson = False
+) -> None:
+    """List the experiments of the zoo."""
+    from resnet_rs import verbs, zoo
+
+    names = verbs.list_models(pattern)
+    if not names:
+        raise ValueError(
+            f"nothing in the zoo matches {pattern!r}. `resnet-rs list` shows all {len(zoo.EXPERIMENTS)}."
+        )
+    rows = [verbs.outline(name) for name in names]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(
+            f"{row['name']:<20} {row['size']:>4} px  {row['params'] / 1e6:>7.2f} M  {row['macs'] / 1e9:>7.2f} GMAC"
+        )
+
+
+@app.command()
+def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
+    """Show what an experiment is: its four slots, its size and its schedule."""
+    from resnet_rs import verbs
+    from resnet_rs.config import parse_assignments
+
+    shown = verbs.show(name, parse_assignments(edits or []))
+    if as_json:
+        _print_json(shown)
+        return
+    size, macs = shown["data"]["size"], shown["macs"] / 1e9
+    print(f"{name}: {shown['params']:,} parameters, {macs:.2f} billion multiply-adds at {size} pixels")
+    print(
+        f"{shown['steps']:,} updates over {shown['num_images']:,} pictures, peak learning rate {shown['peak_lr']:g}"
+    )
+    for slot in ("arch", "data", "task", "recipe"):
+        for path, value in _flat(slot, shown[slot]):
+            print(f"  {path:<32} {value}")
+    if shown["published"]:
+        readme, weights = shown["published"]["top1_readme"], shown["published"]["top1_weights"]
+        print(f"published top-1: {readme} (README), {weights} (the released weights, evaluated again)")
+
+
+@app.command()
+def train(
+    name: Name,
+    edits: Edits = None,
+    *,
+    data: DataName,
+    out: Annotated[Path, typer.Option(help="Folder of this run; the same command continues it.")],
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Adapt the recipe to the data and to `--minutes`.")
+    ] = False,
+    minutes: Minutes = None,
+    micro_batch: MicroBatch = 128,
+    workers: Workers = 0,
+    device: DeviceName = None,
+    seed: Annotated[int, typer.Option(help="Names every random draw of the run.")] = 0,
+) -> None:
+    """Train an experiment, or continue to train it."""
+    from resnet_rs import verbs
+    from resnet_rs.progress import show_live, show_plainly
+
+    if minutes is not None and not fit:
+        raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
+    machine = _machine(device, micro_batch=micro_batch, workers=workers)
+    prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
+    events = verbs.training(prepared, out=out, seed=seed, machine=machine)
+    for line in (show_live if sys.stdout.isatty() else show_plainly)(events):
+        print(line, flush=True)
+    print(f"page: {out / 'page.html'}")
+
+
+@app.command()
+def fit(
+    name: Name,
+    edits: Edits = None,
+    *,
+    data: DataName,
+    minutes: Minutes = None,
+    micro_batch: MicroBatch = 128,
+    workers: Workers = 0,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the edits that make an experiment work on your data, and why."""
+    machine = _machine(device, micro_batch=micro_batch, workers=workers)
+    prepared = _prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
+    if as_json:
+        from dataclasses import asdict
+
+        _print_json([asdict(change) for change in prepared.changes])
+
+
+@app.command()
+def evaluate(
+    trained: Trained,
+    *,
+    data: DataName,
+    workers: Workers = 0,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score trained weights on the test pictures of a data set."""
+    from resnet_rs import verbs
+
+    scores = verbs.evaluate(trained, data=data, machine=_machine(device, workers=workers))
+    if as_json:
+        _print_json(scores)
+        return
+    for line in verbs.describe_scores(scores):
+        print(line)
+
+
+@app.command()
+def predict(
+    trained: Trained,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
+    *,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name the classes of pictures."""
+    from dataclasses import asdict
+
+    from resnet_rs import verbs
+    from resnet_rs.deploy.predictor import find_pictures
+
+    predictions = verbs.load(trained, device=device).predict(find_pictures(paths))
+    if as_json:
+        _print_json([asdict(prediction) for prediction in predictions])
+    else:
+        for prediction in predictions:
+            top = list(prediction.probabilities.items())[:3]
+            said = "  ".join(f"{name} {share:.1%}" for name, share in top)
+            print(f"{_printable(prediction.key)}: {said or 'unreadable, ' + str(prediction.unreadable)}")
+    if all(prediction.unreadable for prediction in predictions):
+        raise ValueError(f"none of the {len(predictions)} pictures could be read.")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train --out` made.")],
+) -> None:
+    """Write the page of a run anew and print where it is."""
+    from resnet_rs import verbs
+
+    print(verbs.report(run))
+
+
+def main() -> None:
+    """Run the command line; errors of what was given become one message and exit code 2."""
+    with _explained():
+        app(standalone_mode=True)
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(EXIT_ERROR)
+    except (ValueError, OSError) as error:
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+def _prepare(
+    name: str,
+    edits: list[str] | None,
+    *,
+    data: str,
+    out: Path | None,
+    fit: bool,
+    minutes: float | None,
+    machine: Machine,
+) -> Prepared:
+    """The experiment for the data, fitted if asked for; says what was changed and why."""
+    from resnet_rs import verbs
+    from resnet_rs.config import as_typed, parse_assignments
+
+    typed = parse_assignments(edits or [])
+    prepared = verbs.prepare(verbs.experiment(name, typed), typed, data=data, run_folder=out)
+    if fit:
+        before = verbs.fitted_before(prepared, out) if out is not None else None
+        prepared = before or verbs.fitted(prepared, typed, minutes=minutes, machine=machine)
+        for change in prepared.changes:
+            print(
+                f"fit: {change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}",
+                file=sys.stderr,
+            )
+    return prepared
+
+
+def _machine(device: str | None, *, micro_batch: int = 128, workers: int = 0) -> Machine:
+    from resnet_rs.train.device import Device
+    from resnet_rs.verbs import Machine
+
+    return Machine(device=Device.choose(device), micro_batch=micro_batch, workers=workers)
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The leaves of nested JSON as dotted paths and typed values; types are shown by their last name."""
+    from resnet_rs.config import as_typed
+
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _flat(f"{path}.{name}", item) if name != "type" else [(path, item.rpartition(".")[2])]
+    else:
+        yield path, as_typed(tuple(value) if isinstance(value, list) else value)
+
+
+def _printable(text: str) -> str:
+    """`text` without line breaks and bytes that no terminal shows."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))

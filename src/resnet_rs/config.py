@@ -1,0 +1,290 @@
+"""The language of edits: nested frozen dataclasses as dotted assignments, and as JSON.
+
+    edit(experiment, {"recipe.epochs": 100, "arch.se_ratio": None})     a new experiment
+    diff(a, b)                                                          the edits between two
+    edit(a, diff(a, b)) == b                                            the law
+
+Values of edits may be typed text, as on a command line; they are read by the type of their field. Types are
+checked by pydantic, ranges by the dataclasses themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+V = TypeVar("V")
+
+TRUSTED_PACKAGES = [__name__.partition(".")[0]]
+"""Whose dataclasses may be named in a stored file. A program with archs or tasks of its own adds its package here."""
+
+_TYPE = "type"
+
+
+def edit(value: V, edits: Mapping[str, Any]) -> V:
+    """`value` with the fields that `edits` names set anew, all at once.
+
+    Raises `ValueError` for a field that does not exist, a value of another type or out of range, and edits
+    that contradict each other.
+    """
+    return _edit(value, {path: path.split(".") for path in edits}, edits)
+
+
+def diff(old: Any, new: Any) -> dict[str, Any]:
+    """The edits that turn `old` into `new`: the changed fields, as deep as both sides are of one type."""
+    if type(old) is not type(new):
+        raise TypeError(f"cannot compare a {type(old).__name__} with a {type(new).__name__} field by field.")
+    edits: dict[str, Any] = {}
+    for field in dataclasses.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if dataclasses.is_dataclass(before) and type(before) is type(after):
+            edits.update({f"{field.name}.{path}": value for path, value in diff(before, after).items()})
+        elif before != after:
+            edits[field.name] = after
+    return edits
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """`["recipe.epochs=100", ...]` as typed edits. The same field twice is refused."""
+    edits: dict[str, str] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ValueError(
+                f"an edit is written field=value, got {assignment!r}. Example: recipe.epochs=100."
+            )
+        if path in edits:
+            raise ValueError(f"{path!r} is set twice, to {edits[path]} and to {text}. Keep one of them.")
+        edits[path] = text
+    return edits
+
+
+def to_plain(value: Any) -> Any:
+    """`value` as JSON: a dataclass becomes an object with its module path under `type`, a tuple a list."""
+    if dataclasses.is_dataclass(value):
+        names = (field.name for field in dataclasses.fields(value))
+        cls = type(value)
+        return {_TYPE: f"{cls.__module__}.{cls.__qualname__}"} | {
+            n: to_plain(getattr(value, n)) for n in names
+        }
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(plain: Any) -> Any:
+    """The dataclass that `to_plain` wrote.
+
+    Only frozen dataclasses of this package are built, whatever the file names: nothing in it can run other
+    code.
+    """
+    if not isinstance(plain, Mapping) or not isinstance(plain.get(_TYPE), str):
+        raise ValueError(f"a stored value is an object with a {_TYPE!r}, got {_shown(plain)}.")
+    cls = _stored_type(plain[_TYPE])
+    values = {name: value for name, value in plain.items() if name != _TYPE}
+    hints = _hints(cls)
+    _refuse_unknown(cls, values)
+    return _build(cls, {name: _read(value, hints[name], name) for name, value in values.items()})
+
+
+def describe(edits: Mapping[str, Any]) -> str:
+    """Edits as they are typed: `recipe.epochs=100 arch.se_ratio=none`."""
+    return " ".join(f"{path}={as_typed(value)}" for path, value in edits.items())
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(to_plain(value))
+
+
+def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) -> Any:
+    """Apply `edits`; `paths` holds what is left of each edit's path below `value`."""
+    _refuse_unknown(value, {keys[0]: path for path, keys in paths.items()}, is_edit=True)
+    hints = _hints(type(value))
+    changes: dict[str, Any] = {}
+    for name in dict.fromkeys(keys[0] for keys in paths.values()):
+        whole = [path for path, keys in paths.items() if keys == [name]]
+        deeper = {path: keys[1:] for path, keys in paths.items() if keys[0] == name and len(keys) > 1}
+        if whole and deeper:
+            raise ValueError(
+                f"{whole[0]!r} and {next(iter(deeper))!r} contradict each other. Keep one of them."
+            )
+        if whole:
+            changes[name] = _read(edits[whole[0]], hints[name], whole[0])
+            continue
+        inner = getattr(value, name)
+        if not dataclasses.is_dataclass(inner):
+            path = next(iter(deeper))
+            parent = path[: -len(".".join(deeper[path])) - 1]
+            raise ValueError(
+                f"cannot edit {path!r}: {parent!r} is {as_typed(inner)}, which has no fields."
+                f"{_cure(hints[name], parent)}"
+            )
+        changes[name] = _edit(inner, deeper, edits)
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return _build(type(value), fields | changes, among=list(paths))
+
+
+def _cure(hint: Any, path: str) -> str:
+    kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    return f" Set it first, as in {path}={kinds[0].__name__}." if kinds else ""
+
+
+def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = None) -> Any:
+    """`cls(**fields)`; an error of the values names the edits that it may come from."""
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"cannot build {cls.__name__}: {error}.") from None
+    except ValueError as error:
+        if among is None:
+            raise
+        names = ", ".join(repr(path) for path in among)
+        raise ValueError(f"cannot edit {names}: {error}") from None
+
+
+def _read(value: Any, hint: Any, path: str) -> Any:
+    """`value` as its field's type `hint` wants it: an object, JSON, or typed text."""
+    value = _none_if_typed(value, hint)
+    kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    if kinds:
+        return _read_dataclass(value, hint, kinds, path)
+    for text in _as_json(value):
+        try:
+            return _adapter(hint).validate_json(text, strict=True)
+        except ValidationError:
+            continue
+    raise ValueError(f"cannot set {path!r} to {_shown(value)}: {_allowed(hint)}.")
+
+
+def _as_json(value: Any) -> list[str]:
+    """What `value` may mean, as JSON texts in the order of trying; typed text may be a number, a list or a word."""
+    if not isinstance(value, str):
+        return [json.dumps(to_plain(value))]
+    try:
+        number = [repr(float(value))]
+    except ValueError:
+        number = []
+    return [value, f"[{value}]", json.dumps(value), *number]
+
+
+def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
+    if value is None and type(None) in _members(hint):
+        return None
+    if isinstance(value, tuple(kinds)):
+        return value
+    if isinstance(value, str):
+        value = _read_typed(value, kinds, path)
+    if isinstance(value, Mapping) and _TYPE not in value and len(kinds) == 1:
+        value = {_TYPE: f"{kinds[0].__module__}.{kinds[0].__qualname__}", **value}
+    built = value if isinstance(value, tuple(kinds)) else from_plain(value)
+    if not isinstance(built, tuple(kinds)):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{path!r} must be a {names}, got a {type(built).__name__}.")
+    return built
+
+
+def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
+    """A dataclass typed as the name of its type, with its defaults, or as JSON."""
+    known = {cls.__name__: cls for kind in kinds for cls in _concrete(kind)}
+    if text in known:
+        return _build(known[text], {})
+    if not text.startswith("{"):
+        close = get_close_matches(text, known, n=1, cutoff=0.3)
+        closest = f" Closest: {close[0]}." if close else ""
+        raise ValueError(
+            f"cannot set {path!r} to {text!r}: it must be one of {', '.join(known)} or JSON.{closest}"
+        )
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"cannot set {path!r} to {text}: it is no JSON ({error}).") from None
+
+
+def _none_if_typed(value: Any, hint: Any) -> Any:
+    is_typed_none = isinstance(value, str) and value.lower() in ("none", "null")
+    return None if is_typed_none and type(None) in _members(hint) else value
+
+
+def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = False) -> None:
+    cls = owner if isinstance(owner, type) else type(owner)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in names:
+        if name not in known:
+            subject = f"cannot edit {names[name]!r}: " if is_edit else ""
+            close = get_close_matches(name, known, n=1)
+            closest = f" Closest: {close[0]}." if close else ""
+            raise ValueError(
+                f"{subject}{cls.__name__} has no field {name!r}.{closest} Its fields are: {', '.join(known)}."
+            )
+
+
+def _stored_type(path: str) -> type:
+    """The frozen dataclass of this package at a stored module path."""
+    module, _, name = path.rpartition(".")
+    if module.partition(".")[0] in TRUSTED_PACKAGES:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+        if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module:
+            return found
+    raise ValueError(
+        f"{path!r} is no dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
+    )
+
+
+def _concrete(kind: type) -> list[type]:
+    """`kind` and its subclasses that can be built without arguments."""
+    found = [kind, *(cls for sub in kind.__subclasses__() for cls in _concrete(sub))]
+    return [cls for cls in dict.fromkeys(found) if not getattr(cls, "__abstractmethods__", None)]
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _allowed(hint: Any) -> str:
+    """What a field of this type takes, in words."""
+    words: list[str] = []
+    for member in _members(hint):
+        if typing.get_origin(member) is typing.Literal:
+            words += [str(choice) for choice in typing.get_args(member)]
+        elif typing.get_origin(member) is tuple:
+            items = typing.get_args(member)
+            many = "several" if Ellipsis in items else str(len(items))
+            words.append(f"a list of {many} values, such as [{', '.join('1' for _ in items)}]")
+        else:
+            words.append(
+                {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}.get(
+                    member
+                )
+                or f"a {getattr(member, '__name__', member)}"
+            )
+    return f"it must be {' or '.join(words)}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if not dataclasses.is_dataclass(value) else type(value).__name__
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))

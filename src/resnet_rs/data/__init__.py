@@ -1,0 +1,1 @@
+"""Files -> `Batch`: where samples come from, and how they become tensors."""

@@ -1,0 +1,52 @@
+"""The data set of the demo: 10,000 + 2,000 pictures of Fashion-MNIST, carried in the package.
+
+Balanced over ten classes of clothing, 28x28 grey pixels. Source: Xiao et al. 2017, arXiv:1708.07747; MIT
+licence, beside the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import as_file, files
+from typing import Literal
+
+import numpy as np
+
+from resnet_rs.data.sample import Sample
+from resnet_rs.data.source import Source, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builtin(Source):
+    """One half of the built-in pictures."""
+
+    split: Literal["train", "test"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in _arrays()["classes"])
+
+    def __len__(self) -> int:
+        return len(_arrays()[f"{self.split}_labels"])
+
+    def key(self, index: int) -> str:
+        return f"builtin/{self.split}/{index}"
+
+    def read(self, index: int, *, channels: int) -> Sample:
+        """Sample `index`: its grey values repeated `channels` times."""
+        picture = _arrays()[f"{self.split}_images"][index, :, :, None]
+        label = int(_arrays()[f"{self.split}_labels"][index])
+        return Sample(np.repeat(picture, channels, axis=2), label, self.key(index))
+
+
+def builtin() -> Splits:
+    """The built-in data set."""
+    return Splits(train=Builtin(split="train"), test=Builtin(split="test"))
+
+
+@lru_cache(maxsize=1)
+def _arrays() -> dict[str, np.ndarray]:
+    resource = files("resnet_rs.data") / "fashion_mnist" / "fashion-mnist-12k.npz"
+    with as_file(resource) as path, np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays}

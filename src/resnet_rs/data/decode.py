@@ -1,0 +1,240 @@
+"""Encoded bytes -> pixels: the only place that knows picture formats.
+
+Training, evaluation, pseudo-labels and serving all come through `decode`, so the same bytes give the same
+pixels on every path. The rules, from the file to [H, W, C] in 0-255:
+
+- The first bytes decide the format, never the name of the file. Of animations and stacks of pages the first
+  picture counts.
+- EXIF orientation is applied. An EXIF block that cannot be read counts as none: the file has all its pixels.
+- Transparency is laid over white, also where a palette or a single color is the transparent one.
+- 16-bit grey is divided by 257, 12-bit grey scaled likewise; 16-bit color becomes 8-bit to within 1.
+- Other integers and floats do not say where white is: the smallest of 1 (floats only), 255 and 65,535 that no
+  value of the picture exceeds is white. Pictures with negative, larger or non-finite values are refused.
+- CMYK becomes RGB by `(255 - c) * (255 - k) / 255`; JPEG stores it inverted, as Adobe does. Grey from color
+  is the luma of ITU-R 601. Color profiles (ICC) are ignored.
+- A `.npy` array [H, W, C] or [H, W] of uint8 is a picture, too: the only one with other than 1 or 3 channels.
+
+JPEG 2000 is left out: its decoder gives a grey picture for a file that is cut off behind the header.
+Source: ours; formats and their reading are Pillow's.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+from resnet_rs.data.sample import Unreadable
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .pfm .avif "
+    ".npy .heic .heif".split()
+)
+"""Lower-case endings of the files that folders collect.
+
+HEIC cannot be decoded here. It is collected all the same: such files are reported, not left out silently.
+"""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_MAX_JPEG_SCANS = 100
+_NPY_MAGIC = b"\x93NUMPY"
+_START_OF_SCAN = re.compile(rb"\xff\xda")
+_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_NUMERIC_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(
+    encoded: bytes, *, key: str, channels: int, max_pixels: int = 50_000_000
+) -> UInt8[np.ndarray, "H W C"]:
+    """The picture in `encoded`, upright, with `channels` channels: 1 is grey, 3 is RGB. Read-only.
+
+    Raises `Unreadable`, with `key`, for everything that is not a whole picture. Pictures of more than
+    `max_pixels` pixels (Pillow's own limit of 179 million stands above it) and JPEGs of more than 100 scans
+    are refused before any pixel is decoded.
+    """
+    try:
+        with _no_warnings():
+            if encoded.startswith(_NPY_MAGIC):
+                return _decode_array(encoded, channels=channels, max_pixels=max_pixels)
+            return _decode_picture(encoded, channels=channels, max_pixels=max_pixels)
+    except UnidentifiedImageError as error:
+        raise Unreadable(key, _unidentified(encoded)) from error
+    except Exception as error:
+        # On damaged bytes Pillow raises nearly every kind of exception; which one it is says nothing.
+        raise Unreadable(key, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+    if not encoded:
+        raise ValueError("the file is empty")
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels were asked for; only a `.npy` array has other than 1 or 3")
+    if encoded.startswith(b"\xff\xd8") and _has_too_many_scans(encoded):
+        raise ValueError(
+            f"it is a JPEG of more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
+        )
+    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+        _check_size(image.width, image.height, max_pixels=max_pixels)
+        image.load()
+        if image.mode in _NUMERIC_MODES:
+            return _as_channels(_upright(_from_numbers(image), image), channels=channels)
+        return _as_channels(_upright(_flattened(image), image), channels=channels)
+
+
+def _as_channels(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    mode = "RGB" if channels == 3 else "L"
+    # `np.array` would make it writable, by one more copy that takes half as long as decoding a 500x375 JPEG.
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels if channels == 3 else pixels[:, :, None]
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """`pixels` turned as the EXIF block of `image` says."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = _UPRIGHT.get(orientation)
+    except Exception:
+        # As for the pixels: a damaged block can raise nearly anything.
+        turn = None
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """An 8-bit picture as opaque L or RGB."""
+    if image.has_transparency_data:
+        # Pillow converts premultiplied grey to nothing but straight grey.
+        straight = image.convert("LA") if image.mode == "La" else image
+        colors = straight.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colors).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _from_numbers(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 or 32 bits per pixel as L."""
+    values = np.asarray(image)
+    white = _white(image, values)
+    scaled = np.rint(values * np.float32(255 / white)).astype(np.uint8)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        # TIFF may store negatives ("white is zero"). Pillow turns them around at up to 8 bits only.
+        scaled = 255 - scaled
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[values == transparent] = 255
+    return Image.fromarray(scaled)
+
+
+def _white(image: Image.Image, values: Num[np.ndarray, "H W"]) -> int:
+    """The value in `image` that is shown as white."""
+    if image.mode.startswith("I;16"):
+        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+        return 4095 if is_tiff and image.tag_v2.get(_TIFF_BITS) == (12,) else 65_535
+    if image.mode == "I" and image.format == "PPM":
+        return 65_535
+    low, high = float(values.min()), float(values.max())
+    for white in (255, 65_535) if image.mode == "I" else (1, 255, 65_535):
+        if low >= 0 and high <= white:
+            return white
+    raise ValueError(
+        f"its values go from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65,535. Rescale them"
+    )
+
+
+def _decode_array(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+    """The array in a `.npy` file, without NumPy's loader, which allocates what the header claims."""
+    stream = io.BytesIO(encoded)
+    version = np.lib.format.read_magic(stream)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran_order, dtype = read_header(stream)
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        raise ValueError(f"it is a {dtype} array of shape {list(shape)}; expected uint8 [H, W, C]")
+    height, width, depth = (*shape, 1)[:3]
+    _check_size(width, height, max_pixels=max_pixels)
+    start, count = stream.tell(), height * width * depth
+    if not count or len(encoded) < start + count:
+        raise ValueError(f"its header claims {count:,} bytes of pixels, and {len(encoded) - start:,} follow")
+    flat = np.frombuffer(encoded, dtype=np.uint8, count=count, offset=start)
+    pixels = np.ascontiguousarray(flat.reshape((height, width, depth), order="F" if fortran_order else "C"))
+    pixels.flags.writeable = False
+    if depth == channels:
+        return pixels
+    if {depth, channels} == {1, 3}:
+        return _as_channels(Image.fromarray(pixels[:, :, 0] if depth == 1 else pixels), channels=channels)
+    raise ValueError(f"it has {depth} channels, and {channels} were asked for")
+
+
+def _check_size(width: int, height: int, *, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"it has {width} x {height} pixels; at most {max_pixels:,} are decoded")
+
+
+def _has_too_many_scans(encoded: bytes) -> bool:
+    """Whether the first JPEG picture in `encoded` has more scans than any honest one.
+
+    Each scan costs a pass over all pixels, so a small file of many scans can take minutes.
+    """
+    # Counting the bytes of the marker is quick and never too low. Only files that fail it are walked through.
+    if len(_START_OF_SCAN.findall(encoded)) <= _MAX_JPEG_SCANS:
+        return False
+    scans, position = 0, 2
+    while (found := _NEXT_MARKER.search(encoded, position)) and scans <= _MAX_JPEG_SCANS:
+        marker, position = found[1][0], found.end()
+        if marker == 0xD9:
+            break
+        if marker not in (0x01, 0xD8):
+            # A segment: its length, which counts itself, then its bytes, which may look like markers.
+            position += int.from_bytes(encoded[position : position + 2], "big")
+        scans += marker == 0xDA
+    return scans > _MAX_JPEG_SCANS
+
+
+def _unidentified(encoded: bytes) -> str:
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "it is an HEIC picture, which cannot be decoded here; convert it to JPEG or PNG"
+    return f"it is not a picture of a known format, or only the start of one; it begins with {encoded[:16]!r}"
+
+
+_lock = Lock()
+_num_inside = 0
+_filters = ExitStack()
+
+
+@contextmanager
+def _no_warnings() -> Generator[None, None, None]:
+    """Hold back the warnings of Pillow and NumPy about odd files: a file is either whole or `Unreadable`.
+
+    The filters of `warnings` are one list for all threads. The first thread in changes it and the last one
+    out restores it, so threads that decode at the same time cannot restore each other's.
+    """
+    global _num_inside
+    with _lock:
+        if not _num_inside:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"(PIL|numpy)\.")
+        _num_inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_inside -= 1
+            if not _num_inside:
+                _filters.close()

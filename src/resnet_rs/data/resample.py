@@ -1,0 +1,100 @@
+"""Bicubic resizing, two ways. Pictures are uint8 [H, W, C].
+
+- `antialiased`: Pillow's. When a picture shrinks, the kernel grows with it, so that every pixel counts.
+- `released`: TensorFlow 1's, which the released weights were trained and evaluated with. It reads four pixels
+  per side however much a picture shrinks, and can overshoot below 0 and above 255.
+
+Sources: Keys 1981, "Cubic convolution interpolation for digital image processing"; `released` computes what
+TensorFlow's `resize_bicubic_op.cc` does without `align_corners` and without `half_pixel_centers`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+from PIL import Image
+
+Resampling = Literal["antialiased", "released"]
+
+_SHARPNESS = -0.75
+_TABLE_SIZE = 1024
+
+
+def resize(
+    pixels: UInt8[np.ndarray, "H W C"], *, height: int, width: int, resampling: Resampling
+) -> UInt8[np.ndarray, "{height} {width} C"] | Float32[np.ndarray, "{height} {width} C"]:
+    """A new array of `height` x `width`: uint8 if `antialiased`, float32 with its overshoot if `released`."""
+    if resampling == "released":
+        return _resize_released(pixels, height, width)
+    if pixels.shape[2] == 3:
+        return _resize_antialiased(pixels, height, width)
+    channels = [_resize_antialiased(pixels[:, :, i], height, width) for i in range(pixels.shape[2])]
+    return np.stack(channels, axis=2)
+
+
+def _resize_antialiased(
+    pixels: UInt8[np.ndarray, "H W *C"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} *C"]:
+    # `np.array` copies: Pillow's own memory is read-only.
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _resize_released(
+    pixels: UInt8[np.ndarray, "H W C"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width} C"]:
+    """Along the rows first, in those that are read again, then along the columns."""
+    channels = pixels.shape[2]
+    row_taps, row_weights = _taps(pixels.shape[0], height)
+    column_taps, column_weights = _taps(pixels.shape[1], width)
+    # A row is a flat list of values: taking single values is faster than taking pixels of three.
+    value_taps = (column_taps[:, :, None] * channels + np.arange(channels)).reshape(4, -1)
+    value_weights = np.repeat(column_weights, channels, axis=1)
+    rows, row_taps = np.unique(row_taps, return_inverse=True)
+    values = pixels.take(rows, axis=0).reshape(len(rows), -1)
+    wide = _weighted(values, value_taps, value_weights[:, None, :], axis=1)
+    return _weighted(wide, row_taps.reshape(4, -1), row_weights[:, :, None], axis=0).reshape(
+        height, width, channels
+    )
+
+
+def _weighted(
+    values: np.ndarray,
+    taps: Int[np.ndarray, "4 N"],
+    weights: Float32[np.ndarray, "4 _ _"],
+    *,
+    axis: int,
+) -> Float32[np.ndarray, "_ _"]:
+    """Sum over the four taps of `values` along `axis` times their weights, in float32 and in this order."""
+    total = values.take(taps[0], axis=axis) * weights[0]
+    for i in range(1, 4):
+        total += values.take(taps[i], axis=axis) * weights[i]
+    return total
+
+
+@lru_cache(maxsize=256)
+def _taps(length: int, new_length: int) -> tuple[Int[np.ndarray, "4 N"], Float32[np.ndarray, "4 N"]]:
+    """For each of `new_length` places, the four of `length` places that it is made of, and their weights.
+
+    Place i lies at `i * length / new_length` (the upper left corners coincide, not the centers), in float32.
+    """
+    places = np.arange(new_length, dtype=np.float32) * (np.float32(length) / np.float32(new_length))
+    first = places.astype(np.int64)
+    step = np.rint((places - first.astype(np.float32)) * np.float32(_TABLE_SIZE)).astype(np.int64)
+    near, far = _kernel()
+    weights = np.stack([far[step], near[step], near[_TABLE_SIZE - step], far[_TABLE_SIZE - step]])
+    taps = np.clip(first + np.arange(-1, 3)[:, None], 0, length - 1)
+    return taps, weights
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> tuple[Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:
+    """Keys' kernel with a = -0.75 at distances 0 to 1 (`near`) and 1 to 2 (`far`), in steps of 1/1024."""
+    a = _SHARPNESS
+    x = np.arange(_TABLE_SIZE + 1) / _TABLE_SIZE
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    x = x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return near.astype(np.float32), far.astype(np.float32)

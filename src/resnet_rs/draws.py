@@ -1,0 +1,178 @@
+"""Every random number of a run: a pure function of (seed, purpose, where it is used).
+
+Nothing here keeps a stream that could be ahead, behind or shared, so the number of workers, prefetching,
+micro-batches, ranks and resumed runs cannot change a draw.
+
+- `sample_ids`: which sample stands at which position of the run, by a keyed permutation per epoch.
+- `generator`: a NumPy generator for the draws of one sample in one epoch (crop, flip, RandAugment).
+- `initial`: the initial weights of a run.
+- `keyed` and `uniform`: the draws inside a model (dropout, stochastic depth), by the position of each sample.
+
+Source: ours. Peers restore the state of random *streams* and keep failing to resume exactly; a pure function
+has no state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64, Integer
+from torch import Tensor
+
+_NUM_ROUNDS = 10
+_LOW_64 = 0xFFFFFFFFFFFFFFFF
+
+
+def sample_ids(first: int, count: int, *, size: int, seed: int) -> Int64[np.ndarray, " count"]:
+    """Samples at the positions `first, ..., first + count - 1` of a run over `size` samples.
+
+    Position p lies in epoch `p // size`. Within an epoch every sample stands at exactly one position.
+    """
+    if size < 1:
+        raise ValueError(f"a run needs 1 sample or more, got a size of {size}. Is the source empty?")
+    positions = np.arange(first, first + count, dtype=np.uint64)
+    epochs = positions // np.uint64(size)
+    ids = np.empty(count, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        key = _key(seed, "order", int(epoch))
+        ids[here] = permute(positions[here] % np.uint64(size), size=size, key=key)
+    return ids
+
+
+def permute(positions: Integer[np.ndarray, " N"], *, size: int, key: int) -> Int64[np.ndarray, " N"]:
+    """Images of `positions`, each in [0, size), under the permutation of `size` elements that `key` names.
+
+    `key` has 128 bits. A Feistel network over slightly more elements is walked until it falls below `size`
+    (cycle walking), so 130 million samples need no list.
+
+    Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains", methods 2 and 3.
+    """
+    values = positions.astype(np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    while outside.any():
+        values[outside] = _feistel(values[outside], size=size, key=key)
+        outside = values >= size
+    return values.astype(np.int64)
+
+
+def generator(seed: int, purpose: str, *where: int) -> np.random.Generator:
+    """A generator of its own for `purpose` at `where`, as in `generator(seed, "view", epoch, sample)`."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, purpose, *where)))
+
+
+@contextmanager
+def initial(seed: int) -> Generator[None]:
+    """Within this block torch's generator of the CPU draws the initial weights of run `seed`.
+
+    Afterwards it stands as before. Generators of other devices are left alone: build the model on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed every device, and only the CPU's state is put back.
+        torch.default_generator.manual_seed(_key(seed, "initial weights") & _LOW_64)
+        yield
+
+
+@dataclass(frozen=True)
+class _Scope:
+    seed: int
+    positions: Tensor
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("resnet_rs_draws", default=None)
+
+
+@contextmanager
+def keyed(seed: int, positions: Int[Tensor, " B"]) -> Generator[None]:
+    """Within this block the draws of a model depend on `seed` and on each sample's position in the run alone.
+
+    `positions` are 0 or more. Blocks nest: the innermost holds, and at its end the one around it holds again.
+    """
+    token = _scope.set(_Scope(seed, positions))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def uniform(purpose: str, *, rows: int, columns: int, device: torch.device) -> Float[Tensor, "rows columns"]:
+    """Numbers in [0, 1), multiples of 2**-24, one row per sample of the batch.
+
+    Within `keyed`, row i depends on (seed, purpose, position of sample i) alone, whatever the device. Outside
+    of it, as in somebody else's training loop, the numbers come from torch's own generator.
+    """
+    scope = _scope.get()
+    if scope is None:
+        return torch.rand(rows, columns, device=device)
+    if len(scope.positions) != rows:
+        raise ValueError(
+            f"draws for {purpose!r} need one position per sample, got {len(scope.positions)} positions for "
+            f"{rows} samples. Pass the positions of this very batch to `draws.keyed`."
+        )
+    key = _key(scope.seed, purpose)
+    salts = [_signed(key >> shift) for shift in (0, 32, 64, 96)]
+    positions = scope.positions.to(device, torch.int64)
+    low, high = ((positions << 32) >> 32).to(torch.int32), (positions >> 32).to(torch.int32)
+    row_words = _mix(_mix(low ^ salts[0]) ^ high ^ salts[1])
+    column_words = _mix(torch.arange(columns, dtype=torch.int32, device=device) ^ salts[2])
+    words = _mix(_mix(row_words[:, None] ^ column_words[None, :]) ^ salts[3])
+    return ((words >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+
+
+def _mix(words: Tensor) -> Tensor:
+    """A bijection of 32-bit words, in int32, that lets every bit touch every other: Wellons' `lowbias32`.
+
+    It wraps as uint32 does and is several times faster than int64; the masks drop the copies of the sign that
+    its right shift brings in.
+    """
+    words = words ^ ((words >> 16) & 0xFFFF)
+    words *= _signed(0x7FEB352D)
+    words ^= (words >> 15) & 0x1FFFF
+    words *= _signed(0x846CA68B)
+    words ^= (words >> 16) & 0xFFFF
+    return words
+
+
+def _signed(word: int) -> int:
+    """The lowest 32 bits of `word`, read as int32."""
+    return ((word + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+def _feistel(values: np.ndarray, *, size: int, key: int) -> np.ndarray:
+    """A permutation of the smallest near-square table with `size` places or more, in uint64.
+
+    Rows and columns take turns: each is rotated by a hash of the other.
+    """
+    width = math.isqrt(size - 1) + 1
+    height = -(-size // width)
+    rows, columns = np.divmod(values, np.uint64(width))
+    for i in range(0, _NUM_ROUNDS, 2):
+        # The shift keeps the sum below 2**64, where it would wrap and two places become one.
+        rows = (rows + (_hash64(columns, key, i) >> 1)) % height
+        columns = (columns + (_hash64(rows, key, i + 1) >> 1)) % width
+    return rows * width + columns
+
+
+def _hash64(words: np.ndarray, key: int, counter: int) -> np.ndarray:
+    """splitmix64's finalizer on `words`, keyed: every bit of the result is as good as any other."""
+    words = (words + ((key + (counter + 1) * 0x9E3779B97F4A7C15) & _LOW_64)) ^ (key >> 64)
+    words ^= words >> 30
+    words *= 0xBF58476D1CE4E5B9
+    words ^= words >> 27
+    words *= 0x94D049BB133111EB
+    words ^= words >> 31
+    return words
+
+
+def _key(seed: int, purpose: str, *where: int) -> int:
+    """128 bits that name this use of randomness."""
+    # Numbers hold no colon, so the first one ends them: no two uses write the same text.
+    text = f"{'/'.join(map(str, (seed, *where)))}:{purpose}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")

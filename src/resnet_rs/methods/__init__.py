@@ -1,0 +1,1 @@
+"""The training methods of the paper: one file per method, tensors in, tensors out."""

@@ -1,0 +1,399 @@
+"""RandAugment: a few random operations per picture, all of one magnitude.
+
+Card: `docs/methods/randaugment.md`. Pictures are uint8 [H, W, C] with any number of channels; no operation
+writes into the picture it is given.
+
+Source: Cubuk et al. 2020, arXiv:1909.13719. Operations, arithmetic and quirks follow the released code
+(`efficientnet/autoaugment.py`, which ResNet-RS imports); the tests compare them with its outputs, pixel by
+pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+Picture = UInt8[np.ndarray, "H W C"]
+Variant = Literal["released", "corrected"]
+
+_LEVEL_SCALE = 10
+_TRANSLATE_CONST = 100
+_CUTOUT_CONST = 40
+_SMALLEST_RELEASED_SIZE = 160
+_GREY = 128
+_LUMA_WEIGHTS = np.array([[0.2989], [0.587], [0.114]], dtype=np.float32)
+_SMOOTH_WEIGHTS = np.array([[1 / 13]] * 4 + [[5 / 13]] + [[1 / 13]] * 4, dtype=np.float32).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """Which operations befall a training picture. Defaults: ResNet-RS-50 and -101 at 160 pixels."""
+
+    num_layers: int = 2
+    """Operations per picture, one after the other; each is one of 16, evenly drawn, and always applied."""
+    magnitude: float = 10.0
+    """Strength, 0 to 30, never clipped; 10 is full. The larger released configurations use 15."""
+    variant: Variant = "released"
+    """`released` keeps two slips that the released weights were trained with: Solarize's threshold wraps
+    around at 256 (magnitude 10 inverts the whole picture), and Contrast's grey level is the number of pixels
+    / 256. `corrected`: a threshold of 256 is never reached, and the grey level is the mean of the picture."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(
+                f"num_layers must be 1 or more, got {self.num_layers}. To train without RandAugment, use "
+                "`data.randaugment=none`."
+            )
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(
+                f"magnitude must be 0 to 30, got {self.magnitude}. Released configurations use 10 or 15."
+            )
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}.")
+
+    def apply(
+        self, image: UInt8[np.ndarray, "H W C"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "H W C"]:
+        """`image` after operations drawn from `rng`: a new array, or `image` itself where none changes it."""
+        draws: list[float] = rng.random(4 * self.num_layers).tolist()
+        for i in range(0, len(draws), 4):
+            pick, coin, row, column = draws[i : i + 4]
+            amount = Amount(self.magnitude, 1 if coin < 0.5 else -1, (row, column), self.variant)
+            image = _EVENLY[int(pick * len(_EVENLY))](image, amount)
+        return image
+
+
+class Amount(NamedTuple):
+    """What an operation of `OPERATIONS` reads: how much, and what was drawn. Most read only a part of it."""
+
+    magnitude: float
+    sign: int = 1
+    """1 or -1: the direction of Rotate, Shear and Translate."""
+    center: tuple[float, float] = (0.5, 0.5)
+    """Of Cutout: row and column as shares of height and width, in [0, 1)."""
+    variant: Variant = "released"
+
+    def of(self, full: float) -> float:
+        """The argument that is `full` at magnitude 10."""
+        return self.magnitude / _LEVEL_SCALE * full
+
+    @property
+    def factor(self) -> float:
+        """Of Color, Contrast, Brightness and Sharpness: 1 (no change) at magnitude 5, and stronger above."""
+        return self.of(1.8) + 0.1
+
+
+OPERATIONS: dict[str, Callable[[Picture, Amount], Picture]] = {
+    "AutoContrast": lambda image, amount: autocontrast(image),
+    "Equalize": lambda image, amount: equalize(image),
+    "Invert": lambda image, amount: invert(image),
+    "Rotate": lambda image, amount: rotate(image, degrees=amount.sign * amount.of(30.0)),
+    "Posterize": lambda image, amount: posterize(image, bits=int(amount.of(4.0))),
+    "Solarize": lambda image, amount: solarize(
+        image, threshold=int(amount.of(256.0)), variant=amount.variant
+    ),
+    "SolarizeAdd": lambda image, amount: solarize_add(image, addition=int(amount.of(110.0))),
+    "Color": lambda image, amount: color(image, factor=amount.factor),
+    "Contrast": lambda image, amount: contrast(image, factor=amount.factor, variant=amount.variant),
+    "Brightness": lambda image, amount: brightness(image, factor=amount.factor),
+    "Sharpness": lambda image, amount: sharpness(image, factor=amount.factor),
+    "ShearX": lambda image, amount: shear_x(image, slope=amount.sign * amount.of(0.3)),
+    "ShearY": lambda image, amount: shear_y(image, slope=amount.sign * amount.of(0.3)),
+    "TranslateX": lambda image, amount: translate_x(
+        image, pixels=amount.sign * amount.of(translate_const(image))
+    ),
+    "TranslateY": lambda image, amount: translate_y(
+        image, pixels=amount.sign * amount.of(translate_const(image))
+    ),
+    "Cutout": lambda image, amount: cutout(
+        image,
+        half_size=int(amount.of(cutout_const(image))),
+        center=(int(amount.center[0] * image.shape[0]), int(amount.center[1] * image.shape[1])),
+    ),
+}
+"""The released operations by their released names: argument at magnitude 10, direction and place included."""
+
+_EVENLY = tuple(OPERATIONS.values())
+
+
+def translate_const(image: Picture) -> float:
+    """Pixels of a translation at magnitude 10: 100 as released; below 160 pixels, 100/160 of the short side.
+
+    Ours below 160: the released number is absolute, and would push most small pictures out of their frame.
+    """
+    return _TRANSLATE_CONST * min(1.0, min(image.shape[:2]) / _SMALLEST_RELEASED_SIZE)
+
+
+def cutout_const(image: Picture) -> float:
+    """Half a side of Cutout's square at magnitude 10: 40 pixels; below 160, 1/4 of the short side (ours)."""
+    return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / _SMALLEST_RELEASED_SIZE)
+
+
+def autocontrast(image: Picture) -> Picture:
+    """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
+    return _per_channel(image, _stretching_table)
+
+
+def equalize(image: Picture) -> Picture:
+    """Each channel with its values spread so that all are about equally frequent."""
+    return _per_channel(image, _equalizing_table)
+
+
+def invert(image: Picture) -> Picture:
+    """255 minus every value."""
+    return ~image
+
+
+def rotate(image: Picture, *, degrees: float) -> Picture:
+    """Turned about its center, by the nearest pixel; positive degrees move the top to the left."""
+    height, width = image.shape[:2]
+    radians = degrees * (math.pi / 180)
+    cos, sin = math.cos(radians), math.sin(radians)
+    # In float64 up to here: otherwise ties at 45 degrees come out differently from the release.
+    x_offset = (width - 1 - (cos * (width - 1) - sin * (height - 1))) / 2
+    y_offset = (height - 1 - (sin * (width - 1) + cos * (height - 1))) / 2
+    return _move(image, (cos, -sin, x_offset, sin, cos, y_offset))
+
+
+def posterize(image: Picture, *, bits: int) -> Picture:
+    """Only the highest `bits` of every value, at least 1 and at most 8.
+
+    Bits grow with the magnitude, so Posterize weakens. The bounds are ours: magnitudes below 2.5 and from
+    22.5 make the released code shift by 8 or by less than 0, which TensorFlow leaves undefined.
+    """
+    dropped = min(max(8 - bits, 0), 7)
+    return image & np.uint8(0xFF << dropped & 0xFF)
+
+
+def solarize(image: Picture, *, threshold: int, variant: Variant = "released") -> Picture:
+    """Values of `threshold` and above, inverted. `released` wraps the threshold to 8 bits: 256 becomes 0."""
+    if variant == "released":
+        threshold %= 256
+    return image if threshold > 255 else _look_up(image, _solarizing_table(threshold))
+
+
+def solarize_add(image: Picture, *, addition: int, threshold: int = 128) -> Picture:
+    """Values below `threshold` raised by `addition`, to at most 255."""
+    return _look_up(image, _raising_table(addition, threshold))
+
+
+def color(image: Picture, *, factor: float) -> Picture:
+    """Distance from its grey version times `factor`. The identity unless there are three channels."""
+    if image.shape[2] != 3:
+        return image
+    # One row per channel, so that grey is repeated along the slow axis.
+    rows = np.ascontiguousarray(image.reshape(-1, 3).T)
+    return np.ascontiguousarray(_blend(_grey(rows), rows, factor).T).reshape(image.shape)
+
+
+def contrast(image: Picture, *, factor: float, variant: Variant = "released") -> Picture:
+    """Distance from one grey level times `factor`.
+
+    The released level is the mean of the histogram's counts: the number of pixels / 256, at most 255,
+    whatever the picture shows. `corrected` takes the mean grey, rounded, as Pillow does.
+    """
+    if variant == "released":
+        level = min(image.shape[0] * image.shape[1] // 256, 255)
+    else:
+        level = int((_grey(image.reshape(-1, 3).T) if image.shape[2] == 3 else image).mean() + 0.5)
+    return _look_up(image, _blending_table(level, factor))
+
+
+def brightness(image: Picture, *, factor: float) -> Picture:
+    """Every value times `factor`, at most 255."""
+    return _look_up(image, _blending_table(0, factor))
+
+
+def sharpness(image: Picture, *, factor: float) -> Picture:
+    """Distance from its smoothed version times `factor`; the outermost pixels stay."""
+    if min(image.shape[:2]) < 3:
+        return image
+    smooth = image.copy()
+    smooth[1:-1, 1:-1] = _smoothed(image)
+    return _blend(smooth, image, factor)
+
+
+def shear_x(image: Picture, *, slope: float) -> Picture:
+    """Row y moved left by `slope * y` pixels."""
+    return _move(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0))
+
+
+def shear_y(image: Picture, *, slope: float) -> Picture:
+    """Column x moved up by `slope * x` pixels."""
+    return _move(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0))
+
+
+def translate_x(image: Picture, *, pixels: float) -> Picture:
+    """Moved left by `pixels`."""
+    return _move(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
+
+
+def translate_y(image: Picture, *, pixels: float) -> Picture:
+    """Moved up by `pixels`."""
+    return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
+
+
+def cutout(image: Picture, *, half_size: int, center: tuple[int, int]) -> Picture:
+    """Grey in the square of side `2 * half_size` around `center` (row, column), cut at the borders."""
+    row, column = center
+    result = image.copy()
+    result[max(0, row - half_size) : row + half_size, max(0, column - half_size) : column + half_size] = _GREY
+    return result
+
+
+def _per_channel(image: Picture, table_of: Callable[[UInt8[np.ndarray, "H W"]], bytes | None]) -> Picture:
+    """`image` with each channel looked up in a table that is made from it; None keeps the channel."""
+    result = image.copy()
+    for channel in range(image.shape[2]):
+        plane = np.ascontiguousarray(image[:, :, channel])
+        table = table_of(plane)
+        if table is not None:
+            result[:, :, channel] = _look_up(plane, table)
+    return result
+
+
+def _look_up(values: UInt8[np.ndarray, "*S"], table: bytes) -> UInt8[np.ndarray, "*S"]:
+    """`table[value]` for every value; several times faster than indexing an array."""
+    return np.frombuffer(bytearray(values).translate(table), dtype=np.uint8).reshape(values.shape)
+
+
+def _stretching_table(plane: UInt8[np.ndarray, "H W"]) -> bytes | None:
+    low, high = int(plane.min()), int(plane.max())
+    return _linear_table(low, high) if low < high else None
+
+
+def _equalizing_table(plane: UInt8[np.ndarray, "H W"]) -> bytes | None:
+    counts = np.bincount(plane.ravel(), minlength=256)
+    step = (plane.size - int(counts[plane.max()])) // 255
+    if step == 0:
+        return None
+    ranks = (np.cumsum(counts) + step // 2) // step
+    return bytes(1) + np.minimum(ranks[:-1], 255).astype(np.uint8).tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _linear_table(low: int, high: int) -> bytes:
+    """A line from 0 at `low` to 255 at `high`, in float32, clipped and rounded down."""
+    scale = np.float32(255) / np.float32(high - low)
+    return _to_bytes(np.arange(256, dtype=np.float32) * scale + np.float32(-low) * scale).tobytes()
+
+
+@lru_cache(maxsize=64)
+def _solarizing_table(threshold: int) -> bytes:
+    return bytes(value if value < threshold else 255 - value for value in range(256))
+
+
+@lru_cache(maxsize=64)
+def _raising_table(addition: int, threshold: int) -> bytes:
+    return bytes(min(value + addition, 255) if value < threshold else value for value in range(256))
+
+
+@lru_cache(maxsize=64)
+def _blending_table(level: int, factor: float) -> bytes:
+    """Values of `_blend` between the grey `level` and each of 0 to 255."""
+    values = np.arange(256, dtype=np.uint8)
+    return _blend(np.full_like(values, level), values, factor).tobytes()
+
+
+def _blend(
+    base: UInt8[np.ndarray, "*#S"], image: UInt8[np.ndarray, "*S"], factor: float
+) -> UInt8[np.ndarray, "*S"]:
+    """`base + factor * (image - base)` in float32, clipped to 0-255 and rounded down."""
+    if factor == 1:
+        return image
+    start = base.astype(np.float32)
+    result = image - start
+    result *= np.float32(factor)
+    result += start
+    return _to_bytes(result)
+
+
+def _to_bytes(values: Float32[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
+    """Clipped to 0-255 (in place) and rounded down."""
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
+
+
+def _grey(rows: UInt8[np.ndarray, "3 N"]) -> UInt8[np.ndarray, "1 N"]:
+    """Luma of red, green and blue with TensorFlow's weights and rounding (`rgb_to_grayscale`)."""
+    shares = rows.astype(np.float32)
+    shares *= np.float32(1 / 255)
+    shares *= _LUMA_WEIGHTS
+    luma = shares[0:1] + shares[1:2]
+    luma += shares[2:3]
+    luma *= np.float32(255.5)
+    return luma.astype(np.uint8)
+
+
+def _smoothed(image: Picture) -> UInt8[np.ndarray, "H-2 W-2 C"]:
+    """Means of 3x3 pixels, the middle one with weight 5, rounded down; the border is left out.
+
+    The released sum runs in float32 with fused multiply-adds, and where the exact mean is whole it can end
+    just below it. Only there (one value in 13) that sum is repeated; everywhere else whole numbers give the
+    same result.
+    """
+    width, channels = image.shape[1:]
+    totals = image[:-2].astype(np.uint16)
+    totals += image[1:-1]
+    totals += image[2:]
+    totals = totals[:, :-2] + totals[:, 1:-1] + totals[:, 2:]
+    totals += image[1:-1, 1:-1] * np.uint16(4)
+    means = totals // np.uint16(13)
+    row, rest = np.divmod(
+        np.flatnonzero((means * np.uint16(13) == totals) & (totals > 0)), (width - 2) * channels
+    )
+    corners = row * (width * channels) + rest
+    means.ravel()[row * ((width - 2) * channels) + rest] = _fused_means(image, corners)
+    return means.astype(np.uint8)
+
+
+def _fused_means(image: Picture, corners: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, " N"]:
+    """The released means of 3x3 pixels; `corners` are their upper left ones in the flattened picture."""
+    _, width, channels = image.shape
+    near = np.array([(row * width + column) * channels for row in range(3) for column in range(3)])
+    # Products are exact in float64, so rounding only the sum is what a fused multiply-add does.
+    products = image.ravel().take(near[:, None] + corners) * _SMOOTH_WEIGHTS
+    sums = products[0].astype(np.float32)
+    for product in products[1:]:
+        product += sums
+        sums[:] = product
+    return sums.astype(np.uint8)
+
+
+def _move(image: Picture, transform: tuple[float, float, float, float, float, float]) -> Picture:
+    """The picture whose pixel (x, y) is the one of `image` nearest to (a x + b y + c, d x + e y + f), or
+    grey.
+
+    `transform` is (a, b, c, d, e, f).
+    """
+    height, width, channels = image.shape
+    pixels = np.empty((height * width + 1, channels), dtype=np.uint8)
+    pixels[:-1] = image.reshape(-1, channels)
+    pixels[-1] = _GREY
+    return pixels.take(_origins(height, width, transform), axis=0).reshape(image.shape)
+
+
+@lru_cache(maxsize=16)
+def _origins(height: int, width: int, transform: tuple[float, ...]) -> Int[np.ndarray, " N"]:
+    """Where each pixel comes from, as an index into the flattened picture; `height * width` from outside.
+
+    Computed in float32 and rounded half away from zero, in the order of the released code
+    (`ImageProjectiveTransform`). One run needs ten of these: five operations in two directions.
+    """
+    a, b, c, d, e, f = (np.float32(value) for value in transform)
+    x = np.arange(width, dtype=np.float32)[None, :]
+    y = np.arange(height, dtype=np.float32)[:, None]
+    column = _round(a * x + b * y + c)
+    row = _round(d * x + e * y + f)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return np.where(inside, row * width + column, height * width).ravel()
+
+
+def _round(values: Float32[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
+    """Whole numbers nearest to `values`, halves away from zero; exact, because it is done in float64."""
+    return np.trunc(values + np.copysign(0.5, values.astype(np.float64))).astype(np.int64)

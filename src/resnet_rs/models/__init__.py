@@ -1,0 +1,1 @@
+"""Images -> `Pyramid`: the backbones, and what they cost."""

@@ -1,0 +1,98 @@
+"""Layers that do not care whether space has two dimensions or three."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from resnet_rs import draws
+from resnet_rs.methods.dropout import drop_features
+from resnet_rs.methods.stochastic_depth import skip_branches
+
+NORM_EPS = 1e-5
+"""Added to the variance in every batch norm of a ResNet. Source: TF1 release, TF2 release."""
+
+_TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of a unit normal cut at two sigmas, by which TensorFlow's variance scaling divides."""
+
+
+class SqueezeExcite(nn.Module):
+    """Weigh the channels by a small network of their global means.
+
+    Source: Hu et al. 2018, arXiv:1709.01507. As released (`resnet_layers.py`): reduced to `ratio` of the
+    block's *output* width, with biases, ReLU inside, no norm. The released 1x1 convolutions see one mean per
+    channel, so here they are linear layers.
+    """
+
+    def __init__(self, channels: int, *, ratio: float) -> None:
+        super().__init__()
+        squeezed = max(1, int(channels * ratio))
+        self.reduce = nn.Linear(channels, squeezed)
+        self.expand = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        means = x.flatten(2).mean(2)
+        gates = torch.sigmoid(self.expand(torch.relu(self.reduce(means))))
+        return x * gates.view(*gates.shape, *(1,) * (x.dim() - 2))
+
+
+class StochasticDepth(nn.Module):
+    """Skip a residual branch, sample by sample, while training; the identity in evaluation.
+
+    `purpose` names this layer's draws: two layers of one network must not share it.
+    """
+
+    def __init__(self, drop_rate: float, *, purpose: str) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+        self.purpose = purpose
+
+    def forward(self, branch: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        if not self.training:
+            return branch
+        drawn = draws.uniform(self.purpose, rows=branch.shape[0], columns=1, device=branch.device)
+        return skip_branches(branch, drawn, drop_rate=self.drop_rate)
+
+    def extra_repr(self) -> str:
+        return f"drop_rate={self.drop_rate}, purpose={self.purpose!r}"
+
+
+class Dropout(nn.Module):
+    """Set features to zero at random while training; the identity in evaluation."""
+
+    def __init__(self, drop_rate: float, *, purpose: str) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+        self.purpose = purpose
+
+    def forward(self, features: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        if not self.training:
+            return features
+        rows, columns = features.shape
+        drawn = draws.uniform(self.purpose, rows=rows, columns=columns, device=features.device)
+        return drop_features(features, drawn, drop_rate=self.drop_rate)
+
+    def extra_repr(self) -> str:
+        return f"drop_rate={self.drop_rate}, purpose={self.purpose!r}"
+
+
+def build_stochastic_depth(drop_rate: float, *, purpose: str) -> nn.Module:
+    """Stochastic depth; the identity where nothing is dropped, which then costs no draw."""
+    return StochasticDepth(drop_rate, purpose=purpose) if drop_rate > 0 else nn.Identity()
+
+
+def init_as_released(module: nn.Module) -> None:
+    """Draw the kernels of one convolution or linear layer as the TF1 release does, and set its bias to zero.
+
+    A normal cut at two sigmas, widened so that its variance after the cut is 1 / fan-in: TensorFlow's default
+    variance scaling, not He's. Source: TF1 release (`resnet_layers.py` calls it without arguments).
+    """
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+        fan_in = module.weight[0].numel()
+        std = math.sqrt(1 / fan_in) / _TRUNCATED_STD
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

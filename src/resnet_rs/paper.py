@@ -1,0 +1,63 @@
+"""Numbers that others published, once, with where they stand. Ours and theirs never share a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGENET_IMAGES = 1_281_167
+"""Training pictures of ImageNet-1k, which the published recipes presume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What is published of one released ResNet-RS."""
+
+    params: int
+    """Trainable numbers with 1,000 classes: derived from the architecture, equal to timm's to all printed digits."""
+    gmacs: float
+    """Billions of multiply-adds, derived; the paper's "FLOPs" are twice as many."""
+    tpu_ms: float
+    """Training step on one TPUv3 core in bfloat16, batch 128 halved until it fits. Source: as above."""
+    v100_s: float
+    """Training step on one V100 in float32, batch as above. Source: as above."""
+    top1_readme: float
+    """ImageNet top-1 in the README of the TF1 release; the 82.2 of 152 at 224 is doubtful (its weights give 82.9)."""
+    top1_weights: float
+    """ImageNet top-1 of the released average, re-evaluated by a third party (`sebastian-sz/resnet-rs-keras`)."""
+
+
+RELEASED: dict[str, Released] = {
+    "resnet-rs-50-i160": Released(
+        params=35_691_912, gmacs=2.28, tpu_ms=70.0, v100_s=0.31, top1_readme=78.8, top1_weights=78.9
+    ),
+    "resnet-rs-101-i160": Released(
+        params=63_618_696, gmacs=4.18, tpu_ms=120.0, v100_s=0.48, top1_readme=80.3, top1_weights=80.3
+    ),
+    "resnet-rs-101-i192": Released(
+        params=63_618_696, gmacs=6.01, tpu_ms=170.0, v100_s=0.70, top1_readme=81.2, top1_weights=81.3
+    ),
+    "resnet-rs-152-i192": Released(
+        params=86_621_576, gmacs=8.75, tpu_ms=240.0, v100_s=0.99, top1_readme=82.0, top1_weights=82.1
+    ),
+    "resnet-rs-152-i224": Released(
+        params=86_621_576, gmacs=11.90, tpu_ms=320.0, v100_s=1.48, top1_readme=82.2, top1_weights=82.9
+    ),
+    "resnet-rs-152-i256": Released(
+        params=86_621_576, gmacs=15.53, tpu_ms=410.0, v100_s=1.76, top1_readme=83.0, top1_weights=83.0
+    ),
+    "resnet-rs-200-i256": Released(
+        params=93_209_992, gmacs=20.09, tpu_ms=570.0, v100_s=2.86, top1_readme=83.4, top1_weights=83.4
+    ),
+    "resnet-rs-270-i256": Released(
+        params=129_861_448, gmacs=26.95, tpu_ms=780.0, v100_s=3.76, top1_readme=83.8, top1_weights=83.8
+    ),
+    "resnet-rs-350-i256": Released(
+        params=163_956_168, gmacs=34.38, tpu_ms=1100.0, v100_s=4.72, top1_readme=84.0, top1_weights=84.0
+    ),
+    "resnet-rs-350-i320": Released(
+        params=163_956_168, gmacs=53.68, tpu_ms=1630.0, v100_s=8.48, top1_readme=84.2, top1_weights=84.3
+    ),
+    "resnet-rs-420-i320": Released(
+        params=191_891_656, gmacs=63.94, tpu_ms=2090.0, v100_s=10.16, top1_readme=84.4, top1_weights=84.4
+    ),
+}

@@ -1,0 +1,68 @@
+"""A run as lines of text, and, on a terminal, one live line with the state of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from resnet_rs.tasks.task import headline
+from resnet_rs.train.run import Evaluated, Event, Progressed, Started
+from resnet_rs.verbs import describe_scores
+
+
+def show_plainly(events: Iterator[Event]) -> Iterator[str]:
+    """One line per evaluation and per unreadable picture, for logs and pipes."""
+    for event in events:
+        yield from _lines(event)
+
+
+def show_live(events: Iterator[Event]) -> Iterator[str]:
+    """The same lines, above a line that always shows the present state."""
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        for event in events:
+            if isinstance(event, Started):
+                progress.update(task, total=event.plan.total_steps, completed=event.step)
+            if isinstance(event, Progressed):
+                progress.update(task, completed=event.update.step, description=_state(event))
+            for line in _lines(event):
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    yield from ()
+
+
+def _state(event: Progressed) -> str:
+    update = event.update
+    return (
+        f"epoch {event.epoch:.2f}  loss {update.loss.item():.3f}  lr {update.lr:.4f}  "
+        f"{event.images_per_second:,.0f} images/s  waiting {event.data_wait:.0%}  {_duration(event.seconds_left)} left"
+    )
+
+
+def _lines(event: Event) -> Iterator[str]:
+    if isinstance(event, Started):
+        plan = event.plan
+        begin = f"continues after update {event.step:,} of" if event.step else "takes"
+        yield (
+            f"{begin} {plan.total_steps:,} updates of {plan.batch_size} on {plan.num_samples:,} pictures, "
+            f"peak learning rate {plan.peak_lr:g}"
+        )
+    elif isinstance(event, Progressed):
+        for error in event.update.unreadable:
+            yield f"left out, unreadable: {error.key!r}: {error.reason}"
+    elif isinstance(event, Evaluated):
+        scored = "   ".join(f"{name}: {headline(summary)}" for name, summary in event.summaries.items())
+        yield (
+            f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
+            f"waiting {event.data_wait:.0%}   {scored}"
+        )
+    else:
+        yield f"finished in {_duration(event.seconds)}"
+        yield from describe_scores(event.scores)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

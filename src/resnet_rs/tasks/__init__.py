@@ -1,0 +1,1 @@
+"""What is asked of a picture: head, loss and meter."""

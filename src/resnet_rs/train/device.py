@@ -1,0 +1,94 @@
+"""Where and how numbers are computed: device, precision, memory layout. No part of an experiment."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One accelerator, or the processor."""
+
+    name: str = "cpu"
+    precision: Precision = "float32"
+    """Of activations in convolutions and products; weights, statistics, losses and averages stay float32."""
+    channels_last: bool = True
+    """Store feature maps pixel by pixel, which is faster on processors and on tensor cores."""
+
+    @staticmethod
+    def choose(name: str | None = None, *, precision: Precision | None = None) -> Device:
+        """The device called `name`, by default the best one here, in bfloat16 where CUDA computes it natively."""
+        if name is None:
+            name = (
+                "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+            )
+        _refuse_absent(name)
+        if precision is None:
+            is_native = name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bfloat16" if is_native else "float32"
+        return Device(name=name, precision=precision, channels_last=name != "mps")
+
+    @property
+    def torch(self) -> torch.device:
+        """As torch names it."""
+        return torch.device(self.name)
+
+    def place(self, model: M) -> M:
+        """`model` on this device, in its memory layout."""
+        model = model.to(self.torch)
+        if self.channels_last:
+            for parameter in model.parameters():
+                parameter.data = self.layout(parameter.data)
+        return model
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """`tensor` on this device."""
+        return tensor.to(self.torch, non_blocking=True)
+
+    def layout(self, tensor: Tensor) -> Tensor:
+        """`tensor` in this device's memory layout; only pictures and clips have one."""
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        if self.channels_last and tensor.dim() in formats:
+            return tensor.contiguous(memory_format=formats[tensor.dim()])
+        return tensor
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in this device's precision within the block."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16)
+
+    def describe(self) -> dict[str, str]:
+        """What a result may depend on, for its report."""
+        is_cuda = self.name.startswith("cuda")
+        return {
+            "device": torch.cuda.get_device_name(self.torch) if is_cuda else self.name,
+            "precision": self.precision,
+            "threads": str(torch.get_num_threads()),
+            "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "system": platform.system(),
+        }
+
+
+def _refuse_absent(name: str) -> None:
+    """Refuse a device that is not here."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ValueError(f"device must be cpu, cuda, cuda:N or mps, got {name!r}.") from None
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(kind, False):
+        found = ", ".join(k for k, is_here in here.items() if is_here)
+        raise ValueError(f"device {name!r} is not available here. Available: {found}.")

@@ -1,0 +1,96 @@
+"""`Recipe`: how a model is trained; `Plan`: the same in updates, for a number of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resnet_rs.methods.schedule import Cosine, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained. Defaults: ResNet-RS (paper, Table 10; released configs)."""
+
+    epochs: float = 350.0
+    """Passes over the training source."""
+    batch_size: int = 4096
+    """Samples per update, summed over all ranks and micro-batches."""
+    base_lr: float = 0.1
+    """Learning rate per 256 samples; the peak is `base_lr * batch_size / 256`."""
+    schedule: Schedule = Cosine()
+    """How the learning rate rises and falls: `Cosine` or `StepDecay`."""
+    momentum: float = 0.9
+    """Momentum of SGD, in [0, 1)."""
+    nesterov: bool = True
+    """Nesterov's momentum, as in the TF1 release; the paper does not say."""
+    weight_decay: float = 4e-5
+    """Coupled L2 on all weights but the scale and offset of batch norm."""
+    ema_decay: float | None = 0.9999
+    """Decay of the average of weights and statistics after its ramp; none trains without one."""
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise ValueError(
+                f"epochs must be above 0, got {self.epochs}. To only evaluate, use `resnet-rs evaluate`."
+            )
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be 2 or more (batch norm needs two samples), got {self.batch_size}."
+            )
+        if not self.base_lr > 0:
+            raise ValueError(f"base_lr must be above 0, got {self.base_lr}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1) or none, got {self.ema_decay}.")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0, got 0. Set recipe.nesterov=false as well.")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"the warm-up of {self.schedule.warmup_epochs} epochs must end before the run of {self.epochs}. "
+                "Set recipe.schedule.warmup_epochs as well."
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.base_lr * self.batch_size / 256
+
+    def plan(self, num_samples: int) -> Plan:
+        """This recipe in updates over `num_samples` samples."""
+        steps_per_epoch = num_samples / self.batch_size
+        return Plan(
+            num_samples=num_samples,
+            batch_size=self.batch_size,
+            total_steps=max(1, round(self.epochs * steps_per_epoch)),
+            warmup_steps=self.schedule.warmup_epochs * steps_per_epoch,
+            peak_lr=self.peak_lr,
+            schedule=self.schedule,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe in updates. Update `step` takes the positions `step * batch_size, ...` of the run, across epochs."""
+
+    num_samples: int
+    batch_size: int
+    total_steps: int
+    warmup_steps: float
+    peak_lr: float
+    schedule: Schedule
+
+    def lr(self, step: int) -> float:
+        """Learning rate of update `step`, counted from 0."""
+        return self.schedule.lr(
+            step, peak_lr=self.peak_lr, total_steps=self.total_steps, warmup_steps=self.warmup_steps
+        )
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data that the first `step` updates have made."""
+        return step * self.batch_size / self.num_samples

@@ -1,0 +1,278 @@
+"""What a person can ask for, one function per verb: the command line prints what these return, Python calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_rs import config, storage, zoo
+from resnet_rs.data.folders import split_record
+from resnet_rs.data.opening import open_data
+from resnet_rs.data.source import Splits, match_classes
+from resnet_rs.deploy.predictor import Predictor
+from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
+from resnet_rs.paper import IMAGENET_IMAGES, RELEASED
+from resnet_rs.train import checkpoint
+from resnet_rs.train.device import Device
+from resnet_rs.train.evaluate import evaluate as score_models
+from resnet_rs.train.evaluate import scores as final_scores
+from resnet_rs.train.experiment import Experiment
+from resnet_rs.train.page import write_page
+from resnet_rs.train.run import DEFAULT_MICRO_BATCH, Event, Finished, Job, run
+
+_SPLIT = "split.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How this machine is used. Of these only `micro_batch` decides a result, and the device its rounding."""
+
+    device: Device = field(default_factory=Device.choose)
+    micro_batch: int = DEFAULT_MICRO_BATCH
+    workers: int = 0
+
+
+def experiment(name: str, edits: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of the zoo called `name`, with `edits` such as `{"recipe.epochs": 100}`."""
+    return config.edit(zoo.experiment(name), edits or {})
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the zoo that match `pattern`, such as `resnet-rs-*`."""
+    return zoo.names(pattern)
+
+
+def create_model(
+    name: str, *, num_classes: int = 1000, in_channels: int = 3, features_only: bool = False
+) -> nn.Module:
+    """A network of the zoo with fresh weights, drawn from torch's generator.
+
+    It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`.
+    """
+    edits: dict[str, Any] = {"task.num_classes": num_classes}
+    if in_channels != zoo.experiment(name).data.channels:
+        edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
+    model = experiment(name, edits).build_model(seed=int(torch.randint(2**31, ())))
+    return model.backbone if features_only else model
+
+
+def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is known of an experiment before it is trained, as JSON."""
+    chosen = experiment(name, edits)
+    plan = chosen.recipe.plan(IMAGENET_IMAGES)
+    published = RELEASED.get(name)
+    slots = config.to_plain(chosen)
+    return {
+        "name": name,
+        "edits": {path: config.to_plain(v) for path, v in config.diff(zoo.experiment(name), chosen).items()},
+        **asdict(chosen.count_cost()),
+        "steps": plan.total_steps,
+        "warmup_steps": round(plan.warmup_steps),
+        "peak_lr": plan.peak_lr,
+        "num_images": IMAGENET_IMAGES,
+        **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
+        "published": None if published is None else asdict(published),
+    }
+
+
+def outline(name: str) -> dict[str, Any]:
+    """A line of the list: name, size, parameters and multiply-adds."""
+    chosen = zoo.experiment(name)
+    return {"name": name, "size": chosen.data.size, **asdict(chosen.count_cost())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An experiment made ready for a data set."""
+
+    experiment: Experiment
+    splits: Splits
+    changes: tuple[Change, ...] = ()
+    """What `--fit` changed, with its reasons."""
+    data: str = "builtin"
+
+
+def prepare(
+    chosen: Experiment, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None
+) -> Prepared:
+    """`chosen`, which has its `edits`, for the classes of `data`; the split of a run in `run_folder` is kept."""
+    splits = _open(data, run_folder)
+    suited = chosen.suited_to(splits.train.classes)
+    lost = config.diff(suited, config.edit(suited, edits))
+    if lost:
+        raise ValueError(
+            f"the data has {len(splits.train.classes)} classes, which contradicts {config.describe(lost)}. "
+            "Leave that edit out."
+        )
+    return Prepared(experiment=suited, splits=splits, data=data)
+
+
+def fitted(
+    prepared: Prepared, edits: Mapping[str, Any], *, minutes: float | None, machine: Machine
+) -> Prepared:
+    """`prepared` with a recipe that suits its data and, if given, a time budget; typed `edits` are never overruled."""
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes must be above 0, got {minutes}.")
+    source = prepared.splits.train
+    speed = partial(
+        measure_speed,
+        source=source,
+        device=machine.device,
+        micro_batch=machine.micro_batch,
+        workers=machine.workers,
+    )
+    experiment, changes = fit(
+        prepared.experiment, source, minutes=minutes, speed=speed, typed=frozenset(edits)
+    )
+    return Prepared(experiment=experiment, splits=prepared.splits, changes=tuple(changes), data=prepared.data)
+
+
+def fitted_before(prepared: Prepared, run_folder: Path) -> Prepared | None:
+    """`prepared` with the changes that `--fit` made when the run in `run_folder` began; none if there is no
+    run.
+
+    A time budget is measured only once, so that the same command continues the same run.
+    """
+    if not (run_folder / "run.json").is_file():
+        return None
+    stored = storage.read_json(run_folder / "run.json").get("changes", [])
+    changes = tuple(Change(**change) for change in stored)
+    edited = config.edit(prepared.experiment, {change.path: change.after for change in changes})
+    return Prepared(experiment=edited, splits=prepared.splits, changes=changes, data=prepared.data)
+
+
+def training(
+    prepared: Prepared, *, out: Path, seed: int = 0, machine: Machine | None = None
+) -> Iterator[Event]:
+    """Train, or continue to train, in the folder `out`; yields what happens."""
+    machine = machine or Machine()
+    refuse_unfit(prepared.experiment, len(prepared.splits.train))
+    job = Job(
+        experiment=prepared.experiment,
+        splits=prepared.splits,
+        folder=out,
+        seed=seed,
+        device=machine.device,
+        micro_batch=machine.micro_batch,
+        workers=machine.workers,
+        origin=_origin(prepared),
+    )
+    for event in run(job):
+        if isinstance(event, Finished):
+            write_page(out, prepared.splits)
+        yield event
+
+
+def train(
+    chosen: str | Experiment,
+    *,
+    data: str,
+    out: str | Path,
+    seed: int = 0,
+    minutes: float | None = None,
+    machine: Machine | None = None,
+) -> dict[str, Any]:
+    """Train an experiment, or continue to, in the folder `out`; the scores of its final weights.
+
+    With `minutes` the recipe is fitted to the data and to that time, as `resnet-rs train --fit --minutes`
+    does.
+    """
+    machine, out = machine or Machine(), Path(out)
+    chosen = experiment(chosen) if isinstance(chosen, str) else chosen
+    prepared = prepare(chosen, {}, data=data, run_folder=out)
+    if minutes is not None:
+        prepared = fitted_before(prepared, out) or fitted(prepared, {}, minutes=minutes, machine=machine)
+    scores: dict[str, Any] = {}
+    for event in training(prepared, out=out, seed=seed, machine=machine):
+        if isinstance(event, Finished):
+            scores = event.scores
+    return scores
+
+
+def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> dict[str, Any]:
+    """Scores of a checkpoint, or of a run's newest, on the test half of `data`; classes are matched by name."""
+    machine = machine or Machine()
+    saved = checkpoint.read(Path(path))
+    run_folder = Path(path) if saved.path != Path(path) else saved.path.parent.parent
+    source = match_classes(_open(data, run_folder).test, saved.classes)
+    result = score_models(
+        {saved.weights: machine.device.place(saved.load_model())},
+        source,
+        data=saved.experiment.data,
+        task=saved.experiment.task,
+        device=machine.device,
+        workers=machine.workers,
+    )
+    return final_scores(result, source)
+
+
+def load(path: str | Path, *, device: str | None = None) -> Predictor:
+    """The predictor of a checkpoint folder, or of a run's newest checkpoint."""
+    return Predictor(checkpoint.read(Path(path)), device=Device.choose(device))
+
+
+def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Scores as lines of text."""
+    for name in ("top1", "top5", "mean_iou"):
+        if scores.get(name) is not None:
+            yield f"{name:<6} {scores[name]:.2%}  (95 %: {scores[f'{name}_low']:.2%} to {scores[f'{name}_high']:.2%})"
+    for name in ("ece", "nll"):
+        if name in scores:
+            yield f"{name:<6} {scores[name]:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
+    yield f"scored {scores['count']:,} pictures with the weights of the {scores['weights']}"
+    for item in scores["unreadable"]:
+        yield f"not scored: {item['key']!r}: {item['reason']}"
+    for item in scores.get("classes", []):
+        if item["recall"] is not None:
+            interval = f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
+            yield f"  {item['name']:<24} recall {item['recall']:>6.1%} ({interval}) of {item['count']:,}"
+
+
+def report(run_folder: str | Path) -> Path:
+    """Write the page of a run anew, finished or not, and return its path."""
+    folder = Path(run_folder)
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run; expected a folder that `resnet-rs train --out` made."
+        )
+    data = storage.read_json(folder / "run.json")["data"]
+    try:
+        splits = _open(data, folder)
+    except (FileNotFoundError, ValueError):
+        splits = None
+    return write_page(folder, splits)
+
+
+def _open(data: str, run_folder: Path | None) -> Splits:
+    """The data set `data`, split as the run in `run_folder` has split it if that was on the same data."""
+    if data == "builtin":
+        return open_data(data)
+    path = str(Path(data).resolve())
+    if run_folder is not None and (run_folder / _SPLIT).is_file():
+        if storage.read_json(run_folder / "run.json").get("data") == path:
+            return open_data(path, split=storage.read_json(run_folder / _SPLIT))
+    return open_data(path)
+
+
+def _origin(prepared: Prepared) -> dict[str, Any]:
+    """What the run's folder says of where its experiment comes from."""
+    name = zoo.nearest(prepared.experiment)
+    base = zoo.experiment(name)
+    there, back = config.diff(base, prepared.experiment), config.diff(prepared.experiment, base)
+    is_builtin = prepared.data == "builtin"
+    return {
+        "name": name,
+        "edits": {path: [config.to_plain(back[path]), config.to_plain(there[path])] for path in there},
+        "changes": [asdict(change) for change in prepared.changes],
+        "data": "builtin" if is_builtin else str(Path(prepared.data).resolve()),
+        "num_train": len(prepared.splits.train),
+        "num_test": len(prepared.splits.test),
+        "classes": list(prepared.splits.train.classes),
+        **({} if is_builtin else {"split": split_record(prepared.splits)}),
+    }

@@ -1,0 +1,129 @@
+"""The zoo: name -> experiment. What the paper published, and two small bases for two processor cores."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from resnet_rs.config import diff, edit
+from resnet_rs.data.pipeline import Data
+from resnet_rs.methods.randaugment import RandAugment
+from resnet_rs.methods.schedule import Cosine, StepDecay
+from resnet_rs.models.efficientnet import EFFICIENTNETS
+from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.tasks.classification import Classification
+from resnet_rs.train.experiment import Experiment
+from resnet_rs.train.recipe import Recipe
+
+
+def _resnet_rs(depth: int, size: int, *, magnitude: float, drop_path: float, dropout: float) -> Experiment:
+    """A released configuration. Source: paper, Tables 7, 8 and 11; the TF1 release's file for each."""
+    return Experiment(
+        arch=ResNetArch(blocks=BLOCKS[depth], drop_path=drop_path),
+        data=Data(size=size, randaugment=RandAugment(magnitude=magnitude), resampling="released"),
+        task=Classification(dropout=dropout),
+        recipe=Recipe(),
+    )
+
+
+def _resnet_2015(depth: int, size: int) -> Experiment:
+    """The baseline of the additive study. Source: paper, Tables 1 and 10.
+
+    As in the TF1 release's ResNet, the 3x3 carries the stride; so ResNet-200 has the 39.2 billion FLOPs at
+    256 pixels.
+    """
+    return Experiment(
+        arch=ResNetArch(
+            blocks=BLOCKS[depth],
+            stem="2015",
+            shortcut="strided",
+            stride_in="spatial",
+            se_ratio=None,
+            norm_momentum=0.1,
+        ),
+        data=Data(size=size, resampling="released"),
+        task=Classification(label_smoothing=0.0, dropout=0.0),
+        recipe=Recipe(epochs=90.0, schedule=StepDecay(), weight_decay=1e-4, ema_decay=None),
+    )
+
+
+def _efficientnet(name: str, size: int, *, dropout: float) -> Experiment:
+    """EfficientNet trained by the recipe of ResNet-RS. Architecture, size and dropout: its release.
+
+    EfficientNet's own recipe (RMSProp, exponential decay) is not built: the paper compares architectures, and
+    momentum with a cosine was chosen for having fewer knobs (section 4, appendix C).
+    """
+    return Experiment(
+        arch=EFFICIENTNETS[name],
+        data=Data(size=size, randaugment=RandAugment(magnitude=_efficientnet_magnitude(size))),
+        task=Classification(dropout=dropout),
+        recipe=Recipe(weight_decay=1e-5),
+    )
+
+
+def _efficientnet_magnitude(size: int) -> float:
+    """RandAugment by size. Source: paper, section 7.2 (EfficientNet-RS)."""
+    return 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
+
+
+_SMALL = Experiment(
+    arch=ResNetArch(blocks=(1, 1, 1, 1), width=0.25, stem="small", norm_momentum=1.0),
+    data=Data(size=28, min_area=0.6, max_aspect=1.15, crop_ratio=1.0, mean=(0.286,), std=(0.353,)),
+    task=Classification(num_classes=10, dropout=0.0),
+    recipe=Recipe(
+        epochs=20.0,
+        batch_size=128,
+        base_lr=0.4,
+        schedule=Cosine(warmup_epochs=2.0),
+        ema_decay=0.99,
+        weight_decay=5e-4,
+    ),
+)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "resnet-rs-50-i160": _resnet_rs(50, 160, magnitude=10.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-101-i160": _resnet_rs(101, 160, magnitude=10.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-101-i192": _resnet_rs(101, 192, magnitude=15.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-152-i192": _resnet_rs(152, 192, magnitude=15.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-152-i224": _resnet_rs(152, 224, magnitude=15.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-152-i256": _resnet_rs(152, 256, magnitude=15.0, drop_path=0.0, dropout=0.25),
+    "resnet-rs-200-i256": _resnet_rs(200, 256, magnitude=15.0, drop_path=0.1, dropout=0.25),
+    "resnet-rs-270-i256": _resnet_rs(270, 256, magnitude=15.0, drop_path=0.1, dropout=0.25),
+    "resnet-rs-350-i256": _resnet_rs(350, 256, magnitude=15.0, drop_path=0.1, dropout=0.25),
+    "resnet-rs-350-i320": _resnet_rs(350, 320, magnitude=15.0, drop_path=0.1, dropout=0.4),
+    "resnet-rs-420-i320": _resnet_rs(420, 320, magnitude=15.0, drop_path=0.1, dropout=0.4),
+    "resnet-50-2015": _resnet_2015(50, 224),
+    "resnet-200-2015": _resnet_2015(200, 256),
+    "efficientnet-b0": _efficientnet("b0", 224, dropout=0.2),
+    "efficientnet-b1": _efficientnet("b1", 240, dropout=0.2),
+    "efficientnet-b2": _efficientnet("b2", 260, dropout=0.3),
+    "efficientnet-b3": _efficientnet("b3", 300, dropout=0.3),
+    "efficientnet-b4": _efficientnet("b4", 380, dropout=0.4),
+    "efficientnet-b5": _efficientnet("b5", 456, dropout=0.4),
+    "efficientnet-b6": _efficientnet("b6", 528, dropout=0.5),
+    "efficientnet-b7": _efficientnet("b7", 600, dropout=0.5),
+    "resnet-rs-small": _SMALL,
+    "resnet-rs-tiny": edit(
+        _SMALL, {"arch.width": 0.125, "recipe.epochs": 2, "recipe.schedule.warmup_epochs": 0.5}
+    ),
+}
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment called `name`. Raises `ValueError` with the closest names if there is none."""
+    if name not in EXPERIMENTS:
+        close = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3]
+        raise ValueError(
+            f"{name!r} is not in the zoo. Closest: {', '.join(close)}. `resnet-rs list` shows all {len(EXPERIMENTS)}."
+        )
+    return EXPERIMENTS[name]
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names that match `pattern`, in which `*` stands for any letters."""
+    return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
+
+
+def nearest(experiment: Experiment) -> str:
+    """Name of the experiment from which the fewest edits lead to `experiment`."""
+    return min(EXPERIMENTS, key=lambda name: len(diff(EXPERIMENTS[name], experiment)))
