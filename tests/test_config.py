@@ -53,8 +53,11 @@ def test_json_round_trip_gives_the_same_experiment(name):
 )
 def test_typed_text_is_read_by_the_type_of_its_field(typed, path, value):
     slot, field = path.split(".")
-    edited = edit(BASE, {"recipe.schedule.warmup_epochs": 0.1} | parse_assignments([typed])) if field == "epochs" \
+    edited = (
+        edit(BASE, {"recipe.schedule.warmup_epochs": 0.1} | parse_assignments([typed]))
+        if field == "epochs"
         else edit(BASE, parse_assignments([typed]))
+    )
     assert getattr(getattr(edited, slot), field) == value
 
 
@@ -111,7 +114,15 @@ def test_described_edits_can_be_typed_again():
 
 @pytest.mark.parametrize(
     "stored",
-    ["os.system", "resnet_rs.config.edit", "resnet_rs.cli.app", "resnet_rs.no.such", "subprocess.Popen", "", "resnet_rs"],
+    [
+        "os.system",
+        "resnet_rs.config.edit",
+        "resnet_rs.cli.app",
+        "resnet_rs.no.such",
+        "subprocess.Popen",
+        "",
+        "resnet_rs",
+    ],
 )
 def test_a_stored_type_that_is_no_dataclass_of_ours_is_refused(stored):
     with pytest.raises(ValueError, match="no dataclass of resnet_rs"):

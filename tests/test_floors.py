@@ -104,7 +104,9 @@ def test_training_sees_no_concrete_arch_task_or_source():
 def test_siblings_do_not_import_each_other(room_name):
     shared = {"task", "backbone", "layers"}
     for file in (ROOT / room_name).glob("*.py"):
-        siblings = {name.split(".")[2] for name in imports(file) if name.startswith(f"resnet_rs.{room_name}.")}
+        siblings = {
+            name.split(".")[2] for name in imports(file) if name.startswith(f"resnet_rs.{room_name}.")
+        }
         assert siblings <= shared, (file.name, siblings)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.data.folders import split_record
-from resnet_rs.data.opening import open_data
+from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Splits, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
@@ -25,8 +25,6 @@ from resnet_rs.train.evaluate import scores as final_scores
 from resnet_rs.train.experiment import Experiment
 from resnet_rs.train.page import write_page
 from resnet_rs.train.run import DEFAULT_MICRO_BATCH, Event, Finished, Job, run
-
-_SPLIT = "split.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +198,7 @@ def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> 
     machine = machine or Machine()
     saved = checkpoint.read(Path(path))
     run_folder = Path(path) if saved.path != Path(path) else saved.path.parent.parent
-    source = match_classes(_open(data, run_folder).test, saved.classes)
+    source = match_classes(open_test(data, split=_recorded_split(data, run_folder)), saved.classes)
     result = score_models(
         {saved.weights: machine.device.place(saved.load_model())},
         source,
@@ -251,13 +249,16 @@ def report(run_folder: str | Path) -> Path:
 
 def _open(data: str, run_folder: Path | None) -> Splits:
     """The data set `data`, split as the run in `run_folder` has split it if that was on the same data."""
-    if data == "builtin":
-        return open_data(data)
-    path = str(Path(data).resolve())
-    if run_folder is not None and (run_folder / _SPLIT).is_file():
-        if storage.read_json(run_folder / "run.json").get("data") == path:
-            return open_data(path, split=storage.read_json(run_folder / _SPLIT))
-    return open_data(path)
+    return open_data(data, split=_recorded_split(data, run_folder))
+
+
+def _recorded_split(data: str, run_folder: Path | None) -> dict[str, list[str]] | None:
+    """The automatic split that the run in `run_folder` has written down, if it was one of the data set `data`."""
+    if data == "builtin" or run_folder is None or not (run_folder / "run.json").is_file():
+        return None
+    info = storage.read_json(run_folder / "run.json")
+    is_same = info.get("data") == str(Path(data).resolve())
+    return info.get("split") if is_same else None
 
 
 def _origin(prepared: Prepared) -> dict[str, Any]:
@@ -274,5 +275,12 @@ def _origin(prepared: Prepared) -> dict[str, Any]:
         "num_train": len(prepared.splits.train),
         "num_test": len(prepared.splits.test),
         "classes": list(prepared.splits.train.classes),
-        **({} if is_builtin else {"split": split_record(prepared.splits)}),
+        "split": None if is_builtin else _automatic_split(prepared.splits),
     }
+
+
+def _automatic_split(splits: Splits) -> dict[str, list[str]] | None:
+    """The files of both halves; none where they lie in folders of their own, such as train and val."""
+    record = split_record(splits)
+    folders = [{key.partition("/")[0] for key in half} for half in record.values()]
+    return record if folders[0] & folders[1] else None

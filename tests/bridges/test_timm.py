@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from timm.models.resnet import Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
@@ -18,6 +18,15 @@ from resnet_rs.tasks.classification import ClassificationHead
 
 SIZES = (160, 192, 224, 161)
 RELEASED_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads of batch 1 wait for each other most of the time, and for minutes where the processor is shared."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def _ours(depth, num_classes=1000):
@@ -59,9 +68,9 @@ def _fill(model, seed):
         model.train()(_picture(64, rng, batch=2))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-        norm.running_var.mul_(torch.rand(norm.num_features, generator=rng) + 0.5)
-        norm.running_mean.add_(0.1 * torch.randn(norm.num_features, generator=rng))
-        norm.num_batches_tracked.fill_(int(torch.randint(100, (), generator=rng)))
+        norm.get_buffer("running_var").mul_(torch.rand(norm.num_features, generator=rng) + 0.5)
+        norm.get_buffer("running_mean").add_(0.1 * torch.randn(norm.num_features, generator=rng))
+        norm.get_buffer("num_batches_tracked").fill_(int(torch.randint(100, (), generator=rng)))
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from resnet_rs.methods.schedule import Cosine, Schedule, StepDecay
 
-RELEASED = {"peak_lr": 1.6, "total_steps": 109_200, "warmup_steps": 1560}
+RELEASED = {"peak_lr": 1.6, "total_steps": 109_200, "warmup_steps": 1560.0}
 """350 epochs of 312 updates at batch size 4096, 5 of them warm-up. Source: TF2 release."""
 
 SCHEDULES = [Cosine(), StepDecay(), StepDecay(milestones=(0.3, 0.35), factor=0.5), StepDecay(milestones=())]
@@ -40,7 +40,7 @@ def test_warmup_starts_at_zero_and_joins_the_cosine():
 def test_rates_of_2015_fall_after_30_60_and_80_of_90_epochs(steps_per_epoch):
     def rate(epoch: int, *, before: int = 0) -> float:
         step = epoch * steps_per_epoch - before
-        total, warmup = 90 * steps_per_epoch, 5 * steps_per_epoch
+        total, warmup = 90 * steps_per_epoch, 5.0 * steps_per_epoch
         return StepDecay().lr(step, peak_lr=1.0, total_steps=total, warmup_steps=warmup)
 
     first_rates = [rate(epoch) for epoch in (5, 30, 60, 80)]
@@ -88,8 +88,10 @@ def test_warmup_is_a_straight_line_below_the_rate_it_joins(
     peak_lr=st.floats(1e-3, 10),
 )
 def test_a_longer_run_is_the_same_curve_stretched(schedule: Schedule, step, stretch, peak_lr):
-    short = schedule.lr(step, peak_lr=peak_lr, total_steps=1000, warmup_steps=50)
-    long = schedule.lr(step * stretch, peak_lr=peak_lr, total_steps=1000 * stretch, warmup_steps=50 * stretch)
+    short = schedule.lr(step, peak_lr=peak_lr, total_steps=1000, warmup_steps=50.0)
+    long = schedule.lr(
+        step * stretch, peak_lr=peak_lr, total_steps=1000 * stretch, warmup_steps=50.0 * stretch
+    )
     assert long == pytest.approx(short, rel=1e-9, abs=1e-15)
 
 

@@ -95,13 +95,7 @@ def open_folders(root: str | Path, *, split: Mapping[str, Sequence[str]] | None 
     With `split`, a record made by `split_record`, these are exactly the files that it names: files that have
     come since are ignored, and files that are gone are an error.
     """
-    root = os.path.abspath(root)
-    if not os.path.exists(root):
-        raise FileNotFoundError(
-            f"{root!r} does not exist; expected a folder of class folders. Check the path."
-        )
-    if not os.path.isdir(root):
-        raise ValueError(f"{root!r} is a file; expected a folder of class folders. Give such a folder.")
+    root = _existing_folder(root)
     if split is not None:
         return _recorded_split(root, split)
     train_folder, test_folder = _split_folders(root)
@@ -115,6 +109,18 @@ def open_folders(root: str | Path, *, split: Mapping[str, Sequence[str]] | None 
     return _splits(root, train=train, test=test)
 
 
+def open_for_scoring(root: str | Path) -> ClassFolder:
+    """The pictures below `root` that a model is to be scored on: those in `val`, `validation` or `test`, else all.
+
+    Unlike for training, one class is enough, and no other half is needed.
+    """
+    root = _existing_folder(root)
+    names = [entry.name for entry in _folders(root)]
+    folder = next((name for name in _TEST_SPLITS if name in names), "")
+    pictures = _class_pictures(root, folder, min_classes=1)
+    return _class_folder(root, pictures, class_names=_sorted_names(pictures))
+
+
 def split_record(splits: Splits) -> dict[str, list[str]]:
     """The files of both halves, to be written as JSON.
 
@@ -122,6 +128,17 @@ def split_record(splits: Splits) -> dict[str, list[str]]:
     """
     halves = {"train": splits.train, "test": splits.test}
     return {name: [half.key(i) for i in range(len(half))] for name, half in halves.items()}
+
+
+def _existing_folder(root: str | Path) -> str:
+    root = os.path.abspath(root)
+    if not os.path.exists(root):
+        raise FileNotFoundError(
+            f"{root!r} does not exist; expected a folder of class folders. Check the path."
+        )
+    if not os.path.isdir(root):
+        raise ValueError(f"{root!r} is a file; expected a folder of class folders. Give such a folder.")
+    return root
 
 
 def _splits(root: str, *, train: _Pictures, test: _Pictures) -> Splits:
@@ -236,7 +253,7 @@ def _by_class(paths: Iterable[str], *, depth: int) -> _Pictures:
     return pictures
 
 
-def _class_pictures(root: str, folder: str) -> _Pictures:
+def _class_pictures(root: str, folder: str, *, min_classes: int = 2) -> _Pictures:
     """The classes in `folder` (below `root`) and their pictures."""
     path = os.path.join(root, folder) if folder else root
     classes = _folders(path)
@@ -247,7 +264,7 @@ def _class_pictures(root: str, folder: str) -> _Pictures:
         )
     if not classes:
         raise ValueError(f"{path!r} holds no class folders; expected one per class, with pictures. Add them.")
-    if len(classes) == 1:
+    if len(classes) < min_classes:
         raise ValueError(
             f"{path!r} holds only one class, {classes[0].name!r}; expected two or more. Add a folder per "
             "class, or give the folder around the classes."

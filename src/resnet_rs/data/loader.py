@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -72,15 +73,18 @@ class TestSpans(Dataset[Batch]):
 
 def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
     """The batches of `spans`, in that order, computed by `workers` processes (0: here)."""
-    loader = DataLoader(
-        dataset,
-        sampler=spans,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_is,  # pyright: ignore[reportArgumentType] - without a batch size it gets one item, not a list
-        pin_memory=torch.cuda.is_available(),
-    )
-    return iter(loader)
+    with warnings.catch_warnings():
+        # torch warns where workers outnumber cores; whoever typed the number knows, as some wait for a disk.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        loader = DataLoader(
+            dataset,
+            sampler=spans,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_is,  # pyright: ignore[reportArgumentType] - without a batch size it gets one item, no list
+            pin_memory=torch.cuda.is_available(),
+        )
+        return iter(loader)
 
 
 def cut(first: int, count: int, *, at_most: int) -> Iterator[Span]:

@@ -24,10 +24,11 @@ Figure = dict[str, Any]
 BLUE = "#4a86c5"
 AMBER = "#cf8a3a"
 GRAY = "#8c8c88"
-_BLUE_FROM_NOTHING = [[0, "rgba(74,134,197,0)"], [0.02, "rgba(74,134,197,0.10)"], [1, "rgba(74,134,197,1)"]]
 
 _MOST_BARS = 50
 """Above this many classes, bars stand side by side without their names; pointing at one tells its name."""
+_MOST_NAMED = 24
+"""Above this many classes, the confusion matrix leaves their names to pointing, too."""
 _MOST_NUMBERS = 16
 """Up to this many classes, the cells of the confusion matrix show their numbers."""
 _MOST_MARKERS = 40
@@ -73,11 +74,10 @@ def confusion_figure(names: Sequence[str], confusion: Int[np.ndarray, "K K"]) ->
     is_small = len(names) <= _MOST_NUMBERS
     axis = {
         "type": "category",
-        "labelalias": _aliases(labels),
         "showgrid": False,
         "zeroline": False,
-        "ticks": "",
-        "showticklabels": len(names) <= _MOST_BARS,
+        "showticklabels": len(names) <= _MOST_NAMED,
+        **(_ticks(labels) if len(names) <= _MOST_NAMED else {}),
     }
     trace = {
         "type": "heatmap",
@@ -87,7 +87,7 @@ def confusion_figure(names: Sequence[str], confusion: Int[np.ndarray, "K K"]) ->
         "customdata": confusion,
         "zmin": 0,
         "zmax": 1,
-        "colorscale": _BLUE_FROM_NOTHING,
+        "colorscale": _fading_blue(0.12 if len(names) <= _MOST_BARS else 0.4),
         "showscale": False,
         "xgap": 1 if is_small else 0,
         "ygap": 1 if is_small else 0,
@@ -101,14 +101,17 @@ def confusion_figure(names: Sequence[str], confusion: Int[np.ndarray, "K K"]) ->
         "layout": {
             "xaxis": {**axis, "title": {"text": "predicted"}, "tickangle": -45},
             "yaxis": {**axis, "title": {"text": "truth"}, "autorange": "reversed"},
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         },
     }
 
 
 def recall_figure(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Recall of each class with its interval, the lowest first. Classes without a test picture are left out."""
-    seen = [entry for entry in classes if _is_number(entry.get("recall"))]
+    labels = _labels([entry["name"] for entry in classes])
+    labeled: list[dict[str, Any]] = [
+        {**entry, "label": label} for entry, label in zip(classes, labels, strict=True)
+    ]
+    seen = [entry for entry in labeled if _is_number(entry.get("recall"))]
     if not seen:
         return None
     order = sorted(seen, key=lambda entry: (entry["recall"], entry["name"]))
@@ -147,7 +150,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         "y": [bin["count"] for bin in bins],
         "width": [0.94 * (bin["high"] - bin["low"]) for bin in bins],
         "yaxis": "y2",
-        "marker": {"color": GRAY},
+        "marker": {"color": GRAY, "opacity": 0.6},
         "customdata": [f"{bin['low']:.0%} to {bin['high']:.0%}" for bin in bins],
         "hovertemplate": "%{y:,} pictures, %{customdata} sure<extra></extra>",
     }
@@ -206,7 +209,7 @@ def _curves(
 
 def _named_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
     """One horizontal bar per class, from the top."""
-    labels = _labels([entry["name"] for entry in classes])
+    labels = [entry["label"] for entry in classes]
     trace = _bars(classes) | {
         "x": [entry["recall"] for entry in classes],
         "y": labels,
@@ -220,29 +223,26 @@ def _named_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
         "xaxis": {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}},
         "yaxis": {
             "type": "category",
-            "labelalias": _aliases(labels),
             "autorange": "reversed",
             "showgrid": False,
-            "ticks": "",
-            "nticks": len(classes),
+            **_ticks(labels),
         },
-        "margin": {"l": 8, "t": 8},
     }
     return {"data": [trace], "layout": layout}
 
 
 def _nameless_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
     """One thin upright bar per class, from the left."""
-    names = [_shown(entry["name"]) for entry in classes]
     trace = _bars(classes) | {
         "x": list(range(1, len(classes) + 1)),
         "y": [entry["recall"] for entry in classes],
-        "text": names,
+        "text": [entry["label"] for entry in classes],
         "textposition": "none",
         "error_y": _errors([entry["recall"] for entry in classes], _intervals(classes)),
         "hovertemplate": "%{text}: %{y:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} pictures<extra></extra>",
     }
     layout = {
+        "height": 320,
         "bargap": 0.0 if len(classes) > 200 else 0.2,
         "xaxis": {"title": {"text": "classes, the lowest recall first"}, "showgrid": False},
         "yaxis": {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}},
@@ -272,10 +272,16 @@ def _errors(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -
         "symmetric": False,
         "array": [round(high - value, 4) for value, (_, high) in zip(values, intervals, strict=True)],
         "arrayminus": [round(value - low, 4) for value, (low, _) in zip(values, intervals, strict=True)],
-        "color": GRAY,
-        "thickness": 1.2 if len(values) <= _MOST_BARS else 0.6,
+        "color": GRAY if len(values) <= _MOST_BARS else "rgba(140,140,136,0.4)",
+        "thickness": 1.2,
         "width": 0,
     }
+
+
+def _fading_blue(weakest: float) -> list[list[Any]]:
+    """Colors from nothing at 0 over an opacity of `weakest` just above it, so that one picture is seen, to 1."""
+    stops = {0: 0.0, 0.001: weakest, 1: 0.85}
+    return [[share, f"rgba(74,134,197,{opacity})"] for share, opacity in stops.items()]
 
 
 def _with(epochs: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
@@ -293,21 +299,19 @@ def _finite(values: Iterable[float | int | None]) -> list[float | int | None]:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Names for an axis. It would merge equal ones (ImageNet has two cranes), so these get their number."""
+    """Names for the places of an axis. It would merge equal ones (ImageNet has two cranes): these get their number."""
     repeated = {name for name, count in Counter(names).items() if count > 1}
-    return [_shown(f"{name} ({i})" if name in repeated else name) for i, name in enumerate(names)]
+    # The zero-width space in front keeps plotly.js from losing classes that are called like a JavaScript property.
+    return ["\u200b" + _shown(f"{name} ({i})" if name in repeated else name) for i, name in enumerate(names)]
+
+
+def _ticks(labels: Sequence[str]) -> dict[str, Any]:
+    """One tick per label, with long ones cut. Pointing at a mark tells the whole."""
+    plain = [html.unescape(label) for label in labels]
+    short = [name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…" for name in plain]
+    return {"tickvals": list(labels), "ticktext": [_shown(name) for name in short]}
 
 
 def _shown(name: str) -> str:
-    """`name` as text for plotly.js, which would read tags in it."""
-    return html.escape(name, quote=False)
-
-
-def _aliases(labels: Sequence[str]) -> dict[str, str]:
-    """Shorter stand-ins for long labels."""
-    plain = {label: html.unescape(label) for label in labels}
-    return {
-        label: _shown(name[: _LONGEST_LABEL - 1] + "…")
-        for label, name in plain.items()
-        if len(name) > _LONGEST_LABEL
-    }
+    """`name` as text for plotly.js, which would read tags in it, and formulas between dollar signs."""
+    return html.escape(name, quote=False).replace("$", "&#36;")

@@ -34,6 +34,8 @@ _SMALL_SIDE = 80
 _NUM_PAIRS = 10
 _NUM_UNREADABLE = 100
 _NUM_FEW_CLASSES = 5
+_MOST_BESIDE = 100
+"""Above this many classes, the confusion matrix takes the whole width, for a cell should have a pixel."""
 
 _LABELS = {
     "top1": "top-1",
@@ -112,6 +114,7 @@ def render_run_page(page: RunPage) -> str:
         results=_stored(_result_figures(scores)),
         numbers=_numbers(scores),
         classes=sorted(scores.get("classes") or [], key=_recall_order),
+        is_wide=len(scores.get("classes") or []) > _MOST_BESIDE,
         pairs=_confused_pairs(scores),
         unreadable=list(scores.get("unreadable") or [])[:_NUM_UNREADABLE],
         num_unreadable=len(scores.get("unreadable") or []),
@@ -150,7 +153,7 @@ def _curve_figures(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure | No
         "Training loss": figures.loss_figure(epochs),
         "Test top-1": figures.top1_figure(epochs),
         "Learning rate": figures.lr_figure(epochs),
-        "Speed": figures.speed_figure(epochs),
+        "Pictures per second": figures.speed_figure(epochs),
     }
 
 
@@ -192,7 +195,8 @@ def _numbers(scores: Mapping[str, Any]) -> list[_Number]:
     found: list[_Number] = []
     for key, value in scores.items():
         is_bound = key.endswith(("_low", "_high"))
-        if not isinstance(value, int | float) or is_bound or (key == "top5" and is_easy):
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if not is_number or is_bound or (key == "top5" and is_easy):
             continue
         shown = _percent if key in _SHARES else _plain_number
         low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
@@ -233,23 +237,22 @@ def _slots(experiment: Mapping[str, Any], *, edited: Sequence[str]) -> list[dict
     """Each slot with its type and its fields by dotted path, those that were edited marked."""
     slots: list[dict[str, Any]] = []
     for name, value in experiment.items():
-        fields = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
-        kind = str(fields.pop(f"{name}.type", ""))
-        if not isinstance(value, Mapping) and name == "type":
+        if name == "type":
             continue
-        rows = [
-            {"path": path, "value": _typed(v), "is_edited": _is_within(path, edited)}
-            for path, v in fields.items()
-        ]
-        slots.append({"name": name, "kind": kind.rpartition(".")[2], "rows": rows})
+        fields = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
+        kind = fields.pop(f"{name}.type", "")
+        rows = [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()]
+        slots.append({"name": name, "kind": kind, "rows": rows})
     return slots
 
 
 def _flat(value: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
-    """The leaves of a nested dict by dotted path."""
+    """The leaves of a nested dict by dotted path, types by their last name."""
     for name, inner in value.items():
         if isinstance(inner, Mapping) and inner:
             yield from _flat(inner, f"{path}.{name}")
+        elif name == "type":
+            yield f"{path}.{name}", str(inner).rpartition(".")[2]
         else:
             yield f"{path}.{name}", inner
 

@@ -1,0 +1,276 @@
+"""The command line as a person meets it: what it prints, what it refuses, and its exit codes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = [
+    "recipe.epochs=4",
+    "recipe.batch_size=16",
+    "recipe.ema_decay=0.7",
+    "data.size=16",
+    "arch.width=0.125",
+    "data.mean=[0.5,0.5,0.5]",
+    "data.std=[0.25,0.25,0.25]",
+]
+
+
+def resnet_rs(*arguments, cwd=None):
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from resnet_rs.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=240,
+    )
+
+
+def paint(path, color, *, size=(24, 20), seed=0):
+    """A noisy picture of one color."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
+    Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes by color, in a folder whose name has a space, with a truncated picture and a text in disguise."""
+    root = tmp_path_factory.mktemp("my photos")
+    for i in range(24):
+        paint(root / "röd" / f"{i}.png", (200, 40, 40), seed=i)
+        paint(root / "blå himmel" / f"{i}.jpg", (40, 40, 200), seed=i)
+    broken = root / "röd" / "5.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (root / "blå himmel" / "notes.jpg").write_text("these are not pixels")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    result = resnet_rs("train", "resnet-rs-tiny", "--data", photos, "--out", out, *QUICK)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+@pytest.mark.parametrize(
+    "verb", [[], ["list"], ["show"], ["train"], ["fit"], ["evaluate"], ["predict"], ["report"]]
+)
+def test_help_answers_at_once(verb):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = resnet_rs(*verb, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0 and "Usage" in result.stdout
+    # Processor time, since tests share the cores with each other.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_list_names_the_zoo_with_its_sizes():
+    rows = json.loads(resnet_rs("list", "resnet-rs-*", "--json").stdout)
+    assert {"name": "resnet-rs-50-i160", "size": 160, "params": 35_691_912}.items() <= rows[0].items()
+    assert len(rows) == 13
+
+
+def test_show_tells_what_a_published_configuration_is():
+    shown = json.loads(resnet_rs("show", "resnet-rs-50-i160", "--json").stdout)
+    assert (shown["params"], shown["steps"], shown["peak_lr"]) == (35_691_912, 109_475, 1.6)
+    assert abs(shown["macs"] / 2.28e9 - 1) < 0.005
+    assert shown["data"]["randaugment"]["magnitude"] == 10
+    assert shown["recipe"]["ema_decay"] == 0.9999
+    assert {"arch", "data", "task", "recipe"} <= shown.keys()
+
+
+def test_show_takes_edits():
+    shown = json.loads(resnet_rs("show", "resnet-rs-50-i160", "arch.se_ratio=none", "--json").stdout)
+    assert shown["edits"] == {"arch.se_ratio": None}
+    assert shown["params"] < 35_691_912
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "resnet-rs-50"], "'resnet-rs-50' is not in the zoo. Closest: resnet-rs-50-i160"),
+        (["show", "resnet-rs-50-i160", "arch.se_rate=1"], "has no field 'se_rate'. Closest: se_ratio."),
+        (
+            ["show", "resnet-rs-50-i160", "recipe.epochs=x"],
+            "cannot set 'recipe.epochs' to 'x': it must be a number.",
+        ),
+        (
+            ["show", "resnet-rs-50-i160", "recipe.epochs"],
+            "an edit is written field=value, got 'recipe.epochs'",
+        ),
+        (["show", "resnet-rs-50-i160", "arch.width=1", "arch.width=2"], "'arch.width' is set twice"),
+        (["list", "vgg*"], "nothing in the zoo matches 'vgg*'"),
+        (["train", "resnet-rs-tiny", "--data", "nowhere", "--out", "x"], "nowhere' does not exist"),
+        (
+            ["train", "resnet-rs-50-i160", "--data", "builtin", "--out", "x", "recipe.batch_size=20000"],
+            "more than the 10000",
+        ),
+        (
+            ["train", "resnet-rs-50-i160", "--data", "builtin", "--out", "x"],
+            "half-life of 6,931 updates, longer than",
+        ),
+        (
+            ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "--minutes", "3"],
+            "--minutes is a budget for --fit",
+        ),
+        (
+            ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "--device", "cuda:9"],
+            "is not available here",
+        ),
+        (
+            ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "task.num_classes=7"],
+            "the data has 10 classes",
+        ),
+        (["train", "resnet-rs-tiny", "--data", "builtin"], "Missing option '--out'"),
+        (["evaluate", "nothing", "--data", "builtin"], "nothing is no folder"),
+        (["predict", "nothing", "x.jpg"], "nothing is no folder"),
+        (["report", "nothing"], "nothing holds no run"),
+        (["trian"], "No such command 'trian'"),
+    ],
+)
+def test_wrong_input_gets_one_message_and_exit_code_2(arguments, said, tmp_path):
+    result = resnet_rs(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_on_a_folder_of_photos_works_and_names_what_it_could_not_read(trained):
+    out, printed = trained
+    assert "left out, unreadable: 'röd/5.png'" in printed
+    assert "'blå himmel/notes.jpg'" in printed
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["count"] + len(scores["unreadable"]) == 10
+    assert scores["top1"] > 0.8
+    assert (out / "page.html").stat().st_size > 100_000
+    assert {"experiment.json", "run.json", "log.jsonl", "checkpoints"} <= {f.name for f in out.iterdir()}
+
+
+def test_the_automatic_split_is_written_down_and_stratified(trained):
+    info = json.loads((trained[0] / "run.json").read_text())
+    assert len(info["split"]["train"]) == 39 and len(info["split"]["test"]) == 10
+    assert sum(key.startswith("röd/") for key in info["split"]["test"]) == 5
+    assert info["classes"] == ["blå himmel", "röd"]
+
+
+def test_the_same_command_again_changes_nothing(trained, photos):
+    out, _ = trained
+    before = (out / "scores.json").read_bytes()
+    result = resnet_rs("train", "resnet-rs-tiny", "--data", photos, "--out", out, *QUICK)
+    assert result.returncode == 0
+    assert (out / "scores.json").read_bytes() == before
+
+
+def test_another_experiment_in_the_same_folder_is_refused_with_the_difference(trained, photos):
+    edits = [edit for edit in QUICK if "epochs" not in edit]
+    result = resnet_rs(
+        "train", "resnet-rs-tiny", "--data", photos, "--out", trained[0], *edits, "recipe.epochs=5"
+    )
+    assert result.returncode == 2
+    assert "would change: recipe.epochs=5.0" in result.stderr
+
+
+def test_evaluate_scores_the_recorded_test_pictures(trained, photos):
+    out, _ = trained
+    scores = json.loads(resnet_rs("evaluate", out, "--data", photos, "--json").stdout)
+    assert {"top1", "top1_low", "top1_high", "ece", "count", "confusion", "classes"} <= scores.keys()
+    stored = json.loads((out / "scores.json").read_text())
+    assert (scores["top1"], scores["count"], scores["nll"]) == (
+        stored["top1"],
+        stored["count"],
+        stored["nll"],
+    )
+
+
+def test_evaluate_matches_classes_by_name(trained, tmp_path):
+    """Only one of the classes, and the one that comes last: an index from the folders would call it the first."""
+    for i in range(6):
+        paint(tmp_path / "röd" / f"{i}.png", (200, 40, 40), seed=100 + i)
+    scores = json.loads(resnet_rs("evaluate", trained[0], "--data", tmp_path, "--json").stdout)
+    assert scores["count"] == 6
+    assert scores["top1"] == 1
+    assert [item["count"] for item in scores["classes"]] == [0, 6]
+
+
+def test_evaluate_refuses_a_class_that_the_model_does_not_know(trained, tmp_path):
+    paint(tmp_path / "grön" / "1.png", (0, 200, 0))
+    result = resnet_rs("evaluate", trained[0], "--data", tmp_path)
+    assert result.returncode == 2
+    assert "the model does not know 1 classes of the data: grön" in result.stderr
+
+
+def test_predict_gives_names_and_probabilities_and_reports_unreadable_pictures(trained, photos, tmp_path):
+    out, _ = trained
+    paint(tmp_path / "one.png", (200, 40, 40), seed=77)
+    paint(tmp_path / "speck.png", (40, 40, 200), size=(1, 1))
+    paint(tmp_path / "strip.png", (40, 40, 200), size=(1, 20_000))
+    result = resnet_rs("predict", out, tmp_path, photos / "röd" / "5.png", "--json")
+    assert result.returncode == 0, result.stderr
+    one, speck, strip, broken = json.loads(result.stdout)
+    assert next(iter(one["probabilities"])) == "röd"
+    assert sum(one["probabilities"].values()) == pytest.approx(1)
+    assert len(speck["probabilities"]) == len(strip["probabilities"]) == 2
+    assert broken["probabilities"] == {} and broken["unreadable"]
+    assert "röd" in resnet_rs("predict", out, tmp_path / "one.png").stdout
+
+
+def test_predict_on_nothing_readable_is_an_error(trained, photos):
+    result = resnet_rs("predict", trained[0], photos / "röd" / "5.png")
+    assert result.returncode == 2
+    assert "none of the 1 pictures could be read" in result.stderr
+
+
+def test_report_writes_the_page_again(trained):
+    page = trained[0] / "page.html"
+    page.unlink()
+    assert resnet_rs("report", trained[0]).stdout.strip() == str(page)
+    assert "röd" in page.read_text()
+
+
+def test_fit_prints_its_edits_with_reasons(photos):
+    result = resnet_rs("fit", "resnet-rs-50-i160", "--data", photos, "--json", "arch.width=0.125")
+    changes = {change["path"]: change for change in json.loads(result.stdout)}
+    assert changes["arch.stem"]["after"] == "small"
+    assert changes["data.size"]["after"] == 20
+    assert changes["recipe.batch_size"]["after"] == 16
+    assert changes["recipe.ema_decay"]["after"] < 0.9999
+    assert all(change["reason"] for change in changes.values())
+
+
+def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path):
+    command = [
+        "train",
+        "resnet-rs-tiny",
+        "--data",
+        photos,
+        "--out",
+        tmp_path / "a",
+        "--fit",
+        "--minutes",
+        "0.05",
+    ]
+    edits = ["data.mean=0.5,0.5,0.5", "data.std=0.3,0.3,0.3"]
+    first = resnet_rs(*command, *edits)
+    assert first.returncode == 0, first.stderr
+    assert "minutes at" in first.stderr
+    again = resnet_rs(*command, *edits)
+    assert again.returncode == 0, again.stderr
+    assert "continues after update" in again.stdout
+
+
+def test_an_output_folder_without_permission_is_named(photos, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    result = resnet_rs("train", "resnet-rs-tiny", "--data", photos, "--out", blocker / "run", *QUICK)
+    assert result.returncode == 2
+    assert "file" in result.stderr and "Traceback" not in result.stderr

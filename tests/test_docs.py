@@ -1,0 +1,107 @@
+"""What the documents say is true: every command in them runs, every link leads somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(document):
+    """The commands of a document in order: those of `sh` blocks, and of plain blocks that call resnet-rs."""
+    found = [line for block in blocks(document, "sh") for line in block.splitlines()]
+    found += [
+        line for block in blocks(document, "") for line in block.splitlines() if line.startswith("resnet-rs ")
+    ]
+    return [line.partition("  #")[0].strip() for line in found if line.strip()]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with photos of two classes in it."""
+    rng = np.random.default_rng(0)
+    for name, color in (("cat", 60), ("dog", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(1, 25):
+            pixels = np.clip(rng.normal(color, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: d.name)
+def test_every_command_runs_in_the_order_given(document, place):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in commands(document):
+        if command.startswith(("make ", ". ")):
+            continue  # `test_every_make_target_exists`; CI runs the targets themselves
+        words = shlex.split(re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command))
+        assert words[0] == "resnet-rs", command
+        script = [sys.executable, "-c", "from resnet_rs.cli import main; main()", *words[1:]]
+        result = subprocess.run(
+            script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert result.returncode == 0, (command, result.stderr)
+    for block in blocks(document, "python"):
+        script = [sys.executable, "-c", block]
+        result = subprocess.run(
+            script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert result.returncode == 0, (block, result.stderr)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_make_target_exists(document):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {command.split()[1] for command in commands(document) if command.startswith("make ")}
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_link_leads_to_a_file(document):
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_field_that_is_named_exists(document):
+    """Dotted names such as recipe.epochs are fields of an experiment of the zoo."""
+    from resnet_rs.config import edit
+    from resnet_rs.methods.randaugment import RandAugment
+    from resnet_rs.zoo import EXPERIMENTS
+
+    base = edit(EXPERIMENTS["resnet-rs-50-i160"], {"data.randaugment": RandAugment()})
+    bases = [base, EXPERIMENTS["resnet-50-2015"], EXPERIMENTS["efficientnet-b0"]]
+    for path in set(
+        re.findall(r"\b((?:arch|data|task|recipe)(?:\.[a-z_0-9]+)+)\b(?![(/.])", document.read_text())
+    ):
+        if path.endswith((".py", ".md")) or f"{path}.py" in document.read_text():
+            continue
+        assert any(_has(base, path) for base in bases), path
+
+
+def _has(value, path):
+    for name in path.split("."):
+        if not hasattr(value, name):
+            return False
+        value = getattr(value, name)
+    return True
+
+
+def test_every_method_has_a_card():
+    methods = {path.stem for path in (ROOT / "src/resnet_rs/methods").glob("*.py")} - {"__init__", "schedule"}
+    cards = {path.stem for path in (ROOT / "docs/methods").glob("*.md")}
+    assert methods <= cards

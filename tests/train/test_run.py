@@ -1,0 +1,179 @@
+"""A run gives one result, whatever the workers, the interruptions and the cutting of batches."""
+
+import json
+
+import pytest
+
+from resnet_rs.config import edit
+from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.shapes import Shapes
+from resnet_rs.data.source import Splits
+from resnet_rs.storage import Damaged
+from resnet_rs.train import checkpoint
+from resnet_rs.train.log import read_log
+from resnet_rs.train.run import Evaluated, Finished, Progressed, run
+
+
+def finish(job):
+    return [event for event in run(job) if isinstance(event, Finished)][0]
+
+
+def weights(job):
+    """Bytes of every stored tensor: average, model and momentum."""
+    folder = checkpoint.newest(job.folder).path
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
+def updates(job):
+    return [line for line in read_log(job.folder / "log.jsonl") if line["kind"] == "update"]
+
+
+def test_the_same_job_twice_gives_the_same_weights_bit_for_bit(job):
+    finish(job("a"))
+    finish(job("b"))
+    assert weights(job("a")) == weights(job("b"))
+    assert updates(job("a")) == updates(job("b"))
+
+
+def test_another_seed_gives_other_weights(job):
+    finish(job("a"))
+    finish(job("b", seed=1))
+    assert weights(job("a")) != weights(job("b"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_does_not_change_the_weights(job, workers):
+    finish(job("a"))
+    finish(job("b", workers=workers))
+    assert weights(job("a")) == weights(job("b"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 11])
+def test_an_interrupted_run_continues_to_the_same_weights_bit_for_bit(job, stop_after):
+    finish(job("whole"))
+    for i, event in enumerate(run(job("cut"))):
+        if isinstance(event, Progressed) and i >= stop_after:
+            break
+    finish(job("cut"))
+    assert weights(job("cut")) == weights(job("whole"))
+    assert updates(job("cut")) == updates(job("whole"))
+
+
+def test_a_finished_run_does_nothing_more_when_asked_again(job):
+    scores = finish(job()).scores
+    before = weights(job())
+    events = list(run(job()))
+    assert not any(isinstance(event, Progressed) for event in events)
+    assert events[-1].scores == scores
+    assert weights(job()) == before
+
+
+def test_the_log_has_every_update_once_and_in_order(job):
+    finish(job())
+    lines = updates(job())
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[0]["lr"] == 0 and lines[-1]["lr"] < lines[4]["lr"]
+    assert sum(line["num_samples"] for line in lines) == 3 * 64
+
+
+def test_average_and_raw_weights_are_both_scored(job):
+    evaluated = [event for event in run(job()) if isinstance(event, Evaluated)]
+    assert [round(event.epoch) for event in evaluated] == [1, 2, 3]
+    assert all(set(event.summaries) == {"average", "model"} for event in evaluated)
+
+
+def test_a_run_of_another_experiment_is_refused_with_the_difference(job, tiny):
+    finish(job())
+    other = edit(tiny, {"recipe.base_lr": 0.2, "arch.se_ratio": None})
+    with pytest.raises(ValueError, match=r"arch\.se_ratio=none recipe\.base_lr=0\.2"):
+        finish(job(experiment=other))
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"micro_batch": 16}])
+def test_a_run_with_another_setting_is_refused(job, change):
+    finish(job())
+    with pytest.raises(ValueError, match=f"another {next(iter(change))}"):
+        finish(job(**change))
+
+
+def test_a_run_on_other_data_is_refused(job):
+    finish(job())
+    other = Splits(train=Shapes(num_samples=63, size=16), test=Shapes(num_samples=40, size=16, seed=1))
+    with pytest.raises(ValueError, match="another train_digest"):
+        finish(job(splits=other))
+
+
+def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(job):
+    folder = job().folder
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("dear")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        finish(job())
+    assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(job):
+    finish(job())
+    file = checkpoint.newest(job().folder).path / "average.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(Damaged, match=r"average\.safetensors has changed"):
+        finish(job())
+
+
+def test_a_checkpoint_without_a_file_is_refused_by_name(job):
+    finish(job())
+    (checkpoint.newest(job().folder).path / "momentum.safetensors").unlink()
+    with pytest.raises(Damaged, match=r"momentum\.safetensors is missing"):
+        checkpoint.read(job().folder)
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(job, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    finish(job())
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="has format 99, this version reads 1"):
+        checkpoint.read(job().folder)
+
+
+def test_class_names_are_stored_with_the_weights(job):
+    finish(job())
+    assert checkpoint.read(job().folder).classes == ("disc", "square", "triangle")
+
+
+class Holes(Shapes):
+    """Shapes of which some cannot be read."""
+
+    def read(self, index, *, channels):
+        if index % 8 == 3:
+            raise Unreadable(self.key(index), "a hole")
+        return super().read(index, channels=channels)
+
+
+def test_unreadable_samples_are_left_out_named_and_counted_in_training(job, shapes):
+    splits = Splits(train=Holes(num_samples=64, size=16), test=shapes.test)
+    finish(job(splits=splits))
+    lines = read_log(job().folder / "log.jsonl")
+    named = [line["key"] for line in lines if line["kind"] == "unreadable"]
+    assert sorted(set(named)) == sorted(f"shapes/shape/0/{i}" for i in range(3, 64, 8))
+    assert len(named) == 3 * 8
+    assert sum(line["num_samples"] for line in updates(job())) == 3 * (64 - 8)
+
+
+def test_unreadable_samples_are_named_and_not_counted_in_scores(job, shapes):
+    finish(job(splits=Splits(train=shapes.train, test=Holes(num_samples=40, size=16, seed=1))))
+    scores = json.loads((job().folder / "scores.json").read_text())
+    assert scores["count"] == 35
+    assert scores["unreadable"][0] == {"key": "shapes/shape/1/3", "reason": "a hole"}
+    assert len(scores["unreadable"]) == 5
+
+
+class Nothing(Shapes):
+    def read(self, index, *, channels):
+        raise Unreadable(self.key(index), "gone")
+
+
+def test_a_batch_without_one_readable_sample_stops_the_run(job, shapes):
+    with pytest.raises(ValueError, match="no sample of update 0 could be read"):
+        finish(job(splits=Splits(train=Nothing(num_samples=64, size=16), test=shapes.test)))
