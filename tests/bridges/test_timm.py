@@ -55,7 +55,7 @@ def _theirs(depth, num_classes=1000):
 def _fill(model, seed):
     """Give a model on the meta device random weights and running statistics.
 
-    The statistics are those of one batch, then shaken: every layer matters, activations stay of order one.
+    The statistics are those of one batch, then shaken, so that every layer matters and no activation explodes.
     """
     rng = torch.Generator().manual_seed(seed)
     state = {name: _draw(name, tensor, rng) for name, tensor in model.state_dict().items()}
@@ -77,6 +77,9 @@ def _fill(model, seed):
 def _draw(name, tensor, rng):
     if tensor.dim() > 1:
         return torch.randn(tensor.shape, generator=rng) / tensor[0].numel() ** 0.5
+    if name.endswith(("bn3.weight", "expand.1.weight")):
+        # Faint branches: without a batch to normalize by, louder ones would multiply from block to block.
+        return torch.rand(tensor.shape, generator=rng) * 0.1 + 0.05
     if name.endswith("weight"):
         return torch.rand(tensor.shape, generator=rng) * 0.5 + 0.5
     if tensor.dtype == torch.int64:
@@ -101,8 +104,10 @@ def _check_logits(model, expected_of, sizes):
             expected = expected_of(image)
             torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
             seen.append(expected)
-    # Logits that ignored the picture would be equal whatever became of the weights.
-    assert torch.cat(seen).std(0).mean() > 0.05
+    # Small logits, as the tolerances presume, that follow the picture: else they would show no fault.
+    logits = torch.cat(seen)
+    assert logits.abs().max() < 100
+    assert logits.std(0).mean() > 0.05 * logits.std()
 
 
 @pytest.mark.parametrize("depth", [26, 50, 101, 152])
