@@ -250,7 +250,7 @@ def test_draws_never_change_between_versions():
     assert ids.tolist() == [67636634, 32894672, 127207914, 128500708]
     words = uniform(torch.tensor([0, 2**31, 2**32 + 1]), columns=2) * 2**24
     assert words.tolist() == [[9153025, 5606434], [4078562, 10526597], [4139732, 7550433]]
-    assert draws.generator(0, "view", 3, 5).integers(2**32, size=2).tolist() == [4106655202, 2134062153]
+    assert draws.generator(0, "view", 3, 5).integers(2**32, size=2).tolist() == [3528328411, 326373450]
 
 
 # The draws of a model: statistics.

@@ -9,12 +9,14 @@ import json
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from resnet_rs.fit import Change
     from resnet_rs.verbs import Machine, Prepared
 
 EXIT_ERROR = 2
@@ -120,9 +122,15 @@ def train(
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
     machine = _machine(device, micro_batch=micro_batch, workers=workers)
     prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
+    for change in prepared.changes:
+        print(f"fit: {_described(change)}")
     events = verbs.training(prepared, out=out, seed=seed, machine=machine)
-    for line in (show_live if sys.stdout.isatty() else show_plainly)(events):
-        print(line, flush=True)
+    try:
+        for line in (show_live if sys.stdout.isatty() else show_plainly)(events):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     print(f"page: {out / 'page.html'}")
 
 
@@ -142,9 +150,12 @@ def fit(
     machine = _machine(device, micro_batch=micro_batch, workers=workers)
     prepared = _prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
     if as_json:
-        from dataclasses import asdict
-
         _print_json([asdict(change) for change in prepared.changes])
+        return
+    for change in prepared.changes:
+        print(_described(change))
+    if not prepared.changes:
+        print(f"{name} fits this data as it is.")
 
 
 @app.command()
@@ -176,8 +187,6 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Name the classes of pictures."""
-    from dataclasses import asdict
-
     from resnet_rs import verbs
     from resnet_rs.deploy.predictor import find_pictures
 
@@ -213,9 +222,6 @@ def main() -> None:
 def _explained() -> Generator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_ERROR)
     except (ValueError, OSError) as error:
@@ -233,21 +239,22 @@ def _prepare(
     minutes: float | None,
     machine: Machine,
 ) -> Prepared:
-    """The experiment for the data, fitted if asked for; says what was changed and why."""
+    """The experiment for the data, fitted if asked for."""
     from resnet_rs import verbs
-    from resnet_rs.config import as_typed, parse_assignments
+    from resnet_rs.config import parse_assignments
 
     typed = parse_assignments(edits or [])
     prepared = verbs.prepare(verbs.experiment(name, typed), typed, data=data, run_folder=out)
-    if fit:
-        before = verbs.fitted_before(prepared, out) if out is not None else None
-        prepared = before or verbs.fitted(prepared, typed, minutes=minutes, machine=machine)
-        for change in prepared.changes:
-            print(
-                f"fit: {change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}",
-                file=sys.stderr,
-            )
-    return prepared
+    if not fit:
+        return prepared
+    before = verbs.fitted_before(prepared, out) if out is not None else None
+    return before or verbs.fitted(prepared, typed, minutes=minutes, machine=machine)
+
+
+def _described(change: Change) -> str:
+    from resnet_rs.config import as_typed
+
+    return f"{change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}"
 
 
 def _machine(device: str | None, *, micro_batch: int = 128, workers: int = 0) -> Machine:

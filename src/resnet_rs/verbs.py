@@ -17,7 +17,7 @@ from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Splits, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
-from resnet_rs.paper import IMAGENET_IMAGES, RELEASED
+from resnet_rs.paper import RELEASED
 from resnet_rs.train import checkpoint
 from resnet_rs.train.device import Device
 from resnet_rs.train.evaluate import evaluate as score_models
@@ -63,7 +63,8 @@ def create_model(
 def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
     """All that is known of an experiment before it is trained, as JSON."""
     chosen = experiment(name, edits)
-    plan = chosen.recipe.plan(IMAGENET_IMAGES)
+    num_images = zoo.num_images(name)
+    plan = chosen.recipe.plan(num_images)
     published = RELEASED.get(name)
     slots = config.to_plain(chosen)
     return {
@@ -73,7 +74,7 @@ def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
         "steps": plan.total_steps,
         "warmup_steps": round(plan.warmup_steps),
         "peak_lr": plan.peak_lr,
-        "num_images": IMAGENET_IMAGES,
+        "num_images": num_images,
         **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
         "published": None if published is None else asdict(published),
     }

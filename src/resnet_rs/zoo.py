@@ -11,6 +11,7 @@ from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.efficientnet import EFFICIENTNETS
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.train.experiment import Experiment
 from resnet_rs.train.recipe import Recipe
@@ -65,6 +66,9 @@ def _efficientnet_magnitude(size: int) -> float:
     """RandAugment by size. Source: paper, section 7.2 (EfficientNet-RS)."""
     return 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
 
+
+BUILTIN_IMAGES = 10_000
+"""Training pictures in the package."""
 
 _SMALL = Experiment(
     arch=ResNetArch(blocks=(1, 1, 1, 1), width=0.25),
@@ -123,6 +127,11 @@ def experiment(name: str) -> Experiment:
 def names(pattern: str = "*") -> list[str]:
     """The names that match `pattern`, in which `*` stands for any letters."""
     return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
+
+
+def num_images(name: str) -> int:
+    """Training pictures that the recipe of an experiment presumes: ImageNet's, or for the small bases the built-in."""
+    return BUILTIN_IMAGES if EXPERIMENTS[name].task == _SMALL.task else IMAGENET_IMAGES
 
 
 def nearest(experiment: Experiment) -> str:

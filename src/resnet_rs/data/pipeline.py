@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class Data:
         std = torch.tensor(self.std, device=inputs.device).view(shape) * 255
         return (inputs.float() - mean) / std
 
-    @property
+    @cached_property
     def _view_law(self) -> RandomView:
         return RandomView(
             area=(self.min_area, 1.0),
@@ -123,6 +124,5 @@ def _channels_first(pixels: np.ndarray) -> Tensor:
 
 
 def _target(target: Target, view: View) -> Tensor:
-    return (
-        torch.tensor(target) if not isinstance(target, Mask) else torch.from_numpy(view.mask(target.classes))
-    )
+    classes = view.mask(target.classes) if isinstance(target, Mask) else np.array(target)
+    return torch.from_numpy(classes)

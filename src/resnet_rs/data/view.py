@@ -7,7 +7,7 @@ Source: released code (`resnet_preprocessing.py`) and the TensorFlow operation t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -48,14 +48,15 @@ class View:
         self._require_inside(array.shape[-3], array.shape[-2])
         crop = array[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
         if (self.height, self.width) != (self.size, self.size):
-            frames = crop.reshape(-1, *crop.shape[-3:])
-            resized = [
-                resize(frame, height=self.size, width=self.size, resampling=resampling) for frame in frames
-            ]
-            crop = np.stack(resized).reshape(*array.shape[:-3], self.size, self.size, array.shape[-1])
+            crop = self._resize(crop, resampling)
         if self.flip:
             crop = crop[..., ::-1, :]
         return crop.astype(np.float32 if resampling == "released" else np.uint8, order="C")
+
+    def _resize(self, crop: UInt8[np.ndarray, "*T h w C"], resampling: Resampling) -> np.ndarray:
+        if crop.ndim == 3:
+            return resize(crop, height=self.size, width=self.size, resampling=resampling)
+        return np.stack([self._resize(frame, resampling) for frame in crop])
 
     def mask(self, classes: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "{self.size} {self.size}"]:
         """A mask in this view: at every pixel the class of the pixel under its center."""
@@ -119,17 +120,17 @@ def random_view(height: int, width: int, *, size: int, law: RandomView, rng: np.
     A crop of the whole picture gives way to the center view, too: the release cannot tell it from a failed
     draw.
     """
-    view = center_view(height, width, size=size, crop_ratio=law.crop_ratio)
-    top, left, crop_height, crop_width = view.top, view.left, view.height, view.width
+    crop: tuple[int, int, int, int] | None = None
     for _ in range(_NUM_ATTEMPTS):
         side = _crop_size(height, width, law=law, rng=rng)
         if side is not None and side[0] * side[1] >= law.min_covered * height * width:
             if side != (height, width):
-                crop_height, crop_width = side
-                top, left = _offset(height - crop_height, rng), _offset(width - crop_width, rng)
+                crop = (_offset(height - side[0], rng), _offset(width - side[1], rng), *side)
             break
     flip = law.flip and rng.random() < 0.5
-    return View(top=top, left=left, height=crop_height, width=crop_width, flip=flip, size=size)
+    if crop is None:
+        return replace(center_view(height, width, size=size, crop_ratio=law.crop_ratio), flip=flip)
+    return View(top=crop[0], left=crop[1], height=crop[2], width=crop[3], flip=flip, size=size)
 
 
 def _crop_size(

@@ -66,4 +66,5 @@ def _build_optimizer(model: Model, recipe: Recipe) -> torch.optim.SGD:
         lr=0.0,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
+        fused=True,
     )

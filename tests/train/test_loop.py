@@ -1,0 +1,120 @@
+"""One update: gradients add up, the average follows, the rates are the plan's."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_rs.config import edit
+from resnet_rs.data.loader import Span, TrainingSpans, cut
+from resnet_rs.train.device import Device
+from resnet_rs.train.loop import Loop
+from resnet_rs.train.state import new_state
+from resnet_rs.zoo import EXPERIMENTS
+
+CPU = Device.choose("cpu")
+
+
+def gradients(job, *, at_most, bad=0):
+    """Gradients of one batch of 64, cut into parts, with batch norm frozen at its initial statistics."""
+    experiment = edit(job().experiment, {"recipe.batch_size": 64})
+    state = new_state(experiment, CPU, seed=0)
+    for module in state.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train = lambda mode=True, module=module: module
+            module.eval()
+            module.training = False
+            # Zero-initialized norms would hide the gradients of all that comes before them.
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    plan = experiment.recipe.plan(64)
+    dataset = TrainingSpans(job().splits.train, experiment.data, seed=0)
+    parts = [dataset[span] for span in cut(0, 64 - bad, at_most=at_most)]
+    loop = Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=len(parts))
+    next(loop.updates(state, iter(parts)))
+    return {name: parameter.grad for name, parameter in state.model.named_parameters()}
+
+
+@pytest.mark.parametrize("at_most", [16, 7, 1])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(job, at_most):
+    """Stochastic depth, dropout and RandAugment are on: their draws follow the sample, not the cut."""
+    whole, parts = gradients(job, at_most=64), gradients(job, at_most=at_most)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+        assert gradient.abs().max() > 0, name
+
+
+def test_a_batch_that_lacks_samples_has_the_mean_gradient_of_the_others(job):
+    whole, parts = gradients(job, at_most=64, bad=9), gradients(job, at_most=11, bad=9)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_spans_are_even_and_cover_every_position_once():
+    for count in (1, 2, 64, 65, 127, 129, 4096):
+        spans = list(cut(10, count, at_most=64))
+        assert [p for s in spans for p in range(s.first, s.first + s.count)] == list(range(10, 10 + count))
+        assert max(s.count for s in spans) <= 64
+        assert max(s.count for s in spans) - min(s.count for s in spans) <= 1
+    assert list(cut(0, 4, at_most=4)) == [Span(0, 4)]
+
+
+def test_the_first_update_leaves_the_weights_alone_because_its_rate_is_zero(job):
+    """The warm-up starts at zero, as released."""
+    experiment = job().experiment
+    state = new_state(experiment, CPU, seed=0)
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    plan = experiment.recipe.plan(64)
+    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    update = next(
+        Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=1).updates(
+            state, iter([batch])
+        )
+    )
+    assert update.lr == 0
+    assert all(torch.equal(before[name], p) for name, p in state.model.named_parameters())
+
+
+def test_momentum_and_decay_follow_the_closed_form():
+    """Three Nesterov steps on one number, decayed by coupled L2, in float64 by hand."""
+    recipe = EXPERIMENTS["resnet-rs-tiny"].recipe
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = torch.optim.SGD(
+        [{"params": [weight], "weight_decay": recipe.weight_decay}],
+        lr=0.1,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+    expected, velocity = 2.0, 0.0
+    for gradient in (1.0, -0.5, 0.25):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        decayed = gradient + recipe.weight_decay * expected
+        velocity = recipe.momentum * velocity + decayed
+        expected -= 0.1 * (decayed + recipe.momentum * velocity)
+    assert weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
+    experiment = job().experiment
+    device = Device.choose("cpu", precision="bfloat16")
+    state = new_state(experiment, device, seed=0)
+    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    plan = experiment.recipe.plan(64)
+    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+    update = next(loop.updates(state, iter([batch])))
+    assert update.loss.dtype == torch.float32 and torch.isfinite(update.loss)
+    floating = [t for t in state.model.state_dict().values() if t.is_floating_point()]
+    assert all(tensor.dtype == torch.float32 for tensor in floating)
+
+
+def test_channels_last_and_contiguous_layouts_agree(job):
+    experiment = job().experiment
+    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    losses = []
+    for channels_last in (True, False):
+        device = Device(name="cpu", channels_last=channels_last)
+        state = new_state(experiment, device, seed=0)
+        plan = experiment.recipe.plan(64)
+        loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+        losses.append(next(loop.updates(state, iter([batch]))).loss)
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
