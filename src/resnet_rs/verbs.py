@@ -218,12 +218,9 @@ def load(path: str | Path, *, device: str | None = None) -> Predictor:
 
 def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
     """Scores as lines of text."""
-    for name in ("top1", "top5", "mean_iou"):
-        if scores.get(name) is not None:
-            yield f"{name:<6} {scores[name]:.2%}  (95 %: {scores[f'{name}_low']:.2%} to {scores[f'{name}_high']:.2%})"
-    for name in ("ece", "nll"):
-        if name in scores:
-            yield f"{name:<6} {scores[name]:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
+    for name, value in scores.items():
+        if f"{name}_low" in scores and value is not None:
+            yield f"{name:<6} {value:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
     yield f"scored {scores['count']:,} pictures with the weights of the {scores['weights']}"
     for item in scores["unreadable"]:
         yield f"not scored: {item['key']!r}: {item['reason']}"

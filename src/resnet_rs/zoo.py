@@ -72,15 +72,15 @@ BUILTIN_IMAGES = 10_000
 
 _SMALL = Experiment(
     arch=ResNetArch(blocks=(1, 1, 1, 1), width=0.25),
-    data=Data(size=28, min_area=0.6, max_aspect=1.15, crop_ratio=1.0, mean=(0.286,), std=(0.353,)),
+    data=Data(size=28, min_area=0.75, max_aspect=1.1, crop_ratio=1.0, mean=(0.286,), std=(0.353,)),
     task=Classification(num_classes=10, dropout=0.0),
     recipe=Recipe(
-        epochs=40.0,
-        batch_size=128,
-        base_lr=0.4,
+        epochs=25.0,
+        batch_size=64,
+        base_lr=0.8,
         schedule=Cosine(warmup_epochs=2.0),
         ema_decay=0.99,
-        weight_decay=5e-4,
+        weight_decay=1e-3,
     ),
 )
 """For the built-in pictures on two processor cores. Ours: settings in `docs/LOG.md`."""

@@ -57,8 +57,5 @@ class Task(ABC):
 
 
 def headline(summary: Mapping[str, float]) -> str:
-    """A summary as a few words, such as `top1 90.1  nll 0.31`."""
-    return "  ".join(
-        f"{name} {100 * value:.1f}" if 0 <= value <= 1 else f"{name} {value:.3f}"
-        for name, value in summary.items()
-    )
+    """A summary as a few words, such as `top1 0.901  nll 0.312`."""
+    return "  ".join(f"{name} {value:.3f}" for name, value in summary.items())

@@ -31,7 +31,7 @@ from resnet_rs.train.state import TrainState, new_state
 DEFAULT_MICRO_BATCH = 128
 """Samples that are computed at once. Batch norm sees as many, as the cores of the released runs saw a part each."""
 
-_MAX_EVALUATIONS = 20
+_MAX_EVALUATIONS = 10
 _SECONDS_BETWEEN_SAVES = 600.0
 
 
