@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -130,6 +131,15 @@ def test_show_takes_edits():
             ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "task.num_classes=7"],
             "the data has 10 classes",
         ),
+        (
+            ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "--precision", "fp8"],
+            "precision must be float32",
+        ),
+        (
+            ["fit", "resnet-rs-tiny", "recipe.epochs=3", "--data", "builtin", "--minutes", "3"],
+            "Leave one of the two out",
+        ),
+        (["show", "resnet-rs-tiny", "arch={" + '"blocks":[' * 10_000], "it is no JSON"),
         (["train", "resnet-rs-tiny", "--data", "builtin"], "Missing option '--out'"),
         (["evaluate", "nothing", "--data", "builtin"], "nothing is no folder"),
         (["predict", "nothing", "x.jpg"], "nothing is no folder"),
@@ -190,6 +200,16 @@ def test_evaluate_scores_the_recorded_test_pictures(trained, photos):
         stored["count"],
         stored["nll"],
     )
+
+
+def test_evaluate_never_scores_what_was_trained_on_wherever_it_lies_by_now(trained, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "moved")
+    saved = next((trained[0] / "checkpoints").iterdir())
+    shutil.copytree(saved, tmp_path / "weights")
+    scores = json.loads(
+        resnet_rs("evaluate", tmp_path / "weights", "--data", tmp_path / "moved", "--json").stdout
+    )
+    assert scores["count"] == json.loads((trained[0] / "scores.json").read_text())["count"]
 
 
 def test_evaluate_matches_classes_by_name(trained, tmp_path):
@@ -266,6 +286,10 @@ def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path):
     again = resnet_rs(*command, *edits)
     assert again.returncode == 0, again.stderr
     assert "continues after update" in again.stdout
+    longer = resnet_rs(*command[:-1], "0.2", *edits)
+    assert longer.returncode == 2 and "began with --minutes 0.05, now --minutes 0.2" in longer.stderr
+    typed = resnet_rs(*command, *edits, "recipe.batch_size=8")
+    assert typed.returncode == 2 and "would change: recipe.batch_size=8" in typed.stderr
 
 
 def test_an_output_folder_without_permission_is_named(photos, tmp_path):

@@ -40,6 +40,8 @@ def test_json_round_trip_gives_the_same_experiment(name):
         ("recipe.epochs=100", "recipe.epochs", 100.0),
         ("recipe.epochs=.5", "recipe.epochs", 0.5),
         ("recipe.batch_size=256", "recipe.batch_size", 256),
+        ('task={"dropout": 0.5}', "task.dropout", 0.5),
+        ("recipe.nesterov=False", "recipe.nesterov", False),
         ("recipe.nesterov=false", "recipe.nesterov", False),
         ("arch.se_ratio=none", "arch.se_ratio", None),
         ("arch.stem=2015", "arch.stem", "2015"),
@@ -76,13 +78,15 @@ def test_edits_are_applied_all_at_once():
         ({"recipe.epochs": "inf"}, "cannot set 'recipe.epochs' to 'inf'"),
         ({"recipe.epochs": "-1"}, "epochs must be above 0, got -1.0"),
         ({"recipe.batch_size": "1.5"}, "cannot set 'recipe.batch_size' to '1.5': it must be a whole number."),
-        ({"arch.stem": "2016"}, "it must be 2015 or released or small"),
+        ({"arch.stem": "smal"}, "it must be 2015 or released or small. Closest: small."),
         ({"arch.blocks": "[1, 2]"}, "it must be a list of 4 values"),
         ({"arch.width.x": "1"}, "'arch.width' is 1.0, which has no fields"),
-        ({"recipe.schedule": "cosine"}, "it must be one of Cosine, StepDecay"),
+        ({"recipe.schedule": "cosine"}, "it must be Cosine or StepDecay or JSON"),
         ({"recipe.schedule": "Cosine", "recipe.schedule.warmup_epochs": 3.0}, "contradict each other"),
         ({"recipe.epochs": "3"}, "the warm-up of 5.0 epochs must end before the run of 3.0"),
         ({"recipe.ema_decay": "none"}, "Set arch.norm_momentum=0.1 as well"),
+        ({"data.mean": "123.7,116.3,103.5"}, "mean must be in [0, 1]"),
+        ({"recipe.batch_size": "9" * 400}, "batch_size must be 2"),
         ({"data.mean": "[0.5]"}, "mean and std must have one value per channel"),
         ({"recipe.momentum": "0"}, "nesterov needs a momentum above 0"),
     ],
@@ -127,6 +131,12 @@ def test_described_edits_can_be_typed_again():
 def test_a_stored_type_that_is_no_dataclass_of_ours_is_refused(stored):
     with pytest.raises(ValueError, match="no dataclass of resnet_rs"):
         from_plain({"type": stored, "command": "true"})
+
+
+@pytest.mark.parametrize("stored", ["resnet_rs.data.sample.Mask", "resnet_rs.report.page.RunPage"])
+def test_a_stored_type_of_ours_that_is_no_setting_is_an_error_of_the_file(stored):
+    with pytest.raises(ValueError):
+        from_plain({"type": stored, "classes": [1], "title": 3, "headline": 3})
 
 
 def test_a_stored_experiment_with_an_unknown_field_is_refused():

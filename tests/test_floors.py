@@ -16,7 +16,7 @@ FLOORS = {
     "fit": 5,
     "deploy": 5,
     "bridges": 5,
-    "train": 4,
+    "training": 4,
     "tasks": 3,
     "models": 2,
     "data": 2,
@@ -29,7 +29,7 @@ FLOORS = {
 }
 WITHOUT_TORCH = {"paper", "report", "config", "storage", "zoo", "cli"}
 ONLY_IN = {
-    "torch.distributed": {"train/device.py"},
+    "torch.distributed": {"training/device.py"},
     "PIL": {"data/decode.py", "data/resample.py", "report/page.py"},
     "timm": set(),
     "pickle": set(),
@@ -40,7 +40,7 @@ ONLY_IN = {
     "rich": {"cli.py", "progress.py"},
     "pydantic": {"config.py"},
     "plotly": {"report/figures.py", "report/page.py"},
-    "safetensors": {"train/checkpoint.py"},
+    "safetensors": {"training/checkpoint.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -91,7 +91,7 @@ def test_imports_only_go_down(file):
 
 
 def test_training_sees_no_concrete_arch_task_or_source():
-    for file in (ROOT / "train").rglob("*.py"):
+    for file in (ROOT / "training").rglob("*.py"):
         names = imports(file)
         concrete = [name for name in names if name.startswith(("resnet_rs.models.", "resnet_rs.tasks."))]
         allowed = ("resnet_rs.models.backbone.", "resnet_rs.models.cost.", "resnet_rs.tasks.task.")

@@ -10,7 +10,6 @@ import torch
 
 import resnet_rs as rs
 from resnet_rs.models.backbone import Pyramid
-from resnet_rs.verbs import Machine
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def trained(tmp_path_factory):
         "recipe.ema_decay": 0.7,
     }
     experiment = rs.experiment("resnet-rs-tiny", edits)
-    scores = rs.train(experiment, data=str(root), out=root.parent / "run", machine=Machine())
+    scores = rs.train(experiment, data=str(root), out=root.parent / "run", machine=rs.Machine())
     return root, root.parent / "run", scores
 
 
@@ -103,6 +102,25 @@ def test_models_are_listed_by_pattern():
 def test_an_unknown_name_of_the_package_is_refused_with_those_it_has():
     with pytest.raises(AttributeError, match="It offers: create_model"):
         rs.create_modle  # noqa: B018 - the attribute access is what is tested
+
+
+def test_every_name_of_the_face_stays_what_it_is_after_others_were_used():
+    """A room of the same name once took the place of `rs.train` as soon as it was imported."""
+    code = (
+        "import resnet_rs as rs; assert all(callable(getattr(rs, n)) for _ in range(2) for n in rs.__all__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_created_model_needs_no_average_of_its_statistics():
+    model = rs.create_model("resnet-rs-50-i160", 10)
+    assert {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
+
+
+def test_one_path_is_enough_and_a_missing_one_is_unreadable(trained):
+    predictor = rs.load(trained[1])
+    assert predictor.predict(trained[0] / "wet" / "3.npy")[0].name == "wet"
+    assert predictor.predict("gone.npy")[0].unreadable == "No such file or directory"
 
 
 def test_the_package_is_imported_without_torch():

@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_rs.verbs import create_model, evaluate, experiment, list_models, load, train
+    from resnet_rs.training.device import Device
+    from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, train
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "evaluate", "experiment", "list_models", "load", "train"]
+__all__ = ["Device", "Machine", "create_model", "evaluate", "experiment", "list_models", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

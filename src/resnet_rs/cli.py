@@ -47,9 +47,18 @@ Minutes = Annotated[float | None, typer.Option(help="Time budget for `--fit`.")]
 DeviceName = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the best here.")
 ]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", help="float32 or bfloat16; by default bfloat16 where CUDA computes it natively."
+    ),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 reads in this one.")]
 MicroBatch = Annotated[
-    int, typer.Option(min=2, help="Samples computed at once; gradients add up to the batch.")
+    int | None,
+    typer.Option(
+        min=2, help="Samples computed at once, by default up to 128; gradients add up to the batch."
+    ),
 ]
 
 
@@ -67,10 +76,10 @@ def list_(
         )
     rows = [verbs.outline(name) for name in names]
     if as_json:
-        _print_json(rows)
+        _say_json(rows)
         return
     for row in rows:
-        print(
+        _say(
             f"{row['name']:<20} {row['size']:>4} px  {row['params'] / 1e6:>7.2f} M  {row['macs'] / 1e9:>7.2f} GMAC"
         )
 
@@ -83,19 +92,19 @@ def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
 
     shown = verbs.show(name, parse_assignments(edits or []))
     if as_json:
-        _print_json(shown)
+        _say_json(shown)
         return
     size, macs = shown["data"]["size"], shown["macs"] / 1e9
-    print(f"{name}: {shown['params']:,} parameters, {macs:.2f} billion multiply-adds at {size} pixels")
-    print(
+    _say(f"{name}: {shown['params']:,} parameters, {macs:.2f} billion multiply-adds at {size} pixels")
+    _say(
         f"{shown['steps']:,} updates over {shown['num_images']:,} pictures, peak learning rate {shown['peak_lr']:g}"
     )
     for slot in ("arch", "data", "task", "recipe"):
         for path, value in _flat(slot, shown[slot]):
-            print(f"  {path:<32} {value}")
+            _say(f"  {path:<32} {value}")
     if shown["published"]:
         readme, weights = shown["published"]["top1_readme"], shown["published"]["top1_weights"]
-        print(f"published top-1: {readme} (README), {weights} (the released weights, evaluated again)")
+        _say(f"published top-1: {readme} (README), {weights} (the released weights, evaluated again)")
 
 
 @app.command()
@@ -109,9 +118,10 @@ def train(
         bool, typer.Option("--fit", help="Adapt the recipe to the data and to `--minutes`.")
     ] = False,
     minutes: Minutes = None,
-    micro_batch: MicroBatch = 128,
+    micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
+    precision: PrecisionName = None,
     seed: Annotated[int, typer.Option(help="Names every random draw of the run.")] = 0,
 ) -> None:
     """Train an experiment, or continue to train it."""
@@ -120,18 +130,21 @@ def train(
 
     if minutes is not None and not fit:
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
-    machine = _machine(device, micro_batch=micro_batch, workers=workers)
+    machine = _machine(device, precision=precision, micro_batch=micro_batch, workers=workers)
     prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
     for change in prepared.changes:
-        print(f"fit: {_described(change)}")
+        _say(f"fit: {_described(change)}")
     events = verbs.training(prepared, out=out, seed=seed, machine=machine)
     try:
-        for line in (show_live if sys.stdout.isatty() else show_plainly)(events):
-            print(line, flush=True)
+        if sys.stdout.isatty():
+            show_live(events)
+        else:
+            for line in show_plainly(events):
+                _say(line)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
+        _say("interrupted; the same command continues from the last checkpoint.", is_error=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    print(f"page: {out / 'page.html'}")
+    _say(f"page: {out / 'page.html'}")
 
 
 @app.command()
@@ -141,7 +154,7 @@ def fit(
     *,
     data: DataName,
     minutes: Minutes = None,
-    micro_batch: MicroBatch = 128,
+    micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
     as_json: AsJson = False,
@@ -150,12 +163,12 @@ def fit(
     machine = _machine(device, micro_batch=micro_batch, workers=workers)
     prepared = _prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
     if as_json:
-        _print_json([asdict(change) for change in prepared.changes])
+        _say_json([asdict(change) for change in prepared.changes])
         return
     for change in prepared.changes:
-        print(_described(change))
+        _say(_described(change))
     if not prepared.changes:
-        print(f"{name} fits this data as it is.")
+        _say(f"{name} fits this data as it is.")
 
 
 @app.command()
@@ -172,10 +185,10 @@ def evaluate(
 
     scores = verbs.evaluate(trained, data=data, machine=_machine(device, workers=workers))
     if as_json:
-        _print_json(scores)
+        _say_json(scores)
         return
     for line in verbs.describe_scores(scores):
-        print(line)
+        _say(line)
 
 
 @app.command()
@@ -192,12 +205,12 @@ def predict(
 
     predictions = verbs.load(trained, device=device).predict(find_pictures(paths))
     if as_json:
-        _print_json([asdict(prediction) for prediction in predictions])
+        _say_json([asdict(prediction) for prediction in predictions])
     else:
         for prediction in predictions:
             top = list(prediction.probabilities.items())[:3]
             said = "  ".join(f"{name} {share:.1%}" for name, share in top)
-            print(f"{_printable(prediction.key)}: {said or 'unreadable, ' + str(prediction.unreadable)}")
+            _say(f"{prediction.key}: {said or 'unreadable, ' + str(prediction.unreadable)}")
     if all(prediction.unreadable for prediction in predictions):
         raise ValueError(f"none of the {len(predictions)} pictures could be read.")
 
@@ -209,7 +222,7 @@ def report(
     """Write the page of a run anew and print where it is."""
     from resnet_rs import verbs
 
-    print(verbs.report(run))
+    _say(verbs.report(run))
 
 
 def main() -> None:
@@ -222,10 +235,8 @@ def main() -> None:
 def _explained() -> Generator[None]:
     try:
         yield
-    except BrokenPipeError:
-        sys.exit(EXIT_ERROR)
-    except (ValueError, OSError) as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+    except (ValueError, OSError, RecursionError) as error:
+        _say(f"error: {error}", is_error=True)
         sys.exit(EXIT_ERROR)
 
 
@@ -243,12 +254,8 @@ def _prepare(
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
-    typed = parse_assignments(edits or [])
-    prepared = verbs.prepare(verbs.experiment(name, typed), typed, data=data, run_folder=out)
-    if not fit:
-        return prepared
-    before = verbs.fitted_before(prepared, out) if out is not None else None
-    return before or verbs.fitted(prepared, typed, minutes=minutes, machine=machine)
+    prepared = verbs.prepare(name, parse_assignments(edits or []), data=data, run_folder=out)
+    return verbs.fitted(prepared, minutes=minutes, machine=machine, run_folder=out) if fit else prepared
 
 
 def _described(change: Change) -> str:
@@ -257,11 +264,16 @@ def _described(change: Change) -> str:
     return f"{change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}"
 
 
-def _machine(device: str | None, *, micro_batch: int = 128, workers: int = 0) -> Machine:
-    from resnet_rs.train.device import Device
+def _machine(
+    device: str | None, *, precision: str | None = None, micro_batch: int | None = None, workers: int = 0
+) -> Machine:
+    from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine
 
-    return Machine(device=Device.choose(device), micro_batch=micro_batch, workers=workers)
+    chosen = Device.choose(device, precision=precision)
+    if micro_batch is None:
+        return Machine(device=chosen, workers=workers)
+    return Machine(device=chosen, micro_batch=micro_batch, workers=workers)
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -275,10 +287,12 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
         yield path, as_typed(tuple(value) if isinstance(value, list) else value)
 
 
-def _printable(text: str) -> str:
-    """`text` without line breaks and bytes that no terminal shows."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+def _say(text: object, *, is_error: bool = False) -> None:
+    """Print a line; line breaks in names and bytes that no terminal shows are escaped."""
+    shown = str(text).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    print(shown, file=sys.stderr if is_error else sys.stdout, flush=True)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+def _say_json(value: Any) -> None:
+    """Print JSON, which escapes what is not ASCII."""
+    print(json.dumps(value, indent=2, allow_nan=False))

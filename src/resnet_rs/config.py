@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 V = TypeVar("V")
 
@@ -121,7 +121,8 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
                 f"{whole[0]!r} and {next(iter(deeper))!r} contradict each other. Keep one of them."
             )
         if whole:
-            changes[name] = _read(edits[whole[0]], hints[name], whole[0])
+            present = type(getattr(value, name))
+            changes[name] = _read(edits[whole[0]], hints[name], whole[0], present=present)
             continue
         inner = getattr(value, name)
         if not dataclasses.is_dataclass(inner):
@@ -154,18 +155,29 @@ def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = No
         raise ValueError(f"cannot edit {names}: {error}") from None
 
 
-def _read(value: Any, hint: Any, path: str) -> Any:
-    """`value` as its field's type `hint` wants it: an object, JSON, or typed text."""
+def _read(value: Any, hint: Any, path: str, *, present: type | None = None) -> Any:
+    """`value` as its field's type `hint` wants it: an object, JSON, or typed text.
+
+    JSON that names no type is of the type that is `present`, or else of the only one there can be.
+    """
     value = _none_if_typed(value, hint)
     kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
     if kinds:
+        value = _read_typed(value, kinds, path) if isinstance(value, str) else value
+        if isinstance(value, Mapping) and _TYPE not in value:
+            cls = present if present is not None and issubclass(present, tuple(kinds)) else kinds[0]
+            value = {_TYPE: f"{cls.__module__}.{cls.__qualname__}", **value}
         return _read_dataclass(value, hint, kinds, path)
     for text in _as_json(value):
         try:
             return _adapter(hint).validate_json(text, strict=True)
         except ValidationError:
             continue
-    raise ValueError(f"cannot set {path!r} to {_shown(value)}: {_allowed(hint)}.")
+        except PydanticUserError:
+            break  # a type that no JSON can stand for, in a file that somebody has changed
+    close = get_close_matches(str(value), [str(c) for m in _members(hint) for c in _choices(m)], n=1)
+    closest = f" Closest: {close[0]}." if close else ""
+    raise ValueError(f"cannot set {path!r} to {_shown(value)}: {_allowed(hint)}.{closest}")
 
 
 def _as_json(value: Any) -> list[str]:
@@ -176,7 +188,7 @@ def _as_json(value: Any) -> list[str]:
         number = [repr(float(value))]
     except ValueError:
         number = []
-    return [value, f"[{value}]", json.dumps(value), *number]
+    return [value, f"[{value}]", json.dumps(value), value.lower(), *number]
 
 
 def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
@@ -184,10 +196,6 @@ def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
         return None
     if isinstance(value, tuple(kinds)):
         return value
-    if isinstance(value, str):
-        value = _read_typed(value, kinds, path)
-    if isinstance(value, Mapping) and _TYPE not in value and len(kinds) == 1:
-        value = {_TYPE: f"{kinds[0].__module__}.{kinds[0].__qualname__}", **value}
     built = value if isinstance(value, tuple(kinds)) else from_plain(value)
     if not isinstance(built, tuple(kinds)):
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -203,13 +211,12 @@ def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
     if not text.startswith("{"):
         close = get_close_matches(text, known, n=1, cutoff=0.3)
         closest = f" Closest: {close[0]}." if close else ""
-        raise ValueError(
-            f"cannot set {path!r} to {text!r}: it must be one of {', '.join(known)} or JSON.{closest}"
-        )
+        choices = " or ".join([*known, 'JSON, such as {"type": ...}'])
+        raise ValueError(f"cannot set {path!r} to {text!r}: it must be {choices}.{closest}")
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"cannot set {path!r} to {text}: it is no JSON ({error}).") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"cannot set {path!r} to {text[:100]}: it is no JSON ({error}).") from None
 
 
 def _none_if_typed(value: Any, hint: Any) -> Any:
@@ -238,7 +245,8 @@ def _stored_type(path: str) -> type:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:
             found = None
-        if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module:
+        is_frozen = getattr(getattr(found, "__dataclass_params__", None), "frozen", False)
+        if isinstance(found, type) and is_frozen and found.__module__ == module:
             return found
     raise ValueError(
         f"{path!r} is no dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
@@ -248,7 +256,12 @@ def _stored_type(path: str) -> type:
 def _concrete(kind: type) -> list[type]:
     """`kind` and its subclasses that can be built without arguments."""
     found = [kind, *(cls for sub in kind.__subclasses__() for cls in _concrete(sub))]
-    return [cls for cls in dict.fromkeys(found) if not getattr(cls, "__abstractmethods__", None)]
+    return [
+        cls
+        for cls in dict.fromkeys(found)
+        if not getattr(cls, "__abstractmethods__", None)
+        and all(f.default is not dataclasses.MISSING for f in dataclasses.fields(cls))
+    ]
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -256,12 +269,17 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`; of anything else, none."""
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 def _allowed(hint: Any) -> str:
     """What a field of this type takes, in words."""
     words: list[str] = []
     for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            words += [str(choice) for choice in typing.get_args(member)]
+        if _choices(member):
+            words += [str(choice) for choice in _choices(member)]
         elif typing.get_origin(member) is tuple:
             items = typing.get_args(member)
             many = "several" if Ellipsis in items else str(len(items))

@@ -15,12 +15,13 @@ from typing import Any
 
 from resnet_rs.config import edit
 from resnet_rs.data.loader import TrainingSpans, cut, load
+from resnet_rs.data.pipeline import SMALLEST_SIZE
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Source
-from resnet_rs.train.device import Device
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.loop import Loop
-from resnet_rs.train.state import new_state
+from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.loop import Loop
+from resnet_rs.training.state import new_state
 
 _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
@@ -56,17 +57,24 @@ def fit(
     `speed` measures the pictures per second that training an experiment reaches; it is asked only for a time
     budget. Fields that a person has `typed` stay as they are.
     """
+    if minutes is not None and _is_typed("recipe.epochs", typed):
+        raise ValueError(
+            "a time budget decides on recipe.epochs, which is set as well. Leave one of the two out."
+        )
     changes: list[Change] = []
 
     def apply(proposed: Iterable[tuple[str, Any, str]]) -> None:
         nonlocal experiment
         for path, after, reason in proposed:
             before = _field(experiment, path)
-            if before != after and path not in typed:
+            if before != after and not _is_typed(path, typed):
                 experiment = edit(experiment, {path: after})
                 changes.append(Change(path=path, before=before, after=after, reason=reason))
 
-    apply(_to_pictures(experiment, picture_side(source, channels=experiment.data.channels)))
+    side = picture_side(source, channels=experiment.data.channels)
+    if _is_typed("data.size", typed):
+        side = experiment.data.size
+    apply(_to_pictures(experiment, side, is_typed=_is_typed("data.size", typed)))
     apply(_to_number(experiment, len(source)))
     if minutes is not None:
         apply(_to_budget(experiment, len(source), minutes=minutes, rate=speed(experiment)))
@@ -74,16 +82,20 @@ def fit(
     return experiment, changes
 
 
-def _to_pictures(experiment: Experiment, side: int) -> Iterator[tuple[str, Any, str]]:
-    """Edits for pictures of `side` pixels."""
-    if side < experiment.data.size:
+def _to_pictures(experiment: Experiment, side: int, *, is_typed: bool) -> Iterator[tuple[str, Any, str]]:
+    """Edits for pictures of `side` pixels, unless the experiment was made for that size already."""
+    if side < experiment.data.size or is_typed:
         if side <= _SMALL_PICTURE and getattr(experiment.arch, "stem", "small") != "small":
             yield (
                 "arch.stem",
                 "small",
                 f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}",
             )
-        yield "data.size", max(8, side), f"the pictures have {side} pixels on their shorter side (median)"
+        yield (
+            "data.size",
+            max(SMALLEST_SIZE, side),
+            f"the pictures have {side} pixels on their shorter side (median)",
+        )
 
 
 def _to_number(experiment: Experiment, num_samples: int) -> Iterator[tuple[str, Any, str]]:
@@ -146,7 +158,7 @@ def fitting_decay(total_steps: int) -> float:
 
     The published average reaches back over 10,000 of 109,475 updates.
     """
-    return max(_SMALLEST_DECAY, float(f"{1 - 10 / total_steps:.4g}"))
+    return max(_SMALLEST_DECAY, 1 - float(f"{10 / total_steps:.2g}"))
 
 
 def fitting_batch_size(num_samples: int) -> int:
@@ -187,6 +199,11 @@ def measure_speed(
         seconds.append(time.monotonic() - begin)
         begin = time.monotonic()
     return num_samples / median(seconds[2:])
+
+
+def _is_typed(path: str, typed: frozenset[str]) -> bool:
+    """Whether a person has set the field at `path`, or the whole value that holds it."""
+    return any(path == name or path.startswith(f"{name}.") for name in typed)
 
 
 def _field(experiment: Experiment, path: str) -> Any:

@@ -17,9 +17,9 @@ class Released:
     gmacs: float
     """Billions of multiply-adds, derived; the paper's "FLOPs" are twice as many."""
     tpu_ms: float
-    """Training step on one TPUv3 core in bfloat16, batch 128 halved until it fits. Source: as above."""
+    """Training step on one TPUv3 core in bfloat16, batch 128 or halves of it. Source: README of the TF1 release."""
     v100_s: float
-    """Training step on one V100 in float32, batch as above. Source: as above."""
+    """Training step on one V100 in float32, batch as above. Source: the same README."""
     top1_readme: float
     """ImageNet top-1 in the README of the TF1 release; the 82.2 of 152 at 224 is doubtful (its weights give 82.9)."""
     top1_weights: float

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resnet_rs.tasks.task import headline
-from resnet_rs.train.run import Evaluated, Event, Progressed, Started
+from resnet_rs.training.run import Evaluated, Event, Progressed, Started
 from resnet_rs.verbs import describe_scores
+
+_SECONDS_BETWEEN_STATES = 30.0
 
 
 def show_plainly(events: Iterator[Event]) -> Iterator[str]:
-    """One line per evaluation and per unreadable picture, for logs and pipes."""
+    """Lines for logs and pipes: one per evaluation and per unreadable picture, and the state twice a minute."""
+    named: set[str] = set()
+    last = time.monotonic()
     for event in events:
-        yield from _lines(event)
+        yield from _lines(event, named)
+        if isinstance(event, Progressed) and time.monotonic() - last > _SECONDS_BETWEEN_STATES:
+            last = time.monotonic()
+            yield _state(event)
 
 
-def show_live(events: Iterator[Event]) -> Iterator[str]:
-    """The same lines, above a line that always shows the present state."""
+def show_live(events: Iterator[Event]) -> None:
+    """The same lines on a terminal, above a line that always shows the present state."""
+    named: set[str] = set()
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("starting", total=None)
@@ -27,9 +36,8 @@ def show_live(events: Iterator[Event]) -> Iterator[str]:
                 progress.update(task, total=event.plan.total_steps, completed=event.step)
             if isinstance(event, Progressed):
                 progress.update(task, completed=event.update.step, description=_state(event))
-            for line in _lines(event):
+            for line in _lines(event, named):
                 progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    yield from ()
 
 
 def _state(event: Progressed) -> str:
@@ -40,7 +48,8 @@ def _state(event: Progressed) -> str:
     )
 
 
-def _lines(event: Event) -> Iterator[str]:
+def _lines(event: Event, named: set[str]) -> Iterator[str]:
+    """What is worth a line; unreadable pictures are `named` once, though every epoch meets them again."""
     if isinstance(event, Started):
         plan = event.plan
         begin = f"continues after update {event.step:,} of" if event.step else "takes"
@@ -50,6 +59,9 @@ def _lines(event: Event) -> Iterator[str]:
         )
     elif isinstance(event, Progressed):
         for error in event.update.unreadable:
+            if error.key in named:
+                continue
+            named.add(error.key)
             yield f"left out, unreadable: {error.key!r}: {error.reason}"
     elif isinstance(event, Evaluated):
         scored = "   ".join(f"{name}: {headline(summary)}" for name, summary in event.summaries.items())

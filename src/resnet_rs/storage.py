@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
+"""Begins the names of what is being written."""
 _CHUNK = 1 << 20
 
 
@@ -35,7 +36,7 @@ def new_folder(path: Path) -> Generator[Path]:
         raise FileExistsError(
             f"{path} exists already. A stored folder is never changed; choose another name."
         )
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -50,12 +51,12 @@ def new_folder(path: Path) -> Generator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace the file at `path` by `value` as JSON, at once: a reader sees the old or the new, never a part."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, at once."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
@@ -64,12 +65,16 @@ def write_text(path: Path, text: str) -> None:
     _sync_folder(path.parent)
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
+def read_json(path: Path, *, needs: Collection[str] = ()) -> Any:
+    """The value of a JSON file: an object that has the keys `needs`, if any are asked for."""
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise Damaged(f"{path} is no JSON: {error}.") from None
+    missing = [key for key in needs if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise Damaged(f"{path} lacks {', '.join(missing)}: it was not written by resnet-rs, or has changed.")
+    return value
 
 
 def verify(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ import torch
 from torch import nn
 
 from resnet_rs import config, storage, zoo
-from resnet_rs.data.folders import split_record
+from resnet_rs.data.folders import automatic_split
 from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Splits, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
 from resnet_rs.paper import RELEASED
-from resnet_rs.train import checkpoint
-from resnet_rs.train.device import Device
-from resnet_rs.train.evaluate import evaluate as score_models
-from resnet_rs.train.evaluate import scores as final_scores
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.page import write_page
-from resnet_rs.train.run import DEFAULT_MICRO_BATCH, Event, Finished, Job, run
+from resnet_rs.training import checkpoint
+from resnet_rs.training.device import Device
+from resnet_rs.training.evaluate import evaluate as score_models
+from resnet_rs.training.evaluate import scores as final_scores
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.page import write_page
+from resnet_rs.training.run import DEFAULT_MICRO_BATCH, Event, Finished, Job, run
+
+_NUM_CLASSES_SHOWN = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +49,18 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, *, num_classes: int = 1000, in_channels: int = 3, features_only: bool = False
+    name: str, num_classes: int = 1000, in_channels: int = 3, *, features_only: bool = False
 ) -> nn.Module:
     """A network of the zoo with fresh weights, drawn from torch's generator.
 
-    It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`.
+    It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
+    norm has momentum 0.1, since a training loop of your own may keep no average of the statistics.
     """
     edits: dict[str, Any] = {"task.num_classes": num_classes}
     if in_channels != zoo.experiment(name).data.channels:
         edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
+    if zoo.experiment(name).arch.needs_average:
+        edits |= {"arch.norm_momentum": 0.1}
     model = experiment(name, edits).build_model(seed=int(torch.randint(2**31, ())))
     return model.backbone if features_only else model
 
@@ -90,60 +95,71 @@ def outline(name: str) -> dict[str, Any]:
 class Prepared:
     """An experiment made ready for a data set."""
 
+    name: str
+    """Of the experiment of the zoo that it was made from."""
     experiment: Experiment
     splits: Splits
+    data: str
+    """As typed: `builtin`, or a folder."""
+    typed: frozenset[str] = frozenset()
+    """Fields that a person has set; nothing else may change them."""
+    is_fitted: bool = False
+    minutes: float | None = None
+    """The time budget of the fit."""
     changes: tuple[Change, ...] = ()
-    """What `--fit` changed, with its reasons."""
-    data: str = "builtin"
+    """What the fit changed, with its reasons."""
 
 
-def prepare(
-    chosen: Experiment, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None
-) -> Prepared:
-    """`chosen`, which has its `edits`, for the classes of `data`; the split of a run in `run_folder` is kept."""
-    splits = _open(data, run_folder)
-    suited = chosen.suited_to(splits.train.classes)
-    lost = config.diff(suited, config.edit(suited, edits))
+def prepare(name: str, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None) -> Prepared:
+    """The experiment `name` with `edits` for the classes of `data`; the split of a run in `run_folder` is kept."""
+    splits = open_data(data, split=_recorded_split(data, run_folder))
+    suited = experiment(name, edits).suited_to(splits.train.classes)
+    lost = config.diff(suited, config.edit(suited, {path: v for path, v in edits.items() if "." in path}))
     if lost:
         raise ValueError(
             f"the data has {len(splits.train.classes)} classes, which contradicts {config.describe(lost)}. "
             "Leave that edit out."
         )
-    return Prepared(experiment=suited, splits=splits, data=data)
+    return Prepared(name=name, experiment=suited, splits=splits, data=data, typed=frozenset(edits))
 
 
 def fitted(
-    prepared: Prepared, edits: Mapping[str, Any], *, minutes: float | None, machine: Machine
+    prepared: Prepared, *, minutes: float | None, machine: Machine, run_folder: Path | None = None
 ) -> Prepared:
-    """`prepared` with a recipe that suits its data and, if given, a time budget; typed `edits` are never overruled."""
+    """`prepared` with a recipe that suits its data and, if given, a time budget.
+
+    A run that has begun in `run_folder` keeps the fit it began with: speed is measured once, so that the same command
+    continues the same run.
+    """
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes must be above 0, got {minutes}.")
-    source = prepared.splits.train
+    if run_folder is not None and (run_folder / "run.json").is_file():
+        return _fitted_before(prepared, minutes, run_folder)
     speed = partial(
         measure_speed,
-        source=source,
+        source=prepared.splits.train,
         device=machine.device,
         micro_batch=machine.micro_batch,
         workers=machine.workers,
     )
-    experiment, changes = fit(
-        prepared.experiment, source, minutes=minutes, speed=speed, typed=frozenset(edits)
+    chosen, changes = fit(
+        prepared.experiment, prepared.splits.train, minutes=minutes, speed=speed, typed=prepared.typed
     )
-    return Prepared(experiment=experiment, splits=prepared.splits, changes=tuple(changes), data=prepared.data)
+    return replace(prepared, experiment=chosen, changes=tuple(changes), is_fitted=True, minutes=minutes)
 
 
-def fitted_before(prepared: Prepared, run_folder: Path) -> Prepared | None:
-    """`prepared` with the changes that `--fit` made when the run in `run_folder` began; none if there is no
-    run.
-
-    A time budget is measured only once, so that the same command continues the same run.
-    """
-    if not (run_folder / "run.json").is_file():
-        return None
-    stored = storage.read_json(run_folder / "run.json").get("changes", [])
-    changes = tuple(Change(**change) for change in stored)
-    edited = config.edit(prepared.experiment, {change.path: change.after for change in changes})
-    return Prepared(experiment=edited, splits=prepared.splits, changes=changes, data=prepared.data)
+def _fitted_before(prepared: Prepared, minutes: float | None, run_folder: Path) -> Prepared:
+    stored = storage.read_json(run_folder / "run.json", needs=("changes", "is_fitted", "minutes"))
+    if not stored["is_fitted"] or stored["minutes"] != minutes:
+        before = "without --fit" if not stored["is_fitted"] else f"with --minutes {stored['minutes']}"
+        raise ValueError(
+            f"{run_folder} holds a run that began {before}, now --minutes {minutes}. "
+            "Use a new folder for `--out`, or the same command to continue that run."
+        )
+    changes = tuple(Change(**change) for change in stored["changes"])
+    edits = {change.path: change.after for change in changes if change.path not in prepared.typed}
+    chosen = config.edit(prepared.experiment, edits)
+    return replace(prepared, experiment=chosen, changes=changes, is_fitted=True, minutes=minutes)
 
 
 def training(
@@ -179,14 +195,15 @@ def train(
 ) -> dict[str, Any]:
     """Train an experiment, or continue to, in the folder `out`; the scores of its final weights.
 
-    With `minutes` the recipe is fitted to the data and to that time, as `resnet-rs train --fit --minutes`
-    does.
+    With `minutes` the recipe is fitted to the data and to that time, as `resnet-rs train --fit --minutes` does; the
+    fields in which an `Experiment` differs from the zoo stay as they are. For what happens meanwhile, see `training`.
     """
     machine, out = machine or Machine(), Path(out)
-    chosen = experiment(chosen) if isinstance(chosen, str) else chosen
-    prepared = prepare(chosen, {}, data=data, run_folder=out)
+    name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
+    edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
+    prepared = prepare(name, edits, data=data, run_folder=out)
     if minutes is not None:
-        prepared = fitted_before(prepared, out) or fitted(prepared, {}, minutes=minutes, machine=machine)
+        prepared = fitted(prepared, minutes=minutes, machine=machine, run_folder=out)
     scores: dict[str, Any] = {}
     for event in training(prepared, out=out, seed=seed, machine=machine):
         if isinstance(event, Finished):
@@ -195,11 +212,19 @@ def train(
 
 
 def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> dict[str, Any]:
-    """Scores of a checkpoint, or of a run's newest, on the test half of `data`; classes are matched by name."""
+    """Scores of a checkpoint, or of a run's newest, on the test half of `data`; classes are matched by name.
+
+    Of a folder without halves all pictures are scored, unless some of them were trained on: then it is the folder that
+    was split for training, wherever it lies by now, and its recorded test half is scored.
+    """
     machine = machine or Machine()
     saved = checkpoint.read(Path(path))
-    run_folder = Path(path) if saved.path != Path(path) else saved.path.parent.parent
-    source = match_classes(open_test(data, split=_recorded_split(data, run_folder)), saved.classes)
+    source = open_test(data)
+    if saved.split is not None and not set(saved.split["train"]).isdisjoint(
+        map(source.key, range(len(source)))
+    ):
+        source = open_test(data, split=saved.split)
+    source = match_classes(source, saved.classes)
     result = score_models(
         {saved.weights: machine.device.place(saved.load_model())},
         source,
@@ -224,7 +249,7 @@ def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
     yield f"scored {scores['count']:,} pictures with the weights of the {scores['weights']}"
     for item in scores["unreadable"]:
         yield f"not scored: {item['key']!r}: {item['reason']}"
-    for item in scores.get("classes", []):
+    for item in scores.get("classes", [])[:_NUM_CLASSES_SHOWN]:
         if item["recall"] is not None:
             interval = f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
             yield f"  {item['name']:<24} recall {item['recall']:>6.1%} ({interval}) of {item['count']:,}"
@@ -237,48 +262,36 @@ def report(run_folder: str | Path) -> Path:
         raise FileNotFoundError(
             f"{folder} holds no run; expected a folder that `resnet-rs train --out` made."
         )
-    data = storage.read_json(folder / "run.json")["data"]
+    data = storage.read_json(folder / "run.json", needs=("data",))["data"]
     try:
-        splits = _open(data, folder)
+        splits = open_data(data, split=_recorded_split(data, folder))
     except (FileNotFoundError, ValueError):
-        splits = None
+        splits = None  # the data has moved away; the page goes without its pictures
     return write_page(folder, splits)
-
-
-def _open(data: str, run_folder: Path | None) -> Splits:
-    """The data set `data`, split as the run in `run_folder` has split it if that was on the same data."""
-    return open_data(data, split=_recorded_split(data, run_folder))
 
 
 def _recorded_split(data: str, run_folder: Path | None) -> dict[str, list[str]] | None:
     """The automatic split that the run in `run_folder` has written down, if it was one of the data set `data`."""
     if data == "builtin" or run_folder is None or not (run_folder / "run.json").is_file():
         return None
-    info = storage.read_json(run_folder / "run.json")
-    is_same = info.get("data") == str(Path(data).resolve())
-    return info.get("split") if is_same else None
+    info = storage.read_json(run_folder / "run.json", needs=("data", "split"))
+    return info["split"] if info["data"] == str(Path(data).resolve()) else None
 
 
 def _origin(prepared: Prepared) -> dict[str, Any]:
     """What the run's folder says of where its experiment comes from."""
-    name = zoo.nearest(prepared.experiment)
-    base = zoo.experiment(name)
+    base = zoo.experiment(prepared.name)
     there, back = config.diff(base, prepared.experiment), config.diff(prepared.experiment, base)
     is_builtin = prepared.data == "builtin"
     return {
-        "name": name,
+        "name": prepared.name,
         "edits": {path: [config.to_plain(back[path]), config.to_plain(there[path])] for path in there},
+        "is_fitted": prepared.is_fitted,
+        "minutes": prepared.minutes,
         "changes": [asdict(change) for change in prepared.changes],
         "data": "builtin" if is_builtin else str(Path(prepared.data).resolve()),
         "num_train": len(prepared.splits.train),
         "num_test": len(prepared.splits.test),
         "classes": list(prepared.splits.train.classes),
-        "split": None if is_builtin else _automatic_split(prepared.splits),
+        "split": None if is_builtin else automatic_split(prepared.splits),
     }
-
-
-def _automatic_split(splits: Splits) -> dict[str, list[str]] | None:
-    """The files of both halves; none where they lie in folders of their own, such as train and val."""
-    record = split_record(splits)
-    folders = [{key.partition("/")[0] for key in half} for half in record.values()]
-    return record if folders[0] & folders[1] else None

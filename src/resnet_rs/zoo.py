@@ -13,8 +13,8 @@ from resnet_rs.models.efficientnet import EFFICIENTNETS
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.recipe import Recipe
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.recipe import Recipe
 
 
 def _resnet_rs(depth: int, size: int, *, magnitude: float, drop_path: float, dropout: float) -> Experiment:
@@ -131,7 +131,7 @@ def names(pattern: str = "*") -> list[str]:
 
 def num_images(name: str) -> int:
     """Training pictures that the recipe of an experiment presumes: ImageNet's, or for the small bases the built-in."""
-    return BUILTIN_IMAGES if EXPERIMENTS[name].task == _SMALL.task else IMAGENET_IMAGES
+    return BUILTIN_IMAGES if name in ("resnet-rs-small", "resnet-rs-tiny") else IMAGENET_IMAGES
 
 
 def nearest(experiment: Experiment) -> str:

@@ -149,7 +149,7 @@ def empty_train(root):
         (
             train_beside_others,
             ValueError,
-            ["holds 'train' beside 'annotations'", "expected either", "rename"],
+            ["holds 'train' beside 'annotations'", "expected either", "Rename"],
         ),
         (val_and_validation, ValueError, ["holds 'val' and 'validation'", "expected one of them", "Rename"]),
         (empty_train, ValueError, ["train' holds no class folders", "expected one per class", "Add them"]),

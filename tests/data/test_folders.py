@@ -360,3 +360,18 @@ def test_a_source_is_read_alike_in_another_folder_and_process(tmp_path, monkeypa
     copy = pickle.loads(pickle.dumps(source))
     assert copy == source
     np.testing.assert_array_equal(copy.read(0, channels=3).input, source.read(0, channels=3).input)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Val"), ("training", "testing"), ("TRAIN", "valid"), ("train", "Validation")],
+)
+def test_other_usual_names_of_splits_are_known(tmp_path, train, test):
+    for split in (train, test):
+        for name in ("cat", "dog"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            Image.new("L", (3, 3)).save(folder / "1.png")
+    splits = open_folders(tmp_path)
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.test.key(0) == f"{test}/cat/1.png"

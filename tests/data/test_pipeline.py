@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from resnet_rs.data.builtin import Builtin, builtin
-from resnet_rs.data.loader import Span, TestSpans, TrainingSpans, cut, load
+from resnet_rs.data.loader import EvaluationSpans, Span, TrainingSpans, cut, load
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Sample
 from resnet_rs.data.shapes import Shapes
@@ -51,8 +51,8 @@ def test_another_seed_gives_another_stream():
 
 
 def test_evaluation_shows_every_sample_once_in_order_without_chance():
-    batches = list(load(cut(0, 53, at_most=20), TestSpans(SOURCE, DATA), workers=0))
-    again = list(load(cut(0, 53, at_most=11), TestSpans(SOURCE, DATA), workers=1))
+    batches = list(load(cut(0, 53, at_most=20), EvaluationSpans(SOURCE, DATA), workers=0))
+    again = list(load(cut(0, 53, at_most=11), EvaluationSpans(SOURCE, DATA), workers=1))
     assert torch.cat([b.indices for b in batches]).tolist() == list(range(53))
     assert torch.equal(torch.cat([b.inputs for b in batches]), torch.cat([b.inputs for b in again]))
 
@@ -141,7 +141,7 @@ def test_a_span_of_unreadable_samples_is_an_empty_batch(tmp_path):
     source = ClassFolder(
         root=str(tmp_path), files=("a/1.png", "b/2.png"), labels=(0, 1), class_names=("a", "b")
     )
-    batch = TestSpans(source, DATA)[Span(0, 2)]
+    batch = EvaluationSpans(source, DATA)[Span(0, 2)]
     assert len(batch.indices) == 0
     assert [error.key for error in batch.unreadable] == ["a/1.png", "b/2.png"]
 
@@ -154,7 +154,7 @@ def test_a_span_of_unreadable_samples_is_an_empty_batch(tmp_path):
         ({"max_aspect": 0.5}, "max_aspect"),
         ({"crop_ratio": 1.5}, "crop_ratio"),
         ({"mean": (0.5,)}, "one value per channel"),
-        ({"std": (0.2, 0.2, 0.0)}, "above 0"),
+        ({"std": (0.2, 0.2, 0.0)}, "std in"),
     ],
 )
 def test_values_out_of_range_are_refused(fields, said):

@@ -131,7 +131,7 @@ def full_page(names: list[str] | None = None, **changes: Any) -> RunPage:
         "worst": [mistake()],
         "augmented": [picture()] * 3,
         "experiment": {
-            "type": "resnet_rs.train.experiment.Experiment",
+            "type": "resnet_rs.training.experiment.Experiment",
             "arch": {"type": "resnet_rs.models.resnet.ResNetArch", "blocks": [3, 4, 6, 3], "stem": "deep"},
             "data": {
                 "size": 28,

@@ -12,10 +12,10 @@ from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import SqueezeExcite, StochasticDepth, init_as_released
-from resnet_rs.train import checkpoint
-from resnet_rs.train.device import Device
-from resnet_rs.train.page import write_page
-from resnet_rs.train.run import Finished, Job, Progressed, run
+from resnet_rs.training import checkpoint
+from resnet_rs.training.device import Device
+from resnet_rs.training.page import write_page
+from resnet_rs.training.run import Finished, Job, Progressed, run
 from resnet_rs.zoo import EXPERIMENTS
 
 

@@ -13,11 +13,11 @@ from resnet_rs.config import edit
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.tasks.task import Meter, Task
-from resnet_rs.train import checkpoint
-from resnet_rs.train.device import Device
-from resnet_rs.train.evaluate import evaluate
-from resnet_rs.train.page import write_page
-from resnet_rs.train.run import Finished, Job, run
+from resnet_rs.training import checkpoint
+from resnet_rs.training.device import Device
+from resnet_rs.training.evaluate import evaluate
+from resnet_rs.training.page import write_page
+from resnet_rs.training.run import Finished, Job, run
 from resnet_rs.zoo import EXPERIMENTS
 
 

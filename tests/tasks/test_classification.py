@@ -62,6 +62,12 @@ def test_meters_over_parts_merge_into_the_meter_over_the_whole_exactly(seed):
     assert merged.scores() == whole
 
 
+def test_ties_are_not_counted_for_the_model():
+    scores = meter_of(torch.zeros(7, 7), torch.arange(7), torch.arange(7)).scores()
+    assert scores["top1"] == pytest.approx(1 / 7)
+    assert scores["top5"] == pytest.approx(5 / 7)
+
+
 def test_an_empty_meter_has_no_scores_but_counts():
     scores = ClassificationMeter(CLASSES).scores()
     assert scores["count"] == 0 and scores["top1"] is None

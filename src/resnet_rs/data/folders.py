@@ -35,7 +35,9 @@ from resnet_rs.data.decode import EXTENSIONS, decode
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.data.source import Source, Splits
 
-_TEST_SPLITS = ("val", "validation", "test")
+_TRAIN_SPLITS = ("train", "training")
+_VALIDATION_SPLITS = ("val", "valid", "validation")
+_TEST_SPLITS = (*_VALIDATION_SPLITS, "test", "testing")
 _TEST_SHARE = 0.2
 
 _Pictures = dict[str, list[str]]
@@ -116,7 +118,7 @@ def open_for_scoring(root: str | Path) -> ClassFolder:
     """
     root = _existing_folder(root)
     names = [entry.name for entry in _folders(root)]
-    folder = next((name for name in _TEST_SPLITS if name in names), "")
+    folder = next(iter(_named(names, _TEST_SPLITS)), "")
     pictures = _class_pictures(root, folder, min_classes=1)
     return _class_folder(root, pictures, class_names=_sorted_names(pictures))
 
@@ -139,6 +141,13 @@ def _existing_folder(root: str | Path) -> str:
     if not os.path.isdir(root):
         raise ValueError(f"{root!r} is a file; expected a folder of class folders. Give such a folder.")
     return root
+
+
+def automatic_split(splits: Splits) -> dict[str, list[str]] | None:
+    """The record of a split that was made here; None where the halves lie in folders of their own."""
+    record = split_record(splits)
+    folders = [{key.partition("/")[0] for key in half} for half in record.values()]
+    return record if folders[0] & folders[1] else None
 
 
 def _splits(root: str, *, train: _Pictures, test: _Pictures) -> Splits:
@@ -173,28 +182,38 @@ def _split_folders(root: str) -> tuple[str, str | None]:
     "" is `root` itself, and None says that the pictures for testing are to be taken from those for training.
     """
     names = [entry.name for entry in _folders(root)]
-    tests = [name for name in _TEST_SPLITS if name in names]
+    trains, tests = _named(names, _TRAIN_SPLITS), _named(names, _TEST_SPLITS)
     if tests and len(tests) == len(names):
         raise ValueError(
-            f"{root!r} holds {_listed(tests)} but no 'train'; expected both. Add 'train', or give a folder "
-            "of class folders."
+            f"{root!r} holds {_listed(tests)} but no 'train'; expected both. Add 'train', or give a folder of classes."
         )
-    if "train" not in names:
+    if not trains:
         return "", None
-    if "val" in tests and "validation" in tests:
-        raise ValueError(f"{root!r} holds 'val' and 'validation'; expected one of them. Rename the other.")
+    for twins in (trains, _named(tests, _VALIDATION_SPLITS)):
+        if len(twins) > 1:
+            raise ValueError(
+                f"{root!r} holds {' and '.join(map(repr, twins))}; expected one of them. Rename the other."
+            )
+    train = trains[0]
     if tests:
-        return "train", tests[0]
-    if any(_is_picture(entry) for entry in _visible(os.path.join(root, "train"))):
+        return train, tests[0]
+    if any(_is_picture(entry) for entry in _visible(os.path.join(root, train))):
         # A class of this name, among trams and buses.
         return "", None
     if len(names) > 1:
-        others = _listed([name for name in names if name != "train"])
+        others = _listed([name for name in names if name != train])
         raise ValueError(
-            f"{root!r} holds 'train' beside {others}; expected either splits ('train' and 'val') or classes. "
-            "If 'train' is a class, rename it; if not, move the others away."
+            f"{root!r} holds {train!r} beside {others}; expected either splits ('train' and 'val') or classes. "
+            f"Rename {train!r} if it is a class, or else move the others away."
         )
-    return "train", None
+    return train, None
+
+
+def _named(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those of `names` that are `known` but for the case of their letters, in the order of `known`."""
+    return sorted(
+        (name for name in names if name.lower() in known), key=lambda name: known.index(name.lower())
+    )
 
 
 def _automatic_split(root: str, pictures: _Pictures) -> Splits:
@@ -226,7 +245,8 @@ def _recorded_split(root: str, split: Mapping[str, Sequence[str]]) -> Splits:
     paths = [*split["train"], *split["test"]]
     _check_unique(paths)
     # Classes, at least two, may lie in the root or in a folder "train"; the paths tell which it was.
-    depth = int(all(path.startswith("train/") for path in split["train"]))
+    heads = {path.partition("/")[0] for path in split["train"]}
+    depth = int(len(heads) == 1 and next(iter(heads)).lower() in _TRAIN_SPLITS)
     odd = [
         path for path in paths if path.count("/") <= depth or not {"", ".", ".."}.isdisjoint(path.split("/"))
     ]

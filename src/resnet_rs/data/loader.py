@@ -51,7 +51,7 @@ class TrainingSpans(Dataset[Batch]):
         return _stack(items, unreadable)
 
 
-class TestSpans(Dataset[Batch]):
+class EvaluationSpans(Dataset[Batch]):
     """Span -> batch for evaluation; positions are the samples' own order."""
 
     def __init__(self, source: Source, data: Data) -> None:
@@ -88,12 +88,11 @@ def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Ite
 
 
 def cut(first: int, count: int, *, at_most: int) -> Iterator[Span]:
-    """The positions `first, ..., first + count - 1` as few spans of at most `at_most`, their lengths
-    differing by 1.
+    """The positions `first, ..., first + count - 1` as few spans of about `at_most`, their lengths differing by 1.
 
-    Even spans leave no last one of a single sample, which batch norm could not train on.
+    No span is a single sample, which batch norm could not train on: three positions with `at_most` 2 are one span.
     """
-    num_spans = -(-count // at_most)
+    num_spans = min(-(-count // at_most), max(1, count // 2))
     for i in range(num_spans):
         start, end = count * i // num_spans, count * (i + 1) // num_spans
         yield Span(first + start, end - start)

@@ -14,7 +14,10 @@ from resnet_rs import draws
 from resnet_rs.data.resample import Resampling
 from resnet_rs.data.sample import Mask, Sample, Target
 from resnet_rs.data.view import RandomView, View, center_view, random_view
-from resnet_rs.methods.randaugment import RandAugment
+from resnet_rs.methods.randaugment import SMALLEST_RELEASED_SIZE, RandAugment
+
+SMALLEST_SIZE = 8
+"""Pixels per side that an input has at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ class Data:
     """Standard deviation of each channel on the 0-1 scale."""
 
     def __post_init__(self) -> None:
-        if not 8 <= self.size <= 4096:
-            raise ValueError(f"size must be 8 to 4096 pixels, got {self.size}.")
+        if not SMALLEST_SIZE <= self.size <= 4096:
+            raise ValueError(f"size must be {SMALLEST_SIZE} to 4096 pixels, got {self.size}.")
         if not 0 < self.min_area <= 1:
             raise ValueError(f"min_area must be in (0, 1], got {self.min_area}.")
         if not 1 <= self.max_aspect <= 10:
@@ -57,13 +60,25 @@ class Data:
                 f"mean and std must have one value per channel, got {len(self.mean)} and {len(self.std)} values. "
                 "Change both, as in `data.mean=[0.5] data.std=[0.25]` for grey pictures."
             )
-        if not min(self.std) > 0:
-            raise ValueError(f"std must be above 0 in every channel, got {list(self.std)}.")
+        if not (0 <= min(self.mean) <= max(self.mean) <= 1 and 0 < min(self.std) <= max(self.std) <= 1):
+            raise ValueError(
+                f"mean must be in [0, 1] and std in (0, 1], got {list(self.mean)} and {list(self.std)}. "
+                "Divide values for pixels of 0-255 by 255."
+            )
 
     @property
     def channels(self) -> int:
         """Channels of every input."""
         return len(self.mean)
+
+    def describe_augmentation(self) -> str:
+        """A sentence on where training pictures differ from the release, if they do."""
+        if self.randaugment is None or self.size >= SMALLEST_RELEASED_SIZE:
+            return ""
+        return (
+            f"RandAugment's translations and cutouts, which the release gives in pixels at {SMALLEST_RELEASED_SIZE} "
+            f"and above, are scaled by {self.size}/{SMALLEST_RELEASED_SIZE}."
+        )
 
     def train_input(self, sample: Sample, *, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Input [C, ..., S, S] (uint8) and target of one sample in one epoch: a pure function of its arguments."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -59,3 +60,14 @@ class Batch(NamedTuple):
     """Their places in the run, counted over all epochs; every draw of the model is keyed by them."""
     unreadable: tuple[Unreadable, ...] = ()
     """The samples that belong here and could not be decoded."""
+
+
+def join(batches: list[Batch]) -> Batch:
+    """One batch of all samples of `batches`, in their order."""
+    return Batch(
+        inputs=torch.cat([batch.inputs for batch in batches]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        indices=torch.cat([batch.indices for batch in batches]),
+        positions=torch.cat([batch.positions for batch in batches]),
+        unreadable=tuple(error for batch in batches for error in batch.unreadable),
+    )

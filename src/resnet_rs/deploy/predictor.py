@@ -15,8 +15,8 @@ from torch import Tensor
 from resnet_rs.data.decode import EXTENSIONS, decode
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.train.checkpoint import Checkpoint
-from resnet_rs.train.device import Device
+from resnet_rs.training.checkpoint import Checkpoint
+from resnet_rs.training.device import Device
 
 Picture = str | PathLike[str] | UInt8[np.ndarray, "H W C"]
 
@@ -55,8 +55,10 @@ class Predictor:
         inputs, _ = self._data.test_input(Sample(pixels, 0, ""))
         return self._data.normalize(inputs[None])[0]
 
-    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+    def predict(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
         """One prediction per picture, in order; a picture is a path or an array [H, W, C] of uint8."""
+        if isinstance(pictures, str | PathLike | np.ndarray):
+            pictures = [pictures]
         predictions: list[Prediction] = []
         for first in range(0, len(pictures), _BATCH_SIZE):
             predictions += self._predict_some(pictures[first : first + _BATCH_SIZE], first=first)
@@ -90,11 +92,12 @@ class Predictor:
             return f"array {number}", self.preprocess(picture)
         key = str(picture)
         try:
-            return key, self.preprocess(
-                decode(Path(picture).read_bytes(), key=key, channels=self._data.channels)
-            )
+            encoded = Path(picture).read_bytes()
+            return key, self.preprocess(decode(encoded, key=key, channels=self._data.channels))
         except Unreadable as error:
             return key, error
+        except OSError as error:
+            return key, Unreadable(key, error.strerror or type(error).__name__)
 
     def _refuse_shape(self, pixels: np.ndarray) -> None:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != self._data.channels:
@@ -109,7 +112,7 @@ def find_pictures(paths: Sequence[str | PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if _is_picture(p, path))
             if not inside:
                 raise ValueError(f"{path} holds no pictures. Known endings: {', '.join(sorted(EXTENSIONS))}.")
             found += inside
@@ -118,3 +121,10 @@ def find_pictures(paths: Sequence[str | PathLike[str]]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path} is neither a file nor a folder.")
     return found
+
+
+def _is_picture(path: Path, folder: Path) -> bool:
+    """Whether `path` is a picture by its ending; hidden files and what archives leave behind are not."""
+    names = path.relative_to(folder).parts
+    is_hidden = any(name.startswith(".") or name == "__MACOSX" for name in names)
+    return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()

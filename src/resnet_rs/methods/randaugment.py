@@ -25,7 +25,7 @@ Variant = Literal["released", "corrected"]
 _LEVEL_SCALE = 10
 _TRANSLATE_CONST = 100
 _CUTOUT_CONST = 40
-_SMALLEST_RELEASED_SIZE = 160
+SMALLEST_RELEASED_SIZE = 160
 _GREY = 128
 _LUMA_WEIGHTS = np.array([[0.2989], [0.587], [0.114]], dtype=np.float32)
 _SMOOTH_WEIGHTS = np.array([[1 / 13]] * 4 + [[5 / 13]] + [[1 / 13]] * 4, dtype=np.float32).astype(np.float64)
@@ -127,12 +127,12 @@ def translate_const(image: Picture) -> float:
 
     Ours below 160: the released number is absolute, and would push most small pictures out of their frame.
     """
-    return _TRANSLATE_CONST * min(1.0, min(image.shape[:2]) / _SMALLEST_RELEASED_SIZE)
+    return _TRANSLATE_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
 def cutout_const(image: Picture) -> float:
     """Half a side of Cutout's square at magnitude 10: 40 pixels; below 160, 1/4 of the short side (ours)."""
-    return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / _SMALLEST_RELEASED_SIZE)
+    return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
 def autocontrast(image: Picture) -> Picture:

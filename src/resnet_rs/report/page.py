@@ -84,6 +84,8 @@ class RunPage:
     worst: Sequence[Mistake]
     augmented: Sequence[UInt8[np.ndarray, "H W C"]]
     """Training samples as the network sees them."""
+    augmented_note: str = ""
+    """What a reader should know of how they were made."""
     experiment: Mapping[str, Any]
     """The four slots as nested plain values."""
     edits: Sequence[Edit]

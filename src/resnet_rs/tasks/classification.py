@@ -106,7 +106,10 @@ class ClassificationMeter(Meter):
         rows["index"] = indices.cpu().numpy()
         rows["label"] = labels.numpy()
         rows["predicted"] = predicted.numpy()
-        rows["rank"] = (log_probabilities > of_label).sum(1).numpy()
+        # Of equally likely classes the first comes first, as in the argmax, so ties are not counted for the model.
+        is_before = torch.arange(log_probabilities.shape[1]) < labels[:, None]
+        is_ahead = (log_probabilities > of_label) | (log_probabilities == of_label) & is_before
+        rows["rank"] = is_ahead.sum(1).numpy()
         rows["confidence"] = confidence.exp().numpy()
         rows["probability"] = of_label[:, 0].exp().numpy()
         rows["nll"] = -of_label[:, 0].numpy()

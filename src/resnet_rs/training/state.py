@@ -9,9 +9,9 @@ from torch import Tensor
 
 from resnet_rs.methods.weight_decay import decayed_and_free
 from resnet_rs.models.backbone import Model
-from resnet_rs.train.device import Device
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.recipe import Recipe
+from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.recipe import Recipe
 
 _MOMENTUM = "momentum_buffer"
 

@@ -14,8 +14,8 @@ from resnet_rs import config, storage
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Source, Splits
 from resnet_rs.report.page import Edit, Mistake, RunPage, render_run_page
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.log import read_log
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.log import read_log
 
 _NUM_AUGMENTED = 24
 
@@ -35,6 +35,7 @@ def write_page(folder: Path, splits: Splits | None) -> Path:
         scores=scores,
         worst=_mistakes(scores, splits, experiment),
         augmented=_augmented(splits, experiment, seed=info["seed"]),
+        augmented_note=experiment.data.describe_augmentation(),
         experiment=config.to_plain(experiment),
         edits=_edits(info),
         environment=info["environment"],
@@ -53,13 +54,16 @@ def _headline(
 ) -> dict[str, str]:
     """The few numbers that are read first."""
     found: dict[str, str] = {}
-    if scores is not None and "top1" in scores:
+    if scores is not None and scores.get("top1") is not None:
         found["top-1"] = f"{scores['top1']:.1%} ({scores['top1_low']:.1%} to {scores['top1_high']:.1%})"
         found["calibration error"] = (
             f"{scores['ece']:.3f} ({scores['ece_low']:.3f} to {scores['ece_high']:.3f})"
         )
     if scores is not None:
         found["pictures scored"] = f"{scores['count']:,} of {info['num_test']:,}"
+    left_out = {line["key"] for line in log if line["kind"] == "unreadable"}
+    if left_out:
+        found["unreadable in training"] = f"{len(left_out):,} of {info['num_train']:,}"
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if evaluations:
         found["time"] = f"{evaluations[-1]['seconds'] / 60:.1f} min"

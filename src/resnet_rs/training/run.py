@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,14 +20,14 @@ from resnet_rs import config, storage
 from resnet_rs.data.loader import Span, TrainingSpans, cut, load
 from resnet_rs.data.sample import Batch
 from resnet_rs.data.source import Splits
-from resnet_rs.train import checkpoint
-from resnet_rs.train.device import Device
-from resnet_rs.train.evaluate import Evaluation, evaluate, scores
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.log import Log
-from resnet_rs.train.loop import Loop, Update
-from resnet_rs.train.recipe import Plan
-from resnet_rs.train.state import TrainState, new_state
+from resnet_rs.training import checkpoint
+from resnet_rs.training.device import Device
+from resnet_rs.training.evaluate import Evaluation, evaluate, scores
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.log import Log
+from resnet_rs.training.loop import Loop, Update
+from resnet_rs.training.recipe import Plan
+from resnet_rs.training.state import TrainState, new_state
 
 DEFAULT_MICRO_BATCH = 128
 """Samples that are computed at once. Batch norm sees as many, as the cores of the released runs saw a part each."""
@@ -47,7 +48,7 @@ class Job:
     micro_batch: int = DEFAULT_MICRO_BATCH
     workers: int = 0
     origin: dict[str, Any] = field(default_factory=dict[str, Any])
-    """For the page: the experiment's name, the edits with their reasons, what was typed after `--data`."""
+    """For `run.json`: the experiment's name, the edits with their reasons, the data and its automatic split."""
 
     @property
     def plan(self) -> Plan:
@@ -55,10 +56,11 @@ class Job:
         return self.experiment.recipe.plan(len(self.splits.train))
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the result, apart from the experiment; a run continues only under the same."""
+        """What decides the result beside the experiment, rounding aside; a run continues only under the same."""
         return {
             "seed": self.seed,
             "micro_batch": min(self.micro_batch, self.experiment.recipe.batch_size),
+            "precision": self.device.precision,
             "train_digest": self.splits.train.digest(),
             "test_digest": self.splits.test.digest(),
         }
@@ -141,6 +143,7 @@ def _train(job: Job, plan: Plan, state: TrainState, log: Log) -> Iterator[Event]
             yield event
         if is_evaluated or pace.is_time_to_save():
             _save(job, state)
+            log.append("checkpoint", step=state.step, seconds=pace.seconds)
             pace.restart()
     final = scores(evaluation or _score(job, state), job.splits.test)
     storage.write_json(job.folder / "scores.json", final)
@@ -193,21 +196,28 @@ def _evaluate(
 
 
 def _log_update(log: Log, update: Update, *, epoch: float) -> None:
+    """Write the update down; refuse to go on from one whose loss is no number."""
+    loss = update.loss.item()
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss of update {update.step} is {loss}, so the run was stopped; its last checkpoint is from before. "
+            "Lower recipe.base_lr, lengthen recipe.schedule.warmup_epochs, or look for odd values in the data."
+        )
     for error in update.unreadable:
         log.append("unreadable", step=update.step, key=error.key, reason=error.reason)
     log.append(
-        "update",
-        step=update.step,
-        epoch=epoch,
-        lr=update.lr,
-        loss=update.loss.item(),
-        num_samples=update.num_samples,
+        "update", step=update.step, epoch=epoch, lr=update.lr, loss=loss, num_samples=update.num_samples
     )
 
 
 def _save(job: Job, state: TrainState) -> None:
-    classes = job.splits.train.classes
-    checkpoint.save(job.folder, state, experiment=job.experiment, classes=classes, seed=job.seed)
+    provenance = checkpoint.Provenance(
+        experiment=job.experiment,
+        classes=job.splits.train.classes,
+        seed=job.seed,
+        split=job.origin.get("split"),
+    )
+    checkpoint.save(job.folder, state, provenance)
 
 
 def _claim_folder(job: Job) -> None:
@@ -216,13 +226,18 @@ def _claim_folder(job: Job) -> None:
     if path.is_file():
         _refuse_other_run(job)
         return
-    if job.folder.exists() and any(job.folder.iterdir()):
+    if job.folder.exists() and any(not _is_ours(file) for file in job.folder.iterdir()):
         raise ValueError(f"{job.folder} is not empty and holds no run. Choose a new folder for `--out`.")
     job.folder.mkdir(parents=True, exist_ok=True)
     storage.write_json(
         job.folder / "run.json", {**job.identity(), **job.origin, "environment": job.device.describe()}
     )
     storage.write_json(path, config.to_plain(job.experiment))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file can be left over from a run that was killed while it claimed its folder."""
+    return file.name == "run.json" or file.name.startswith(storage.PARTIAL)
 
 
 def _refuse_other_run(job: Job) -> None:

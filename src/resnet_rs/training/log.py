@@ -15,7 +15,7 @@ class Log:
     def __init__(self, path: Path, *, up_to_step: int) -> None:
         kept = [line for line in read_log(path) if line["step"] <= up_to_step]
         self.seconds = 0.0
-        """How long training took up to the last evaluation."""
+        """How long training took up to the last checkpoint."""
         self._losses: list[float] = []
         for line in kept:
             self._count(line)
@@ -41,6 +41,7 @@ class Log:
             self._losses.append(line["loss"])
         elif line["kind"] == "evaluation":
             self._losses = []
+        elif line["kind"] == "checkpoint":
             self.seconds = line["seconds"]
 
 

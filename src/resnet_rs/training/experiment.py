@@ -9,7 +9,7 @@ from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch, Model
 from resnet_rs.models.cost import Cost, count_cost
 from resnet_rs.tasks.task import Task
-from resnet_rs.train.recipe import Recipe
+from resnet_rs.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

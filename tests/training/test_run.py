@@ -9,9 +9,9 @@ from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.storage import Damaged
-from resnet_rs.train import checkpoint
-from resnet_rs.train.log import read_log
-from resnet_rs.train.run import Evaluated, Finished, Progressed, run
+from resnet_rs.training import checkpoint
+from resnet_rs.training.log import read_log
+from resnet_rs.training.run import Evaluated, Finished, Progressed, run
 
 
 def finish(job):
@@ -57,6 +57,27 @@ def test_an_interrupted_run_continues_to_the_same_weights_bit_for_bit(job, stop_
     finish(job("cut"))
     assert weights(job("cut")) == weights(job("whole"))
     assert updates(job("cut")) == updates(job("whole"))
+
+
+def test_a_run_whose_loss_is_no_number_stops_and_keeps_its_last_checkpoint(job, tiny):
+    wild = edit(tiny, {"recipe.base_lr": 1e30, "recipe.epochs": 6.0})
+    with pytest.raises(ValueError, match=r"the loss of update \d+ is (nan|inf), so the run was stopped"):
+        finish(job(experiment=wild))
+    assert all(line["loss"] < float("inf") for line in updates(job()))
+
+
+def test_a_run_killed_while_it_claimed_its_folder_can_begin_again(job):
+    job().folder.mkdir()
+    (job().folder / "run.json").write_text("{}")
+    (job().folder / ".partial-experiment.json").write_text("{")
+    assert finish(job()).scores["count"] == 40
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_ignored(job):
+    finish(job())
+    path = checkpoint.newest(job().folder).path
+    (path.parent / f"{path.name}-best").mkdir()
+    assert checkpoint.newest(job().folder).path == path
 
 
 def test_a_finished_run_does_nothing_more_when_asked_again(job):
@@ -118,7 +139,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(job):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Damaged, match=r"average\.safetensors has changed"):
+    with pytest.raises(
+        Damaged, match=r"average\.safetensors has changed.* To go on from step-00000008, remove"
+    ):
         finish(job())
 
 

@@ -33,9 +33,9 @@ class Recipe:
             raise ValueError(
                 f"epochs must be above 0, got {self.epochs}. To only evaluate, use `resnet-rs evaluate`."
             )
-        if self.batch_size < 2:
+        if not 2 <= self.batch_size <= 2**24:
             raise ValueError(
-                f"batch_size must be 2 or more (batch norm needs two samples), got {self.batch_size}."
+                f"batch_size must be 2 (batch norm needs two samples) to {2**24:,}, got {self.batch_size}."
             )
         if not self.base_lr > 0:
             raise ValueError(f"base_lr must be above 0, got {self.base_lr}.")

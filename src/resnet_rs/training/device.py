@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Device:
     """Store feature maps pixel by pixel, which is faster on processors and on tensor cores."""
 
     @staticmethod
-    def choose(name: str | None = None, *, precision: Precision | None = None) -> Device:
+    def choose(name: str | None = None, *, precision: str | None = None) -> Device:
         """The device called `name`, by default the best one here, in bfloat16 where CUDA computes it natively."""
         if name is None:
             name = (
@@ -36,7 +36,9 @@ class Device:
         if precision is None:
             is_native = name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bfloat16" if is_native else "float32"
-        return Device(name=name, precision=precision, channels_last=name != "mps")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}.")
+        return Device(name=name, precision=cast(Precision, precision), channels_last=name != "mps")
 
     @property
     def torch(self) -> torch.device:
@@ -85,10 +87,10 @@ class Device:
 def _refuse_absent(name: str) -> None:
     """Refuse a device that is not here."""
     try:
-        kind = torch.device(name).type
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device must be cpu, cuda, cuda:N or mps, got {name!r}.") from None
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here.get(kind, False):
-        found = ", ".join(k for k, is_here in here.items() if is_here)
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= here.get(device.type, 0):
+        found = ", ".join(f"{kind} ({count})" for kind, count in here.items() if count)
         raise ValueError(f"device {name!r} is not available here. Available: {found}.")

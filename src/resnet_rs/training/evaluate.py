@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from resnet_rs.data.loader import TestSpans, cut, load
+from resnet_rs.data.loader import EvaluationSpans, cut, load
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
 from resnet_rs.tasks.task import Meter, Task
-from resnet_rs.train.device import Device
+from resnet_rs.training.device import Device
 
 _BATCH_SIZE = 128
 
@@ -39,7 +39,9 @@ def evaluate(
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    for batch in load(cut(0, len(source), at_most=_BATCH_SIZE), TestSpans(source, data), workers=workers):
+    for batch in load(
+        cut(0, len(source), at_most=_BATCH_SIZE), EvaluationSpans(source, data), workers=workers
+    ):
         unreadable += batch.unreadable
         if not len(batch.indices):
             continue
@@ -55,6 +57,9 @@ def scores(evaluation: Evaluation, source: Source) -> dict[str, Any]:
     """Scores of the first model, as JSON, with the keys of the samples they name and those that could not be scored."""
     name, meter = next(iter(evaluation.meters.items()))
     found = meter.scores()
+    if not found["count"]:
+        first = evaluation.unreadable[0] if evaluation.unreadable else "the data is empty"
+        raise ValueError(f"none of {len(source)} samples could be scored; the first: {first}.")
     worst = [{**item, "key": source.key(item["index"])} for item in found.get("worst", [])]
     return {
         **found,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from resnet_rs import draws
-from resnet_rs.data.sample import Batch, Unreadable
+from resnet_rs.data.sample import Batch, Unreadable, join
 from resnet_rs.methods.ema import ramped_decay, update_average
-from resnet_rs.train.device import Device
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.recipe import Plan
-from resnet_rs.train.state import TrainState
+from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.recipe import Plan
+from resnet_rs.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Loop:
             group["lr"] = lr
         state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(state, part) for part in parts if len(part.indices)]
+        losses = [self._backward(state, part) for part in _without_singles(parts)]
         num_samples = sum(len(part.indices) for part in parts)
         unreadable = tuple(error for part in parts for error in part.unreadable)
         if not losses:
@@ -79,6 +79,16 @@ class Loop:
         if decay is not None and state.average is not None:
             now = ramped_decay(state.step, decay=decay)
             update_average(state.average.state_dict(), state.model.state_dict(), decay=now)
+
+
+def _without_singles(parts: list[Batch]) -> list[Batch]:
+    """`parts` that hold samples; one that is left with a single sample joins another, for batch norm needs two."""
+    parts = [part for part in parts if len(part.indices)]
+    singles = [part for part in parts if len(part.indices) == 1]
+    others = [part for part in parts if len(part.indices) > 1]
+    if singles:
+        others = [join([*singles, *others[:1]]), *others[1:]]
+    return others
 
 
 def _rescale_gradients(state: TrainState, factor: float) -> None:

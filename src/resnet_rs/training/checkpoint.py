@@ -10,6 +10,7 @@ RUN/checkpoints/step-00001560/
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from torch import Tensor
 from resnet_rs import storage
 from resnet_rs.config import from_plain, to_plain
 from resnet_rs.models.backbone import Model
-from resnet_rs.train.experiment import Experiment
-from resnet_rs.train.state import TrainState
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.state import TrainState
 
 FORMAT = 1
 """Version of the layout above."""
@@ -37,14 +38,22 @@ Weights = Literal["average", "model"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Provenance:
+    """Where weights come from."""
+
+    experiment: Experiment
+    classes: tuple[str, ...]
+    seed: int
+    split: dict[str, list[str]] | None = None
+    """The keys of both halves where the data was split automatically, so that nothing learned from is scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Provenance):
     """A verified checkpoint."""
 
     path: Path
     step: int
-    seed: int
-    classes: tuple[str, ...]
-    experiment: Experiment
 
     @property
     def weights(self) -> Weights:
@@ -58,17 +67,16 @@ class Checkpoint:
         return model.eval()
 
 
-def save(
-    run: Path, state: TrainState, *, experiment: Experiment, classes: tuple[str, ...], seed: int
-) -> Path:
+def save(run: Path, state: TrainState, provenance: Provenance) -> Path:
     """Write `state` below the folder `run`, whole or not at all; then drop all but the newest checkpoints."""
     path = run / _FOLDER / f"step-{state.step:08d}"
     info = {
         "format": FORMAT,
         "step": state.step,
-        "seed": seed,
-        "classes": list(classes),
-        "experiment": to_plain(experiment),
+        "seed": provenance.seed,
+        "classes": list(provenance.classes),
+        "experiment": to_plain(provenance.experiment),
+        "split": provenance.split,
     }
     with storage.new_folder(path) as folder:
         for name, model in state.models.items():
@@ -86,7 +94,13 @@ def newest(run: Path) -> Checkpoint | None:
     Raises `storage.Damaged` if it is not what was written.
     """
     folders = _folders(run)
-    return read(folders[-1]) if folders else None
+    if not folders:
+        return None
+    try:
+        return read(folders[-1])
+    except storage.Damaged as error:
+        cure = f" To go on from {folders[-2].name}, remove {folders[-1]}." if len(folders) > 1 else ""
+        raise storage.Damaged(f"{error}{cure}") from None
 
 
 def read(path: Path) -> Checkpoint:
@@ -108,13 +122,14 @@ def read(path: Path) -> Checkpoint:
             f"{path} holds neither checkpoints/ nor {_INFO}; expected a folder of `resnet-rs train`."
         )
     storage.verify(path)
-    info = storage.read_json(path / _INFO)
+    info = storage.read_json(path / _INFO, needs=("format", "step", "seed", "classes", "experiment", "split"))
     return Checkpoint(
         path=path,
         step=_int(info, "step", path),
         seed=_int(info, "seed", path),
         classes=tuple(str(name) for name in info["classes"]),
         experiment=_experiment(info, path),
+        split=info["split"],
     )
 
 
@@ -155,7 +170,7 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _folders(run: Path) -> list[Path]:
     """Checkpoint folders of a run, by step."""
-    return sorted((run / _FOLDER).glob("step-*"), key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(path for path in (run / _FOLDER).glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
 def _experiment(info: dict[str, Any], path: Path) -> Experiment:

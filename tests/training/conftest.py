@@ -6,8 +6,8 @@ from resnet_rs.config import edit
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.methods.randaugment import RandAugment
-from resnet_rs.train.device import Device
-from resnet_rs.train.run import Job
+from resnet_rs.training.device import Device
+from resnet_rs.training.run import Job
 from resnet_rs.zoo import EXPERIMENTS
 
 CPU = Device.choose("cpu")
