@@ -270,14 +270,14 @@ def test_fit_prints_its_edits_with_reasons(photos):
 def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path):
     command = [
         "train",
-        "resnet-rs-tiny",
+        "resnet-rs-small",
         "--data",
         photos,
         "--out",
         tmp_path / "a",
         "--fit",
         "--minutes",
-        "0.05",
+        "0.002",
     ]
     edits = ["data.mean=0.5,0.5,0.5", "data.std=0.3,0.3,0.3"]
     first = resnet_rs(*command, *edits)
@@ -286,8 +286,8 @@ def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path):
     again = resnet_rs(*command, *edits)
     assert again.returncode == 0, again.stderr
     assert "continues after update" in again.stdout
-    longer = resnet_rs(*command[:-1], "0.2", *edits)
-    assert longer.returncode == 2 and "began with --minutes 0.05, now --minutes 0.2" in longer.stderr
+    longer = resnet_rs(*command[:-1], "0.004", *edits)
+    assert longer.returncode == 2 and "began with --minutes 0.002, now --minutes 0.004" in longer.stderr
     typed = resnet_rs(*command, *edits, "recipe.batch_size=8")
     assert typed.returncode == 2 and "would change: recipe.batch_size=8" in typed.stderr
 
