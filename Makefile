@@ -5,22 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/resnet-rs train resnet-rs-small --data builtin --out $(DEMO_OUT)
 	$(BIN)/resnet-rs evaluate $(DEMO_OUT) --data builtin
 
 test: check
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/pyright
-
-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	PYTHON="$(PYTHON)" sh tools/set_up.sh $(VENV)

@@ -40,13 +40,12 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: d.name)
 def test_every_command_runs_in_the_order_given(document, place):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in commands(document):
         if command.startswith(("make ", ". ")):
-            continue  # `test_every_make_target_exists`; CI runs the targets themselves
+            continue  # `test_every_make_target_exists`; `.ci/run` runs the targets themselves
         words = shlex.split(re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command))
         assert words[0] == "resnet-rs", command
         script = [sys.executable, "-c", "from resnet_rs.cli import main; main()", *words[1:]]

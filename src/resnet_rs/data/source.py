@@ -37,7 +37,7 @@ class Source(ABC):
         """
 
     def digest(self) -> str:
-        """SHA-256 over the class names and the keys in order: two sources with one digest hold the same samples."""
+        """SHA-256 over the class names and the keys in order. It tells names apart, not what the files hold."""
         digest = hashlib.sha256()
         for text in (*self.classes, "", *(self.key(index) for index in range(len(self)))):
             digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
