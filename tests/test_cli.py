@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -179,6 +180,26 @@ def test_the_same_command_again_changes_nothing(trained, photos):
     result = resnet_rs("train", "resnet-rs-tiny", "--data", photos, "--out", out, *QUICK)
     assert result.returncode == 0
     assert (out / "scores.json").read_bytes() == before
+
+
+def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(tmp_path):
+    edits = ["recipe.epochs=3", "recipe.schedule.warmup_epochs=0.5", "data.size=16"]
+    command = ["train", "resnet-rs-tiny", "--data", "builtin", *edits, "--out"]
+    assert resnet_rs(*command, tmp_path / "whole").returncode == 0
+    script = [sys.executable, "-c", "from resnet_rs.cli import main; main()", *command, str(tmp_path / "cut")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(script, env=environment, stdout=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("cut/checkpoints/step-*")) and process.poll() is None:
+            time.sleep(0.05)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+    again = resnet_rs(*command, tmp_path / "cut")
+    assert "continues after update 156" in again.stdout
+    files = [
+        sorted(tmp_path.glob(f"{run}/checkpoints/step-00000469/*.safetensors")) for run in ("whole", "cut")
+    ]
+    assert len(files[0]) == 3
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
 def test_another_experiment_in_the_same_folder_is_refused_with_the_difference(trained, photos):
