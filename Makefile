@@ -1,22 +1,26 @@
-# `make demo`, `make test`: each sets up what it needs in .venv, which is made once.
+# `make demo`, `make test`, `make chaos`: each sets up what it needs in .venv, which is made once.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test check clean
+.PHONY: demo test chaos check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/resnet-rs train resnet-rs-small --data builtin --out $(DEMO_OUT)
 	$(BIN)/resnet-rs evaluate $(DEMO_OUT) --data builtin
 
 test: check
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --ignore tests/chaos
+
+# Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
+chaos: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib tests/chaos
 
 check: $(VENV)/.installed
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
 
 $(VENV)/.installed: pyproject.toml constraints.txt

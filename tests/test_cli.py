@@ -64,7 +64,7 @@ def trained(photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["list"], ["show"], ["train"], ["fit"], ["evaluate"], ["predict"], ["report"]]
+    "verb", [[], ["list"], ["show"], ["train"], ["fit"], ["evaluate"], ["predict"], ["report"], ["convert"]]
 )
 def test_help_answers_at_once(verb):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -200,6 +200,29 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(tmp_path):
     ]
     assert len(files[0]) == 3
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+
+
+def test_a_signal_saves_and_exits_with_code_75_and_a_second_command_is_refused_meanwhile(tmp_path):
+    edits = ["recipe.epochs=3", "recipe.schedule.warmup_epochs=0.5", "data.size=16"]
+    command = ["train", "resnet-rs-tiny", "--data", "builtin", *edits, "--out", tmp_path / "run"]
+    script = [sys.executable, "-m", "resnet_rs", *map(str, command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        script, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        while not (tmp_path / "run/log.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        second = resnet_rs(*command)
+        assert second.returncode == 2 and f"is in use by process {process.pid} on" in second.stderr
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert b"stopped by SIGTERM, saved after update" in said and b"Traceback" not in said
+    for saved in (tmp_path / "run/checkpoints").iterdir():
+        (saved / "model.safetensors").write_bytes(b"")
+    none_valid = resnet_rs(*command)
+    assert none_valid.returncode == 3
+    assert "has no valid checkpoint" in none_valid.stderr and "Traceback" not in none_valid.stderr
 
 
 def test_another_experiment_in_the_same_folder_is_refused_with_the_difference(trained, photos):

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 
 
+PROGRAMS = {"resnet-rs": ["-m", "resnet_rs"], "torchrun": ["-m", "torch.distributed.run"]}
+
+
 def blocks(document, language):
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -47,8 +50,7 @@ def test_every_command_runs_in_the_order_given(document, place):
         if command.startswith(("make ", ". ")):
             continue  # `test_every_make_target_exists`; `.ci/run` runs the targets themselves
         words = shlex.split(re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command))
-        assert words[0] == "resnet-rs", command
-        script = [sys.executable, "-c", "from resnet_rs.cli import main; main()", *words[1:]]
+        script = [sys.executable, *PROGRAMS[words[0]], *words[1:]]
         result = subprocess.run(
             script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
         )

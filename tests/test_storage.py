@@ -5,13 +5,11 @@ import json
 import pytest
 
 from resnet_rs import storage
-from resnet_rs.storage import Damaged, new_folder, read_json, verify, write_json
+from resnet_rs.storage import Damaged, read_json, verify, write_folder, write_json
 
 
 def _write(path):
-    with new_folder(path) as folder:
-        (folder / "weights.bin").write_bytes(bytes(range(256)) * 40)
-        (folder / "info.json").write_text('{"step": 3}')
+    write_folder(path, [("weights.bin", bytes(range(256)) * 40), ("info.json", b'{"step": 3}')])
     return path
 
 
@@ -78,16 +76,19 @@ def test_a_manifest_of_any_other_content_is_refused(tmp_path, content):
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="half way"), new_folder(tmp_path / "a") as folder:
-        (folder / "weights.bin").write_bytes(b"some")
+    def files():
+        yield "weights.bin", b"some"
         raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_folder(tmp_path / "a", files())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_folder_is_never_overwritten(tmp_path):
     _write(tmp_path / "a")
-    with pytest.raises(FileExistsError, match="exists already"), new_folder(tmp_path / "a"):
-        pass
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_folder(tmp_path / "a", [])
     verify(tmp_path / "a")
 
 

@@ -6,7 +6,9 @@ What a verb needs is imported when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,10 +19,13 @@ import typer
 
 if TYPE_CHECKING:
     from resnet_rs.fit import Change
+    from resnet_rs.training.events import Event, Stopped
+    from resnet_rs.training.group import Place
     from resnet_rs.verbs import Machine, Prepared
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 75
+"""A signal has stopped the run, and its state is saved: start the same command again. Schedulers know EX_TEMPFAIL."""
 
 app = typer.Typer(
     name="resnet-rs",
@@ -123,28 +128,67 @@ def train(
     device: DeviceName = None,
     precision: PrecisionName = None,
     seed: Annotated[int, typer.Option(help="Names every random draw of the run.")] = 0,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Updates between checkpoints; by default at every evaluation and every 10 minutes."
+        ),
+    ] = None,
 ) -> None:
-    """Train an experiment, or continue to train it."""
+    """Train an experiment, or continue to train it; alone, or as one of the ranks that torchrun starts.
+
+    A signal (SIGTERM, SIGINT, SIGUSR1) saves and leaves with exit code 75; the same command continues, bit for bit.
+    Other exit codes: 2 wrong input, 3 no valid checkpoint left, 4 checkpoints cannot be saved, 5 diverged, 6 another
+    rank is lost.
+    """
     from resnet_rs import verbs
-    from resnet_rs.progress import show_live, show_plainly
+    from resnet_rs.processes import listening
 
     if minutes is not None and not fit:
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
-    machine = _machine(device, precision=precision, micro_batch=micro_batch, workers=workers)
-    prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
-    for change in prepared.changes:
-        _say(f"fit: {_described(change)}")
-    events = verbs.training(prepared, out=out, seed=seed, machine=machine)
-    try:
-        if sys.stdout.isatty():
-            show_live(events)
-        else:
-            for line in show_plainly(events):
-                _say(line)
-    except KeyboardInterrupt:
-        _say("interrupted; the same command continues from the last checkpoint.", is_error=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    _say(f"page: {out / 'page.html'}")
+    with _machine(device, precision=precision, micro_batch=micro_batch, workers=workers) as machine:
+        prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
+        if machine.ranks.is_first:
+            for change in prepared.changes:
+                _say(f"fit: {_described(change)}")
+        with listening() as stop:
+            events = verbs.training(
+                prepared, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
+            )
+            stopped = _show(events, is_first=machine.ranks.is_first)
+    if stopped is not None:
+        if machine.ranks.is_first:
+            _say(
+                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues.",
+                is_error=True,
+            )
+        raise typer.Exit(EXIT_STOPPED)
+    if machine.ranks.is_first:
+        _say(f"page: {out / 'page.html'}")
+
+
+def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
+    """Show a run while it goes on, on the first rank; the last event if somebody stopped it."""
+    from resnet_rs.progress import show_live, show_plainly
+    from resnet_rs.training.events import Stopped
+
+    stopped: list[Stopped] = []
+
+    def watched() -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Stopped):
+                stopped.append(event)
+            yield event
+
+    if not is_first:
+        for _ in watched():
+            pass
+    elif sys.stdout.isatty():
+        show_live(watched())
+    else:
+        for line in show_plainly(watched()):
+            _say(line)
+    return stopped[0] if stopped else None
 
 
 @app.command()
@@ -160,8 +204,8 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Print the edits that make an experiment work on your data, and why."""
-    machine = _machine(device, micro_batch=micro_batch, workers=workers)
-    prepared = _prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
+    with _machine(device, micro_batch=micro_batch, workers=workers) as machine:
+        prepared = _prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
     if as_json:
         _say_json([asdict(change) for change in prepared.changes])
         return
@@ -183,7 +227,10 @@ def evaluate(
     """Score trained weights on the test pictures of a data set."""
     from resnet_rs import verbs
 
-    scores = verbs.evaluate(trained, data=data, machine=_machine(device, workers=workers))
+    with _machine(device, workers=workers) as machine:
+        scores = verbs.evaluate(trained, data=data, machine=machine)
+    if not machine.ranks.is_first:
+        return
     if as_json:
         _say_json(scores)
         return
@@ -225,8 +272,27 @@ def report(
     _say(verbs.report(run))
 
 
+@app.command()
+def convert(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A .pt, .pth or .bin file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file that ends in .safetensors.")],
+    *,
+    key: Annotated[
+        str | None, typer.Option(help="Where in the file the weights are, such as model_ema.")
+    ] = None,
+) -> None:
+    """Turn weights that PyTorch has saved into safetensors, without running what is in them."""
+    from resnet_rs import verbs
+
+    done = verbs.convert(weights, out, key=key)
+    taken = "" if done.key is None else f", taken from {done.key!r}"
+    cut = f", {done.prefix!r} taken off all names" if done.prefix else ""
+    _say(f"{done.path}: {done.num_tensors:,} tensors, {done.num_parameters:,} parameters{taken}{cut}")
+
+
 def main() -> None:
     """Run the command line; errors of what was given become one message and exit code 2."""
+    warnings.showwarning = _say_warning
     with _explained():
         app(standalone_mode=True)
 
@@ -237,7 +303,11 @@ def _explained() -> Generator[None]:
         yield
     except (ValueError, OSError, RecursionError) as error:
         _say(f"error: {error}", is_error=True)
-        sys.exit(EXIT_ERROR)
+        sys.exit(getattr(error, "exit_code", EXIT_ERROR))
+
+
+def _say_warning(message: Warning | str, *_: object) -> None:
+    _say(f"warning: {message}", is_error=True)
 
 
 def _prepare(
@@ -264,16 +334,39 @@ def _described(change: Change) -> str:
     return f"{change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}"
 
 
+@contextmanager
 def _machine(
     device: str | None, *, precision: str | None = None, micro_batch: int | None = None, workers: int = 0
-) -> Machine:
+) -> Generator[Machine]:
+    """This machine, or, where torchrun has started this process, this rank among the others."""
     from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine
 
-    chosen = Device.choose(device, precision=precision)
-    if micro_batch is None:
-        return Machine(device=chosen, workers=workers)
-    return Machine(device=chosen, micro_batch=micro_batch, workers=workers)
+    place = _place()
+    if place is None:
+        chosen = Device.choose(device, precision=precision)
+        yield Machine(device=chosen, micro_batch=micro_batch, workers=workers)
+        return
+    from resnet_rs.training.group import joined
+
+    chosen = Device.choose(device, precision=precision).of_rank(place.local_index)
+    with joined(place, chosen) as ranks:
+        yield Machine(device=chosen, micro_batch=micro_batch, workers=workers, ranks=ranks)
+
+
+def _place() -> Place | None:
+    """Where torchrun has put this process; none if it was started by itself."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    from resnet_rs.training.group import Place
+
+    return Place(
+        index=int(os.environ["RANK"]),
+        count=int(os.environ["WORLD_SIZE"]),
+        local_index=int(os.environ["LOCAL_RANK"]),
+        host=os.environ["MASTER_ADDR"],
+        port=int(os.environ["MASTER_PORT"]),
+    )
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import reprlib
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -28,6 +30,14 @@ TRUSTED_PACKAGES = [__name__.partition(".")[0]]
 """Whose dataclasses may be named in a stored file. A program with archs or tasks of its own adds its package here."""
 
 _TYPE = "type"
+_MAX_WORD = 100
+"""Letters of a word that a misspelling is looked for in; longer ones are none, and take long."""
+_MAX_SAID = 1000
+"""Letters of a message about values, of which there may be a million."""
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = _MAX_WORD
+_shortened.maxlist = _shortened.maxdict = 8
+_shortened.maxlong = 50
 
 
 def edit(value: V, edits: Mapping[str, Any]) -> V:
@@ -60,10 +70,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ValueError(
-                f"an edit is written field=value, got {assignment!r}. Example: recipe.epochs=100."
+                f"an edit is written field=value, got {_shown(assignment)}. Example: recipe.epochs=100."
             )
         if path in edits:
-            raise ValueError(f"{path!r} is set twice, to {edits[path]} and to {text}. Keep one of them.")
+            raise ValueError(
+                f"{_shown(path)} is set twice, to {_shown(edits[path])} and to {_shown(text)}. Keep one of them."
+            )
         edits[path] = text
     return edits
 
@@ -81,15 +93,18 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(plain: Any) -> Any:
-    """The dataclass that `to_plain` wrote.
+def from_plain(plain: Any, *, kinds: tuple[type, ...] = (object,)) -> Any:
+    """The dataclass that `to_plain` wrote, an instance of one of `kinds`.
 
     Only frozen dataclasses of this package are built, whatever the file names: nothing in it can run other
-    code.
+    code. What is of another kind is not built at all, and so nothing in it either.
     """
     if not isinstance(plain, Mapping) or not isinstance(plain.get(_TYPE), str):
         raise ValueError(f"a stored value is an object with a {_TYPE!r}, got {_shown(plain)}.")
     cls = _stored_type(plain[_TYPE])
+    if not issubclass(cls, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"expected a stored {names}, got a {cls.__name__}.")
     values = {name: value for name, value in plain.items() if name != _TYPE}
     hints = _hints(cls)
     _refuse_unknown(cls, values)
@@ -118,18 +133,18 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
         deeper = {path: keys[1:] for path, keys in paths.items() if keys[0] == name and len(keys) > 1}
         if whole and deeper:
             raise ValueError(
-                f"{whole[0]!r} and {next(iter(deeper))!r} contradict each other. Keep one of them."
+                f"{_shown(whole[0])} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them."
             )
         if whole:
             present = type(getattr(value, name))
-            changes[name] = _read(edits[whole[0]], hints[name], whole[0], present=present)
+            changes[name] = _read(edits[whole[0]], hints[name], whole[0], present=present, is_edit=True)
             continue
         inner = getattr(value, name)
         if not dataclasses.is_dataclass(inner):
             path = next(iter(deeper))
             parent = path[: -len(".".join(deeper[path])) - 1]
             raise ValueError(
-                f"cannot edit {path!r}: {parent!r} is {as_typed(inner)}, which has no fields."
+                f"cannot edit {_shown(path)}: {parent!r} is {as_typed(inner)}, which has no fields."
                 f"{_cure(hints[name], parent)}"
             )
         changes[name] = _edit(inner, deeper, edits)
@@ -149,41 +164,43 @@ def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = No
     except TypeError as error:
         raise ValueError(f"cannot build {cls.__name__}: {error}.") from None
     except ValueError as error:
-        if among is None:
-            raise
-        names = ", ".join(repr(path) for path in among)
-        raise ValueError(f"cannot edit {names}: {error}") from None
+        said = str(error) if len(str(error)) < _MAX_SAID else f"{str(error)[:_MAX_SAID]} ..."
+        names = "" if among is None else f"cannot edit {', '.join(_shown(path) for path in among)}: "
+        raise ValueError(f"{names}{said}") from None
 
 
-def _read(value: Any, hint: Any, path: str, *, present: type | None = None) -> Any:
-    """`value` as its field's type `hint` wants it: an object, JSON, or typed text.
+def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_edit: bool = False) -> Any:
+    """`value` as its field's type `hint` wants it: an object, JSON, or, in an edit, typed text.
 
     JSON that names no type is of the type that is `present`, or else of the only one there can be.
     """
-    value = _none_if_typed(value, hint)
+    value = _none_if_typed(value, hint) if is_edit else value
+    is_typed = is_edit and isinstance(value, str)
     kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
     if kinds:
-        value = _read_typed(value, kinds, path) if isinstance(value, str) else value
+        value = _read_typed(value, kinds, path) if is_typed else value
         if isinstance(value, Mapping) and _TYPE not in value:
             cls = present if present is not None and issubclass(present, tuple(kinds)) else kinds[0]
             value = {_TYPE: f"{cls.__module__}.{cls.__qualname__}", **value}
         return _read_dataclass(value, hint, kinds, path)
-    for text in _as_json(value):
+    for text in _as_json(value, is_typed=is_typed):
         try:
             return _adapter(hint).validate_json(text, strict=True)
         except ValidationError:
             continue
         except PydanticUserError:
             break  # a type that no JSON can stand for, in a file that somebody has changed
-    close = get_close_matches(str(value), [str(c) for m in _members(hint) for c in _choices(m)], n=1)
-    closest = f" Closest: {close[0]}." if close else ""
-    raise ValueError(f"cannot set {path!r} to {_shown(value)}: {_allowed(hint)}.{closest}")
+    closest = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_typed else ""
+    raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{closest}")
 
 
-def _as_json(value: Any) -> list[str]:
+def _as_json(value: Any, *, is_typed: bool) -> list[str]:
     """What `value` may mean, as JSON texts in the order of trying; typed text may be a number, a list or a word."""
-    if not isinstance(value, str):
-        return [json.dumps(to_plain(value))]
+    if not is_typed:
+        try:
+            return [json.dumps(to_plain(value))]
+        except (TypeError, ValueError, RecursionError):
+            return []  # no JSON can stand for it
     try:
         number = [repr(float(value))]
     except ValueError:
@@ -192,15 +209,12 @@ def _as_json(value: Any) -> list[str]:
 
 
 def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
-    if value is None and type(None) in _members(hint):
-        return None
-    if isinstance(value, tuple(kinds)):
+    if isinstance(value, tuple(kinds)) or (value is None and type(None) in _members(hint)):
         return value
-    built = value if isinstance(value, tuple(kinds)) else from_plain(value)
-    if not isinstance(built, tuple(kinds)):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{path!r} must be a {names}, got a {type(built).__name__}.")
-    return built
+    try:
+        return from_plain(value, kinds=tuple(kinds))
+    except ValueError as error:
+        raise ValueError(f"in {path!r}: {error}") from None
 
 
 def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
@@ -209,14 +223,13 @@ def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
     if text in known:
         return _build(known[text], {})
     if not text.startswith("{"):
-        close = get_close_matches(text, known, n=1, cutoff=0.3)
-        closest = f" Closest: {close[0]}." if close else ""
         choices = " or ".join([*known, 'JSON, such as {"type": ...}'])
-        raise ValueError(f"cannot set {path!r} to {text!r}: it must be {choices}.{closest}")
+        closest = _closest(text, known, cutoff=0.3)
+        raise ValueError(f"cannot set {path!r} to {_shown(text)}: it must be {choices}.{closest}")
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"cannot set {path!r} to {text[:100]}: it is no JSON ({error}).") from None
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot set {path!r} to {_shown(text)}: it is no JSON ({error}).") from None
 
 
 def _none_if_typed(value: Any, hint: Any) -> Any:
@@ -229,18 +242,18 @@ def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = Fal
     known = [field.name for field in dataclasses.fields(cls)]
     for name in names:
         if name not in known:
-            subject = f"cannot edit {names[name]!r}: " if is_edit else ""
-            close = get_close_matches(name, known, n=1)
-            closest = f" Closest: {close[0]}." if close else ""
+            subject = f"cannot edit {_shown(names[name])}: " if is_edit else ""
             raise ValueError(
-                f"{subject}{cls.__name__} has no field {name!r}.{closest} Its fields are: {', '.join(known)}."
+                f"{subject}{cls.__name__} has no field {_shown(name)}.{_closest(name, known)} "
+                f"Its fields are: {', '.join(known)}."
             )
 
 
 def _stored_type(path: str) -> type:
     """The frozen dataclass of this package at a stored module path."""
     module, _, name = path.rpartition(".")
-    if module.partition(".")[0] in TRUSTED_PACKAGES:
+    is_path = len(path) <= 4 * _MAX_WORD and all(part.isidentifier() for part in path.split("."))
+    if is_path and module.partition(".")[0] in TRUSTED_PACKAGES:
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:
@@ -249,7 +262,7 @@ def _stored_type(path: str) -> type:
         if isinstance(found, type) and is_frozen and found.__module__ == module:
             return found
     raise ValueError(
-        f"{path!r} is no dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
+        f"{_shown(path)} is no dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
     )
 
 
@@ -294,8 +307,24 @@ def _allowed(hint: Any) -> str:
     return f"it must be {' or '.join(words)}"
 
 
+def _closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A hint at which of `known` a misspelled word may mean."""
+    close = get_close_matches(word, known, n=1, cutoff=cutoff) if len(word) <= _MAX_WORD else []
+    return f" Closest: {close[0]}." if close else ""
+
+
 def _shown(value: Any) -> str:
-    return repr(value) if not dataclasses.is_dataclass(value) else type(value).__name__
+    """A value in a message, shortened if it is long."""
+    return _shortened.repr(value) if not dataclasses.is_dataclass(value) else type(value).__name__
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; the same name twice is refused, since readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{_shown(name)} is set twice")
+    return found
 
 
 @cache

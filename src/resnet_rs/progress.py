@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resnet_rs.tasks.task import headline
-from resnet_rs.training.run import Evaluated, Event, Progressed, Started
+from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, SaveFailed, Started
+from resnet_rs.training.loop import Update
 from resnet_rs.verbs import describe_scores
 
 _SECONDS_BETWEEN_STATES = 30.0
@@ -43,7 +44,7 @@ def show_live(events: Iterator[Event]) -> None:
 def _state(event: Progressed) -> str:
     update = event.update
     return (
-        f"epoch {event.epoch:.2f}  loss {update.loss.item():.3f}  lr {update.lr:.4f}  "
+        f"epoch {event.epoch:.2f}  loss {update.loss:.3f}  lr {update.lr:.4f}  "
         f"{event.images_per_second:,.0f} images/s  waiting {event.data_wait:.0%}  {_duration(event.seconds_left)} left"
     )
 
@@ -51,6 +52,7 @@ def _state(event: Progressed) -> str:
 def _lines(event: Event, named: set[str]) -> Iterator[str]:
     """What is worth a line; unreadable pictures are `named` once, though every epoch meets them again."""
     if isinstance(event, Started):
+        yield from (f"note: {notice}" for notice in event.notices)
         plan = event.plan
         begin = f"continues after update {event.step:,} of" if event.step else "takes"
         yield (
@@ -58,20 +60,33 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
             f"peak learning rate {plan.peak_lr:g}"
         )
     elif isinstance(event, Progressed):
-        for error in event.update.unreadable:
-            if error.key in named:
-                continue
-            named.add(error.key)
-            yield f"left out, unreadable: {error.key!r}: {error.reason}"
+        yield from _oddities(event.update, named)
     elif isinstance(event, Evaluated):
         scored = "   ".join(f"{name}: {headline(summary)}" for name, summary in event.summaries.items())
         yield (
             f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
             f"waiting {event.data_wait:.0%}   {scored}"
         )
-    else:
+    elif isinstance(event, SaveFailed):
+        yield (
+            f"could not save update {event.step} ({event.in_a_row} in a row): {event.reason}; "
+            "the last checkpoint is intact, and training goes on"
+        )
+    elif isinstance(event, Finished):
         yield f"finished in {_duration(event.seconds)}"
         yield from describe_scores(event.scores)
+
+
+def _oddities(update: Update, named: set[str]) -> Iterator[str]:
+    """What an update met that should not have been there."""
+    if update.is_skipped:
+        yield (
+            f"update {update.step} was taken back: its loss or gradient was not finite; its samples are in the log"
+        )
+    for error in update.unreadable:
+        if error.key not in named:
+            named.add(error.key)
+            yield f"left out, unreadable: {error.key!r}: {error.reason}"
 
 
 def _duration(seconds: float) -> str:

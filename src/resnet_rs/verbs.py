@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,30 +12,27 @@ import torch
 from torch import nn
 
 from resnet_rs import config, storage, zoo
+from resnet_rs.bridges import torch_file
 from resnet_rs.data.folders import automatic_split
 from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Source, Splits, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
 from resnet_rs.paper import RELEASED
+from resnet_rs.processes import Stop, listening
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import evaluate as score_models
 from resnet_rs.training.evaluate import scores as final_scores
+from resnet_rs.training.events import Event, Finished, Stopped
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job
+from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
-from resnet_rs.training.run import DEFAULT_MICRO_BATCH, Event, Finished, Job, run
+from resnet_rs.training.ranks import Ranks
+from resnet_rs.training.run import run
 
 _NUM_CLASSES_SHOWN = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How this machine is used. Of these only `micro_batch` decides a result, and the device its rounding."""
-
-    device: Device = field(default_factory=Device.choose)
-    micro_batch: int = DEFAULT_MICRO_BATCH
-    workers: int = 0
 
 
 def experiment(name: str, edits: Mapping[str, Any] | None = None) -> Experiment:
@@ -135,17 +132,26 @@ def fitted(
         raise ValueError(f"minutes must be above 0, got {minutes}.")
     if run_folder is not None and (run_folder / "run.json").is_file():
         return _fitted_before(prepared, minutes, run_folder)
-    speed = partial(
-        measure_speed,
-        source=prepared.splits.train,
-        device=machine.device,
-        micro_batch=machine.micro_batch,
-        workers=machine.workers,
-    )
     chosen, changes = fit(
-        prepared.experiment, prepared.splits.train, minutes=minutes, speed=speed, typed=prepared.typed
+        prepared.experiment,
+        prepared.splits.train,
+        minutes=minutes,
+        speed=partial(_speed, source=prepared.splits.train, machine=machine),
+        typed=prepared.typed,
     )
     return replace(prepared, experiment=chosen, changes=tuple(changes), is_fitted=True, minutes=minutes)
+
+
+def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
+    """Pictures per second that all ranks reach together, all at once; the same number on each of them."""
+    mine = measure_speed(
+        chosen,
+        source,
+        device=machine.device,
+        micro_batch=machine.micro_batch or DEFAULT_MICRO_BATCH,
+        workers=machine.workers,
+    )
+    return sum(float(text) for text in machine.ranks.gather(repr(mine).encode()))
 
 
 def _fitted_before(prepared: Prepared, minutes: float | None, run_folder: Path) -> Prepared:
@@ -163,23 +169,35 @@ def _fitted_before(prepared: Prepared, minutes: float | None, run_folder: Path) 
 
 
 def training(
-    prepared: Prepared, *, out: Path, seed: int = 0, machine: Machine | None = None
+    prepared: Prepared,
+    *,
+    out: Path,
+    seed: int = 0,
+    machine: Machine | None = None,
+    save_every: int | None = None,
+    stop: Stop | None = None,
 ) -> Iterator[Event]:
-    """Train, or continue to train, in the folder `out`; yields what happens."""
+    """Train, or continue to train, in the folder `out`; yields what happens.
+
+    A checkpoint is saved every `save_every` updates; by default at every evaluation, and every ten minutes.
+    """
     machine = machine or Machine()
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
     refuse_unfit(prepared.experiment, len(prepared.splits.train))
     job = Job(
         experiment=prepared.experiment,
         splits=prepared.splits,
         folder=out,
         seed=seed,
-        device=machine.device,
-        micro_batch=machine.micro_batch,
-        workers=machine.workers,
+        machine=machine,
+        micro_batch=machine.micro_batch or _usual_micro_batch(prepared, out, machine.ranks),
+        save_every=save_every,
+        stop=stop or Stop(),
         origin=_origin(prepared),
     )
     for event in run(job):
-        if isinstance(event, Finished):
+        if isinstance(event, Finished) and machine.ranks.is_first:
             write_page(out, prepared.splits)
         yield event
 
@@ -197,6 +215,7 @@ def train(
 
     With `minutes` the recipe is fitted to the data and to that time, as `resnet-rs train --fit --minutes` does; the
     fields in which an `Experiment` differs from the zoo stay as they are. For what happens meanwhile, see `training`.
+    Interrupted (Ctrl-C), it saves and raises `KeyboardInterrupt`; the same call continues.
     """
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
@@ -205,10 +224,23 @@ def train(
     if minutes is not None:
         prepared = fitted(prepared, minutes=minutes, machine=machine, run_folder=out)
     scores: dict[str, Any] = {}
-    for event in training(prepared, out=out, seed=seed, machine=machine):
-        if isinstance(event, Finished):
-            scores = event.scores
+    with listening() as stop:
+        for event in training(prepared, out=out, seed=seed, machine=machine, stop=stop):
+            if isinstance(event, Stopped):
+                raise KeyboardInterrupt(
+                    f"stopped and saved after update {event.step}; the same call continues."
+                )
+            if isinstance(event, Finished):
+                scores = event.scores
     return scores
+
+
+def _usual_micro_batch(prepared: Prepared, out: Path, ranks: Ranks) -> int:
+    """As many samples as the run in `out` computes at once; of a new run, up to 128, so that every rank has some."""
+    stored = out / "run.json"
+    if stored.is_file():
+        return int(storage.read_json(stored, needs=("micro_batch",))["micro_batch"])
+    return max(2, min(DEFAULT_MICRO_BATCH, prepared.experiment.recipe.batch_size // ranks.count))
 
 
 def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> dict[str, Any]:
@@ -223,14 +255,10 @@ def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> 
     if saved.split is not None and _is_of_split(source, saved.split):
         source = open_test(data, split=saved.split)
     source = match_classes(source, saved.classes)
-    result = score_models(
-        {saved.weights: machine.device.place(saved.load_model())},
-        source,
-        data=saved.experiment.data,
-        task=saved.experiment.task,
-        device=machine.device,
-        workers=machine.workers,
-    )
+    models = {saved.weights: machine.device.place(saved.load_model())}
+    result = score_models(models, source, saved.experiment, machine=machine)
+    if result is None:
+        raise KeyboardInterrupt
     return final_scores(result, source)
 
 
@@ -247,6 +275,11 @@ def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
 def load(path: str | Path, *, device: str | None = None) -> Predictor:
     """The predictor of a checkpoint folder, or of a run's newest checkpoint."""
     return Predictor(checkpoint.read(Path(path)), device=Device.choose(device))
+
+
+def convert(weights: str | Path, out: str | Path, *, key: str | None = None) -> torch_file.Conversion:
+    """Write the weights in a file of `torch.save` to `out`, a new safetensors file, without running what is in it."""
+    return torch_file.convert(Path(weights), Path(out), key=key)
 
 
 def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:

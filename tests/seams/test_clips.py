@@ -14,8 +14,11 @@ from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import SqueezeExcite, StochasticDepth, init_as_released
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
+from resnet_rs.training.events import Finished, Progressed
+from resnet_rs.training.job import Job
+from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
-from resnet_rs.training.run import Finished, Job, Progressed, run
+from resnet_rs.training.run import run
 from resnet_rs.zoo import EXPERIMENTS
 
 
@@ -76,7 +79,7 @@ def job(tmp_path, monkeypatch):
             experiment=experiment.suited_to(splits.train.classes),
             splits=splits,
             folder=tmp_path / name,
-            device=Device.choose("cpu"),
+            machine=Machine(device=Device.choose("cpu")),
             origin=origin,
         )
 

@@ -16,8 +16,11 @@ from resnet_rs.tasks.task import Meter, Task
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import evaluate
+from resnet_rs.training.events import Finished
+from resnet_rs.training.job import Job
+from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
-from resnet_rs.training.run import Finished, Job, run
+from resnet_rs.training.run import run
 from resnet_rs.zoo import EXPERIMENTS
 
 
@@ -64,9 +67,13 @@ class PixelMeter(Meter):
         self.confusion += flat.reshape(self.num_classes, -1)
         self.count += len(indices)
 
-    def merge(self, other):
-        self.confusion += other.confusion
-        self.count += other.count
+    def pack(self):
+        return np.append(self.confusion, self.count).tobytes()
+
+    def merge(self, packed):
+        *confusion, count = np.frombuffer(packed, dtype=np.int64)
+        self.confusion += np.reshape(confusion, self.confusion.shape)
+        self.count += int(count)
 
     def summary(self):
         hits = np.diag(self.confusion)
@@ -106,7 +113,7 @@ def job(tmp_path, trusted):
         experiment=experiment.suited_to(splits.train.classes),
         splits=splits,
         folder=tmp_path / "run",
-        device=device,
+        machine=Machine(device=device),
         origin=origin,
     )
 
@@ -122,10 +129,8 @@ def test_a_mask_per_picture_is_learned_saved_scored_and_shown(job):
     again = evaluate(
         {"average": saved.load_model()},
         job.splits.test,
-        data=saved.experiment.data,
-        task=saved.experiment.task,
-        device=job.device,
-        workers=0,
+        saved.experiment,
+        machine=job.machine,
     )
     assert again.meters["average"].scores()["mean_iou"] == scores["mean_iou"]
     assert write_page(job.folder, job.splits).stat().st_size > 10_000

@@ -58,7 +58,7 @@ def test_meters_over_parts_merge_into_the_meter_over_the_whole_exactly(seed):
     order = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
     merged = ClassificationMeter(CLASSES)
     for part in order.split([1, 99, 0, 57, 43]):
-        merged.merge(meter_of(logits[part], targets[part], indices[part]))
+        merged.merge(meter_of(logits[part], targets[part], indices[part]).pack())
     assert merged.scores() == whole
 
 
@@ -85,7 +85,7 @@ def test_the_worst_mistakes_are_the_surest_and_name_their_classes():
 
 def test_meters_of_other_classes_are_not_merged():
     with pytest.raises(ValueError, match="over the same classes"):
-        ClassificationMeter(CLASSES).merge(ClassificationMeter(("x", "y")))
+        ClassificationMeter(CLASSES).merge(ClassificationMeter(("x", "y")).pack())
 
 
 def test_the_loss_is_smoothed_cross_entropy_per_sample():

@@ -7,7 +7,8 @@ from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.training.device import Device
-from resnet_rs.training.run import Job
+from resnet_rs.training.job import Job
+from resnet_rs.training.machine import Machine
 from resnet_rs.zoo import EXPERIMENTS
 
 CPU = Device.choose("cpu")
@@ -47,7 +48,7 @@ def job(tiny, shapes, tmp_path):
             "experiment": tiny,
             "splits": shapes,
             "folder": tmp_path / name,
-            "device": CPU,
+            "machine": Machine(device=CPU, workers=changes.pop("workers", 0)),
             "micro_batch": 8,
         }
         return Job(**{**fields, **changes})

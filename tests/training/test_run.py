@@ -1,6 +1,8 @@
 """A run gives one result, whatever the workers, the interruptions and the cutting of batches."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -8,10 +10,10 @@ from resnet_rs.config import edit
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
-from resnet_rs.storage import Damaged
 from resnet_rs.training import checkpoint
+from resnet_rs.training.events import Evaluated, Finished, Progressed
 from resnet_rs.training.log import read_log
-from resnet_rs.training.run import Evaluated, Finished, Progressed, run
+from resnet_rs.training.run import Diverged, run
 
 
 def finish(job):
@@ -20,7 +22,7 @@ def finish(job):
 
 def weights(job):
     """Bytes of every stored tensor: average, model and momentum."""
-    folder = checkpoint.newest(job.folder).path
+    folder = checkpoint.read(job.folder).path
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
@@ -59,10 +61,14 @@ def test_an_interrupted_run_continues_to_the_same_weights_bit_for_bit(job, stop_
     assert updates(job("cut")) == updates(job("whole"))
 
 
-def test_a_run_whose_loss_is_no_number_stops_and_keeps_its_last_checkpoint(job, tiny):
+def test_a_run_that_diverges_stops_after_three_updates_in_a_row_and_keeps_its_last_checkpoint(job, tiny):
     wild = edit(tiny, {"recipe.base_lr": 1e30, "recipe.epochs": 6.0})
-    with pytest.raises(ValueError, match=r"the loss of update \d+ is (nan|inf), so the run was stopped"):
+    with pytest.raises(
+        Diverged, match=r"updates (\d+), (\d+), (\d+) was no finite number, so the run was stopped"
+    ):
         finish(job(experiment=wild))
+    skipped = [line for line in read_log(job().folder / "log.jsonl") if line["kind"] == "skipped"]
+    assert len(skipped) == 3 and all(len(line["keys"]) == 16 for line in skipped)
     assert all(line["loss"] < float("inf") for line in updates(job()))
 
 
@@ -75,9 +81,9 @@ def test_a_run_killed_while_it_claimed_its_folder_can_begin_again(job):
 
 def test_a_copy_of_a_checkpoint_under_another_name_is_ignored(job):
     finish(job())
-    path = checkpoint.newest(job().folder).path
+    path = checkpoint.read(job().folder).path
     (path.parent / f"{path.name}-best").mkdir()
-    assert checkpoint.newest(job().folder).path == path
+    assert checkpoint.read(job().folder).path == path
 
 
 def test_a_finished_run_does_nothing_more_when_asked_again(job):
@@ -133,23 +139,50 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(job):
     assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(job):
-    finish(job())
-    file = checkpoint.newest(job().folder).path / "average.safetensors"
+def damage(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_named_and_set_aside_and_the_run_ends_the_same(job):
+    finish(job("whole"))
+    finish(job())
+    damage(checkpoint.read(job().folder).path / "average.safetensors")
+    started = next(iter(run(job())))
+    assert started.step == 8
+    assert re.search(
+        r"average\.safetensors has changed.* set aside as .*damaged-step-00000012", started.notices[0]
+    )
+    finish(job())
+    assert weights(job()) == weights(job("whole"))
+    assert updates(job()) == updates(job("whole"))
+
+
+def test_a_damaged_checkpoint_is_not_scored_in_silence(job):
+    finish(job())
+    (checkpoint.read(job().folder).path / "momentum.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"momentum\.safetensors is missing\. step-00000008 is used instead"):
+        assert checkpoint.read(job().folder).step == 8
+
+
+def test_without_a_valid_checkpoint_a_run_never_begins_anew_in_silence(job):
+    finish(job())
+    for file in job().folder.glob("checkpoints/*/average.safetensors"):
+        damage(file)
     with pytest.raises(
-        Damaged, match=r"average\.safetensors has changed.* To go on from step-00000008, remove"
+        checkpoint.NoneValid, match=r"has no valid checkpoint: .*average\.safetensors has changed"
     ):
         finish(job())
-
-
-def test_a_checkpoint_without_a_file_is_refused_by_name(job):
-    finish(job())
-    (checkpoint.newest(job().folder).path / "momentum.safetensors").unlink()
-    with pytest.raises(Damaged, match=r"momentum\.safetensors is missing"):
+    with pytest.raises(checkpoint.NoneValid):
         checkpoint.read(job().folder)
+
+
+def test_a_run_whose_checkpoints_are_gone_never_begins_anew_in_silence(job):
+    finish(job())
+    shutil.rmtree(job().folder / "checkpoints")
+    with pytest.raises(checkpoint.NoneValid, match="has no checkpoint, but its log tells of 3"):
+        finish(job())
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(job, monkeypatch):
@@ -198,5 +231,5 @@ class Nothing(Shapes):
 
 
 def test_a_batch_without_one_readable_sample_stops_the_run(job, shapes):
-    with pytest.raises(ValueError, match="no sample of update 0 could be read"):
+    with pytest.raises(ValueError, match="no sample of update 1 could be read"):
         finish(job(splits=Splits(train=Nothing(num_samples=64, size=16), test=shapes.test)))

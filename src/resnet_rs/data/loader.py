@@ -1,11 +1,19 @@
-"""Batches of a run, in order: pure functions of (source, data, seed, position), whatever the number of workers."""
+"""Batches of a run, in order: pure functions of (source, data, seed, position), whatever the number of workers.
+
+Workers send arrays through pipes, not tensors through shared memory: nothing is left behind when a run is killed, and
+the small shared memory of containers is no limit.
+"""
 
 from __future__ import annotations
 
+import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +22,7 @@ from resnet_rs import draws
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Batch, Unreadable
 from resnet_rs.data.source import Source
+from resnet_rs.processes import serve_parent
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,15 @@ class TrainingSpans(Dataset[Batch]):
         unreadable: list[Unreadable] = []
         for i in range(span.count):
             position, index = span.first + i, int(ids[i])
-            try:
-                sample = self.source.read(index, channels=self.data.channels)
-            except Unreadable as error:
-                unreadable.append(error)
-                continue
-            pixels, target = self.data.train_input(
-                sample, seed=self.seed, epoch=position // size, index=index
-            )
+            with _naming(self.source, index):
+                try:
+                    sample = self.source.read(index, channels=self.data.channels)
+                except Unreadable as error:
+                    unreadable.append(error)
+                    continue
+                pixels, target = self.data.train_input(
+                    sample, seed=self.seed, epoch=position // size, index=index
+                )
             items.append((position, index, pixels, target))
         return _stack(items, unreadable)
 
@@ -62,29 +72,79 @@ class EvaluationSpans(Dataset[Batch]):
         items: list[tuple[int, int, Tensor, Tensor]] = []
         unreadable: list[Unreadable] = []
         for index in range(span.first, span.first + span.count):
-            try:
-                sample = self.source.read(index, channels=self.data.channels)
-            except Unreadable as error:
-                unreadable.append(error)
-                continue
-            items.append((index, index, *self.data.test_input(sample)))
+            with _naming(self.source, index):
+                try:
+                    sample = self.source.read(index, channels=self.data.channels)
+                except Unreadable as error:
+                    unreadable.append(error)
+                    continue
+                items.append((index, index, *self.data.test_input(sample)))
         return _stack(items, unreadable)
 
 
 def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
     """The batches of `spans`, in that order, computed by `workers` processes (0: here)."""
+    if workers == 0:
+        for span in spans:
+            yield dataset[span]
+        return
     with warnings.catch_warnings():
         # torch warns where workers outnumber cores; whoever typed the number knows, as some wait for a disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         loader = DataLoader(
-            dataset,
+            _Sent(dataset),
             sampler=spans,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_is,  # pyright: ignore[reportArgumentType] - without a batch size it gets one item, no list
-            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_is,
+            worker_init_fn=_begin_worker,
         )
-        return iter(loader)
+        sent = iter(loader)
+    for item in sent:
+        if isinstance(item, Exception):
+            raise item
+        inputs, targets, indices, positions = (torch.from_numpy(part) for part in item[:4])
+        if torch.cuda.is_available():
+            inputs = inputs.pin_memory()  # so that its way to the device needs no waiting
+        yield Batch(inputs, targets, indices, positions, unreadable=item[4])
+
+
+class _Sent(Dataset[Any]):
+    """A data set as its workers send it: arrays in place of tensors, and an error as a value, with its own type."""
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, span: Span) -> tuple[Any, ...] | Exception:
+        try:
+            batch = self.dataset[span]
+        except Exception as error:
+            return _portable(error)
+        return (*(np.asarray(part) for part in batch[:4]), batch.unreadable)
+
+
+def _portable(error: Exception) -> Exception:
+    """`error` with what its traceback says, or, where its type cannot be sent, a `RuntimeError` that says it."""
+    text = "".join(traceback.format_exception(error))
+    if type(error).__module__ != "builtins":
+        return RuntimeError(text)
+    error.add_note(f"in a process that reads pictures:\n{text}")
+    return error
+
+
+@contextmanager
+def _naming(source: Source, index: int) -> Generator[None]:
+    """Let an error that nobody expects name the sample it comes from."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"at sample {source.key(index)!r}")
+        raise
+
+
+def _begin_worker(number: int) -> None:
+    del number
+    serve_parent()
 
 
 def cut(first: int, count: int, *, at_most: int) -> Iterator[Span]:
@@ -98,8 +158,8 @@ def cut(first: int, count: int, *, at_most: int) -> Iterator[Span]:
         yield Span(first + start, end - start)
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+def _as_is(item: Any) -> Any:  # noqa: ANN401 - whatever the data set gives
+    return item
 
 
 def _stack(items: list[tuple[int, int, Tensor, Tensor]], unreadable: list[Unreadable]) -> Batch:

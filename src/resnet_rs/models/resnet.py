@@ -45,6 +45,8 @@ Activation = Literal["relu", "silu"]
 _CHOICES = {"stem": Stem, "shortcut": Shortcut, "stride_in": StrideIn, "activation": Activation}
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
+_MAX_BLOCKS = 256
+"""Per stage; the deepest published one has 87. A slip of the finger is refused instead of filling the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +77,9 @@ class ResNetArch(Arch):
     """Start the last norm of every block at zero, so that every block begins as the identity."""
 
     def __post_init__(self) -> None:
-        if len(self.blocks) != 4 or min(self.blocks) < 1:
+        if len(self.blocks) != 4 or min(self.blocks) < 1 or max(self.blocks) > _MAX_BLOCKS:
             raise ValueError(
-                f"blocks must be four counts of 1 or more, one per stage, got {list(self.blocks)}."
+                f"blocks must be four counts of 1 to {_MAX_BLOCKS}, one per stage, got {list(self.blocks)}."
             )
         # Below 1/32 the first convolution of the stem would have no channel left.
         if not 1 / 32 <= self.width <= 16:

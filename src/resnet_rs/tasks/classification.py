@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from resnet_rs.report.statistics import (
 from resnet_rs.tasks.task import Meter, Task
 
 _INIT_STD = 0.01
+_MAX_CLASSES = 2**24
 _NUM_WORST = 24
 
 
@@ -39,8 +41,8 @@ class Classification(Task):
     """Drop rate of the pooled features before the classifier, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be 2 or more, got {self.num_classes}.")
+        if not 2 <= self.num_classes <= _MAX_CLASSES:
+            raise ValueError(f"num_classes must be 2 to {_MAX_CLASSES:,}, got {self.num_classes}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
         if not 0 <= self.dropout < 1:
@@ -115,10 +117,14 @@ class ClassificationMeter(Meter):
         rows["nll"] = -of_label[:, 0].numpy()
         self._rows.append(rows)
 
-    def merge(self, other: Meter) -> None:
-        if not isinstance(other, ClassificationMeter) or other.classes != self.classes:
+    def pack(self) -> bytes:
+        return json.dumps(self.classes).encode() + b"\n" + self.rows.tobytes()
+
+    def merge(self, packed: bytes) -> None:
+        classes, _, rows = packed.partition(b"\n")
+        if tuple(json.loads(classes)) != self.classes:
             raise ValueError("only meters over the same classes can be merged.")
-        self._rows.extend(other._rows)
+        self._rows.append(np.frombuffer(rows, dtype=self._ROW))
 
     @property
     def rows(self) -> np.ndarray:

@@ -23,8 +23,12 @@ class Meter(ABC):
         """Take in the predictions for the samples `indices`."""
 
     @abstractmethod
-    def merge(self, other: Meter) -> None:
-        """Take in all that `other`, a meter of the same kind, has collected."""
+    def pack(self) -> bytes:
+        """All that it has collected."""
+
+    @abstractmethod
+    def merge(self, packed: bytes) -> None:
+        """Take in all that another meter of the same kind has packed, perhaps in another process."""
 
     @abstractmethod
     def summary(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast, get_args
 
 import torch
@@ -45,6 +45,15 @@ class Device:
         """As torch names it."""
         return torch.device(self.name)
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a CUDA device."""
+        return self.name.startswith("cuda")
+
+    def of_rank(self, local_index: int) -> Device:
+        """The device of one of several ranks on this machine: each has a CUDA device of its own."""
+        return replace(self, name=f"cuda:{local_index}") if self.name == "cuda" else self
+
     def place(self, model: M) -> M:
         """`model` on this device, in its memory layout."""
         model = model.to(self.torch)
@@ -72,12 +81,12 @@ class Device:
 
     def describe(self) -> dict[str, str]:
         """What a result may depend on, for its report."""
-        is_cuda = self.name.startswith("cuda")
         return {
-            "device": torch.cuda.get_device_name(self.torch) if is_cuda else self.name,
+            "device": torch.cuda.get_device_name(self.torch) if self.is_cuda else self.name,
             "precision": self.precision,
             "threads": str(torch.get_num_threads()),
             "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+            "deterministic": str(torch.are_deterministic_algorithms_enabled()),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "system": platform.system(),

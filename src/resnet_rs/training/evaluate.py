@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from resnet_rs.data.loader import EvaluationSpans, cut, load
-from resnet_rs.data.pipeline import Data
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.sample import Batch, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
-from resnet_rs.tasks.task import Meter, Task
+from resnet_rs.processes import Stop
+from resnet_rs.tasks.task import Meter
 from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.machine import Machine
+from resnet_rs.training.ranks import Ranks
 
 _BATCH_SIZE = 128
 
@@ -29,28 +33,58 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    models: Mapping[str, Model], source: Source, *, data: Data, task: Task, device: Device, workers: int
-) -> Evaluation:
-    """Show every sample of `source` once to each of `models`, in evaluation mode.
+    models: Mapping[str, Model],
+    source: Source,
+    experiment: Experiment,
+    *,
+    machine: Machine,
+    stop: Stop | None = None,
+) -> Evaluation | None:
+    """Show every sample of `source` once to each of `models`, in evaluation mode; unreadable ones are listed.
 
-    Unreadable ones are listed, not replaced.
+    The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. None if
+    one of them was asked to stop before its end.
     """
-    meters = {name: task.build_meter(source.classes) for name in models}
+    data, device, ranks = experiment.data, machine.device, machine.ranks
+    meters = {name: experiment.task.build_meter(source.classes) for name in models}
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    for batch in load(
-        cut(0, len(source), at_most=_BATCH_SIZE), EvaluationSpans(source, data), workers=workers
-    ):
+    spans = ranks.share(list(cut(0, len(source), at_most=_BATCH_SIZE)))
+    for batch in load(spans, EvaluationSpans(source, data), workers=machine.workers):
+        if stop is not None and stop.is_requested:
+            break
         unreadable += batch.unreadable
-        if not len(batch.indices):
-            continue
-        inputs = device.layout(data.normalize(device.put(batch.inputs)))
-        for name, model in models.items():
-            with device.autocast():
-                prediction = model(inputs)
-            meters[name].update(prediction.float(), batch.targets, batch.indices)
-    return Evaluation(meters=meters, unreadable=tuple(unreadable))
+        if len(batch.indices):
+            _show(batch, models, meters, experiment, device)
+    if ranks.largest(stop is not None and stop.is_requested):
+        return None
+    whole = {name: experiment.task.build_meter(source.classes) for name in models}
+    for name, meter in meters.items():
+        for packed in ranks.gather(meter.pack()):
+            whole[name].merge(packed)
+    return Evaluation(meters=whole, unreadable=gather_unreadable(unreadable, ranks))
+
+
+def _show(
+    batch: Batch,
+    models: Mapping[str, Model],
+    meters: Mapping[str, Meter],
+    experiment: Experiment,
+    device: Device,
+) -> None:
+    """Show a batch to each model, and what it says to its meter."""
+    inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
+    for name, model in models.items():
+        with device.autocast():
+            prediction = model(inputs)
+        meters[name].update(prediction.float(), batch.targets, batch.indices)
+
+
+def gather_unreadable(mine: Iterable[Unreadable], ranks: Ranks) -> tuple[Unreadable, ...]:
+    """The unreadable samples of all ranks."""
+    packed = json.dumps([(error.key, error.reason) for error in mine]).encode()
+    return tuple(Unreadable(*error) for text in ranks.gather(packed) for error in json.loads(text))
 
 
 def scores(evaluation: Evaluation, source: Source) -> dict[str, Any]:

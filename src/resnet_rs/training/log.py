@@ -1,8 +1,9 @@
-"""The log of a run: `log.jsonl`, one line per update, evaluation and unreadable sample."""
+"""The log of a run: `log.jsonl`, one line per update, evaluation, checkpoint and unreadable sample."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,44 @@ from resnet_rs import storage
 
 
 class Log:
-    """Appends to the log at `path`. Lines of updates after `up_to_step`, which will be taken again, are dropped."""
+    """Appends to the log at `path`. What follows update `up_to_step`, which will be taken again, is dropped.
 
-    def __init__(self, path: Path, *, up_to_step: int) -> None:
-        kept = [line for line in read_log(path) if line["step"] <= up_to_step]
+    Without a path it keeps count and writes nothing, as all ranks but the first do.
+    """
+
+    def __init__(self, path: Path | None, *, up_to_step: int) -> None:
         self.seconds = 0.0
         """How long training took up to the last checkpoint."""
+        self.num_updates = 0
+        """Updates that were taken or taken back."""
+        self.evaluated_at = -1
+        """The last update after which the test split was scored."""
         self._losses: list[float] = []
-        for line in kept:
-            self._count(line)
-        storage.write_text(path, "".join(_as_text(line) for line in kept))
-        self._file = path.open("a", encoding="utf-8", errors="surrogateescape", buffering=1)
+        self._pending = b""
+        self._descriptor: int | None = None
+        if path is not None:
+            kept, num_bytes = _whole_lines(path, up_to_step=up_to_step)
+            for line in kept:
+                self._count(line)
+            self._open(path, num_bytes)
 
     def append(self, kind: str, *, step: int, **values: Any) -> None:  # noqa: ANN401 - any JSON value may be logged
-        """Write one line."""
+        """Write one line. Where the disk is full it is kept, and written as soon as there is room."""
         line = {"kind": kind, "step": step, **values}
-        self._file.write(_as_text(line))
         self._count(line)
+        if self._descriptor is None:
+            return
+        self._pending += json.dumps(line).encode("utf-8", "surrogateescape") + b"\n"
+        try:
+            self._write()
+        except OSError:
+            return  # `commit` says so before anything is called saved
+
+    def commit(self) -> None:
+        """Return when every line is on the disk; raises `OSError` if that is not possible."""
+        if self._descriptor is not None:
+            self._write()
+            storage.disk.sync(self._descriptor)
 
     def mean_loss(self) -> float:
         """Mean training loss of the updates since the last evaluation."""
@@ -34,25 +56,63 @@ class Log:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _open(self, path: Path, num_bytes: int) -> None:
+        self._path, self._num_bytes = path, num_bytes
+        self._descriptor = storage.disk.extend(path)
+        if path.stat().st_size > num_bytes:
+            storage.disk.cut(path, num_bytes)
+
+    def _write(self) -> None:
+        """Write what is pending; where only a part could be written, take that back."""
+        if self._descriptor is None or not self._pending:
+            return
+        try:
+            storage.disk.write(self._descriptor, self._pending)
+        except OSError:
+            storage.disk.cut(self._path, self._num_bytes)
+            raise
+        self._num_bytes += len(self._pending)
+        self._pending = b""
 
     def _count(self, line: dict[str, Any]) -> None:
+        self.num_updates += line["kind"] in ("update", "skipped")
         if line["kind"] == "update":
             self._losses.append(line["loss"])
         elif line["kind"] == "evaluation":
             self._losses = []
+            self.evaluated_at = line["step"]
         elif line["kind"] == "checkpoint":
             self.seconds = line["seconds"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, in order; none if there is no log yet. A last line that was cut off is left out."""
+    """The lines of a log, in order; none if there is no log yet. It ends where a line is cut off or no JSON."""
+    return _whole_lines(path)[0]
+
+
+def _whole_lines(path: Path, *, up_to_step: int | None = None) -> tuple[list[dict[str, Any]], int]:
+    """The lines up to a step, and how many bytes they take."""
+    lines: list[dict[str, Any]] = []
+    num_bytes = 0
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        return lines, num_bytes
     # Every whole line ends with a newline, so what stands after the last one was cut off.
-    return [json.loads(line) for line in lines[:-1]]
+    for text in path.read_bytes().split(b"\n")[:-1]:
+        line = _parsed(text)
+        if line is None or up_to_step is not None and line["step"] > up_to_step:
+            break
+        lines.append(line)
+        num_bytes += len(text) + 1
+    return lines, num_bytes
 
 
-def _as_text(line: dict[str, Any]) -> str:
-    return json.dumps(line) + "\n"
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and isinstance(line.get("step"), int) and "kind" in line
+    return line if is_line else None

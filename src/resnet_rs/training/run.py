@@ -4,317 +4,282 @@
     RUN/run.json          on what data, which seed    RUN/scores.json   scores of the final weights
     RUN/checkpoints/      weights and state           RUN/page.html     all of it to look at
 
-`run` is a generator of events: whoever calls it may show them, ignore them, or stop between two of them.
+`run` is a generator of events: whoever calls it may show them, ignore them, or stop between two of them. However often
+it is stopped or killed, the same job continues to the same weights and the same log, bit for bit.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import time
+import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 
-from resnet_rs import config, storage
-from resnet_rs.data.loader import Span, TrainingSpans, cut, load
+from resnet_rs import storage
+from resnet_rs.data.loader import TrainingSpans, load
 from resnet_rs.data.sample import Batch
-from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
-from resnet_rs.training.device import Device
-from resnet_rs.training.evaluate import Evaluation, evaluate, scores
-from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.claim import claimed, refuse_full_disk
+from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, scores
+from resnet_rs.training.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Progressed,
+    Saved,
+    SaveFailed,
+    Started,
+    Stopped,
+)
+from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
+from resnet_rs.training.pace import Pace
 from resnet_rs.training.recipe import Plan
+from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
-DEFAULT_MICRO_BATCH = 128
-"""Samples that are computed at once. Batch norm sees as many, as the cores of the released runs saw a part each."""
-
 _MAX_EVALUATIONS = 10
-_SECONDS_BETWEEN_SAVES = 600.0
+_MAX_FAILED_SAVES = 3
+_MAX_SKIPPED_IN_A_ROW = 3
+_SKIPPED_WINDOW = 1000
+_MAX_SKIPPED_SHARE = 0.001
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to run, and where. Paths and machines are here, since they are no part of the experiment."""
+class Diverged(ValueError):
+    """Too many updates were not finite."""
 
-    experiment: Experiment
-    splits: Splits
-    folder: Path
-    seed: int = 0
-    device: Device = field(default_factory=Device.choose)
-    micro_batch: int = DEFAULT_MICRO_BATCH
-    workers: int = 0
-    origin: dict[str, Any] = field(default_factory=dict[str, Any])
-    """For `run.json`: the experiment's name, the edits with their reasons, the data and its automatic split."""
-
-    @property
-    def plan(self) -> Plan:
-        """The recipe in updates."""
-        return self.experiment.recipe.plan(len(self.splits.train))
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result beside the experiment, rounding aside; a run continues only under the same."""
-        return {
-            "seed": self.seed,
-            "micro_batch": min(self.micro_batch, self.experiment.recipe.batch_size),
-            "precision": self.device.precision,
-            "train_digest": self.splits.train.digest(),
-            "test_digest": self.splits.test.digest(),
-        }
+    exit_code = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """The run begins, or goes on after `step` updates."""
+class CannotSave(OSError):
+    """Checkpoints could not be written several times in a row."""
 
-    step: int
-    plan: Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progressed:
-    """One update was taken."""
-
-    update: Update
-    epoch: float
-    images_per_second: float
-    data_wait: float
-    """Share of the time that was spent waiting for data, since the last evaluation."""
-    seconds_left: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """The test split was scored: a few numbers per model."""
-
-    step: int
-    epoch: float
-    loss: float
-    summaries: dict[str, dict[str, float]]
-    images_per_second: float
-    data_wait: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """The run is complete; `scores` are those of its final weights."""
-
-    scores: dict[str, Any]
-    seconds: float
-
-
-Event = Started | Progressed | Evaluated | Finished
+    exit_code = 4
 
 
 def run(job: Job) -> Iterator[Event]:
-    """Train `job` to its end, from its last checkpoint if its folder has one."""
-    _claim_folder(job)
-    plan = job.plan
-    state = new_state(job.experiment, job.device, seed=job.seed)
-    saved = checkpoint.newest(job.folder)
-    if saved is not None:
-        checkpoint.restore(state, saved)
-    yield Started(step=state.step, plan=plan)
-    log = Log(job.folder / "log.jsonl", up_to_step=state.step)
-    try:
-        yield from _train(job, plan, state, log)
-    finally:
-        log.close()
+    """Train `job` to its end, or until `job.stop`, from its last valid checkpoint if its folder has one.
+
+    Raises `storage.InUse`, `checkpoint.NoneValid`, `CannotSave` and `Diverged`, and `ValueError` for a job that does
+    not fit its folder.
+    """
+    with claimed(job):
+        state = new_state(job.experiment, job.machine.device, seed=job.seed)
+        log, notices = resume(job, state)
+        try:
+            plan = job.plan
+            if job.ranks.is_first and state.step < plan.total_steps:
+                refuse_full_disk(job, state)
+            yield Started(step=state.step, plan=plan, notices=tuple(notices))
+            yield from _Training(job, plan, state, log, Pace(seconds_before=log.seconds)).events()
+            log.commit()
+        finally:
+            log.close()
 
 
-def _train(job: Job, plan: Plan, state: TrainState, log: Log) -> Iterator[Event]:
-    pace = _Pace(seconds_before=log.seconds)
-    evaluation: Evaluation | None = None
-    evaluation_steps = _evaluation_steps(plan, epochs=job.experiment.recipe.epochs)
-    batches = pace.timed(_batches(job, plan, first_step=state.step))
-    for update in _loop(job, plan).updates(state, batches):
-        epoch = plan.epoch(update.step)
-        pace.count(update.num_samples)
-        _log_update(log, update, epoch=epoch)
-        yield pace.progress(
-            update, epoch=epoch, samples_left=(plan.total_steps - update.step) * plan.batch_size
+@dataclass
+class _Training:
+    """A run under way."""
+
+    job: Job
+    plan: Plan
+    state: TrainState
+    log: Log
+    pace: Pace
+    num_failed: int = 0
+    """Saves that have failed since the last that did not."""
+
+    def events(self) -> Iterator[Event]:
+        steps = _evaluation_steps(self.plan, epochs=self.job.experiment.recipe.epochs)
+        evaluation: Evaluation | None = None
+        saved_step = self.state.step
+        # The first comes before any update: a run that was killed before it could score goes on with that.
+        for event in chain([None], self._updates()):
+            if event is not None:
+                yield event
+            step = self.state.step
+            if step > saved_step and self._is_save_due(step in steps):
+                outcome = self._save()
+                saved_step = step if isinstance(outcome, Saved) else saved_step
+                yield outcome
+            if step in steps and self.log.evaluated_at < step:
+                evaluated, evaluation = self._evaluate()
+                if evaluated is None:
+                    break
+                yield evaluated
+        while self.state.step > saved_step:
+            outcome = self._save()
+            saved_step = self.state.step if isinstance(outcome, Saved) else saved_step
+            yield outcome
+        yield self._end(evaluation)
+
+    def _updates(self) -> Iterator[Event]:
+        loop = Loop(
+            experiment=self.job.experiment,
+            plan=self.plan,
+            device=self.job.machine.device,
+            seed=self.job.seed,
+            micro_batches=len(self.job.spans(0)),
+            ranks=self.job.ranks,
+            stop=self.job.stop,
         )
-        is_evaluated = update.step in evaluation_steps
-        if is_evaluated:
-            event, evaluation = _evaluate(job, state, log, pace, epoch=epoch)
-            yield event
-        if is_evaluated or pace.is_time_to_save():
-            _save(job, state)
-            log.append("checkpoint", step=state.step, seconds=pace.seconds)
-            pace.restart()
-    final = scores(evaluation or _score(job, state), job.splits.test)
-    storage.write_json(job.folder / "scores.json", final)
-    yield Finished(scores=final, seconds=pace.seconds)
+        batches = self.pace.timed(_batches(self.job, self.plan, first_step=self.state.step))
+        for update in loop.updates(self.state, batches):
+            update = self._noted(update)
+            self.job.ranks.at_step(update.step)
+            self.pace.count(update.num_samples)
+            samples_left = (self.plan.total_steps - update.step) * self.plan.batch_size
+            yield Progressed(
+                update=update,
+                epoch=self.plan.epoch(update.step),
+                images_per_second=self.pace.images_per_second,
+                data_wait=self.pace.data_wait,
+                seconds_left=samples_left / max(1e-9, self.pace.images_per_second),
+            )
 
+    def _noted(self, update: Update) -> Update:
+        """Write the update down, with what all ranks know of it."""
+        epoch = self.plan.epoch(update.step)
+        if update.num_unreadable:
+            update = replace(update, unreadable=gather_unreadable(update.unreadable, self.job.ranks))
+            for error in update.unreadable:
+                self.log.append("unreadable", step=update.step, key=error.key, reason=error.reason)
+        if update.is_skipped:
+            self._note_skipped(update)
+        else:
+            self.log.append(
+                "update",
+                step=update.step,
+                epoch=epoch,
+                lr=update.lr,
+                loss=update.loss,
+                gradient_norm=update.gradient_norm,
+                num_samples=update.num_samples,
+            )
+        return update
 
-def _loop(job: Job, plan: Plan) -> Loop:
-    per_update = len(list(cut(0, plan.batch_size, at_most=job.micro_batch)))
-    return Loop(
-        experiment=job.experiment, plan=plan, device=job.device, seed=job.seed, micro_batches=per_update
-    )
+    def _note_skipped(self, update: Update) -> None:
+        """Write down which samples made an update not finite; refuse to go on where that is no exception."""
+        source = self.job.splits.train
+        mine = json.dumps([source.key(index) for index in update.suspects]).encode()
+        keys = [key for text in self.job.ranks.gather(mine) for key in json.loads(text)]
+        self.log.append("skipped", step=update.step, is_loss_finite=math.isfinite(update.loss), keys=keys)
+        recent = (*self.state.skipped, update.step)
+        self.state.skipped = tuple(step for step in recent if step > update.step - _SKIPPED_WINDOW)
+        in_a_row = self.state.skipped[-_MAX_SKIPPED_IN_A_ROW:]
+        is_row = (
+            len(in_a_row) == _MAX_SKIPPED_IN_A_ROW and in_a_row[0] == update.step - _MAX_SKIPPED_IN_A_ROW + 1
+        )
+        is_window_full = update.step >= _SKIPPED_WINDOW
+        if is_row or is_window_full and len(self.state.skipped) > _MAX_SKIPPED_SHARE * _SKIPPED_WINDOW:
+            self.log.commit()
+            steps, log = ", ".join(map(str, self.state.skipped)), self.job.folder / "log.jsonl"
+            raise Diverged(
+                f"the loss or the gradient of updates {steps} was no finite number, so the run was stopped; its last "
+                f"checkpoint is from before. Their samples are in {log}. "
+                "Lower recipe.base_lr, lengthen recipe.schedule.warmup_epochs, or look for odd values in the data."
+            )
+
+    def _is_save_due(self, is_evaluated: bool) -> bool:
+        every = self.job.save_every
+        if is_evaluated or every is not None:
+            return is_evaluated or self.state.step % (every or 1) == 0
+        return bool(self.job.ranks.largest(self.pace.is_time_to_save()))
+
+    def _save(self) -> Saved | SaveFailed:
+        """Save on the first rank, and tell all ranks how it went; raises `CannotSave` when it fails once too often."""
+        step, reason = self.state.step, ""
+        if self.job.ranks.is_first:
+            try:
+                self.log.commit()
+                checkpoint.save(self.job.folder, self.state, _provenance(self.job))
+                self.log.append("checkpoint", step=step, seconds=self.pace.seconds)
+            except OSError as error:
+                reason = _why(error, self.job, self.state)
+        self.pace.saved()
+        if not self.job.ranks.largest(bool(reason)):
+            self.num_failed = 0
+            return Saved(step=step)
+        self.num_failed += 1
+        if self.num_failed >= _MAX_FAILED_SAVES:
+            raise CannotSave(
+                f"checkpoints could not be saved {self.num_failed} times in a row, the last after update {step}: "
+                f"{reason}. The last one that was saved is intact; make room, or mend the folder, and the same command "
+                "continues."
+            )
+        return SaveFailed(step=step, reason=reason, in_a_row=self.num_failed)
+
+    def _evaluate(self) -> tuple[Evaluated, Evaluation] | tuple[None, None]:
+        """Score the test split and write it to the log; nothing if somebody asks to stop meanwhile."""
+        speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
+        evaluation = _score(self.job, self.state)
+        if evaluation is None:
+            return None, None
+        step = self.state.step
+        event = Evaluated(
+            step=step,
+            epoch=self.plan.epoch(step),
+            loss=self.log.mean_loss(),
+            summaries={name: meter.summary() for name, meter in evaluation.meters.items()},
+            **speed,
+        )
+        line = {name: value for name, value in asdict(event).items() if name != "step"}
+        self.log.append("evaluation", step=step, seconds=self.pace.seconds, **line)
+        self.pace.restart()
+        return event, evaluation
+
+    def _end(self, evaluation: Evaluation | None) -> Finished | Stopped:
+        """The last event: the final scores, unless somebody asks to stop before they are known."""
+        if self.state.step == self.plan.total_steps:
+            evaluation = evaluation or _score(self.job, self.state)
+            if evaluation is not None:
+                final = scores(evaluation, self.job.splits.test)
+                if self.job.ranks.is_first:
+                    storage.write_json(self.job.folder / "scores.json", final)
+                return Finished(scores=final, seconds=self.pace.seconds)
+        reasons = [text.decode() for text in self.job.ranks.gather(self.job.stop.reason.encode())]
+        return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
 
 
 def _batches(job: Job, plan: Plan, *, first_step: int) -> Iterator[Batch]:
-    def spans() -> Iterator[Span]:
-        for step in range(first_step, plan.total_steps):
-            yield from cut(step * plan.batch_size, plan.batch_size, at_most=job.micro_batch)
-
-    dataset = TrainingSpans(job.splits.train, job.experiment.data, seed=job.seed)
-    return load(spans(), dataset, workers=job.workers)
-
-
-def _score(job: Job, state: TrainState) -> Evaluation:
-    return evaluate(
-        state.models,
-        job.splits.test,
-        data=job.experiment.data,
-        task=job.experiment.task,
-        device=job.device,
-        workers=job.workers,
+    """This rank's micro-batches."""
+    steps = range(first_step, plan.total_steps)
+    spans = (span for step in steps for span in job.ranks.share(job.spans(step)))
+    return load(
+        spans,
+        TrainingSpans(job.splits.train, job.experiment.data, seed=job.seed),
+        workers=job.machine.workers,
     )
 
 
-def _evaluate(
-    job: Job, state: TrainState, log: Log, pace: _Pace, *, epoch: float
-) -> tuple[Evaluated, Evaluation]:
-    """Score the test split and write it to the log."""
-    speed = {"images_per_second": pace.images_per_second, "data_wait": pace.data_wait}
-    evaluation = _score(job, state)
-    event = Evaluated(
-        step=state.step,
-        epoch=epoch,
-        loss=log.mean_loss(),
-        summaries={name: meter.summary() for name, meter in evaluation.meters.items()},
-        **speed,
-    )
-    line = {"epoch": epoch, "loss": event.loss, "summaries": event.summaries, **speed}
-    log.append("evaluation", step=state.step, seconds=pace.seconds, **line)
-    return event, evaluation
+def _score(job: Job, state: TrainState) -> Evaluation | None:
+    return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
 
 
-def _log_update(log: Log, update: Update, *, epoch: float) -> None:
-    """Write the update down; refuse to go on from one whose loss is no number."""
-    loss = update.loss.item()
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss of update {update.step} is {loss}, so the run was stopped; its last checkpoint is from before. "
-            "Lower recipe.base_lr, lengthen recipe.schedule.warmup_epochs, or look for odd values in the data."
-        )
-    for error in update.unreadable:
-        log.append("unreadable", step=update.step, key=error.key, reason=error.reason)
-    log.append(
-        "update", step=update.step, epoch=epoch, lr=update.lr, loss=loss, num_samples=update.num_samples
-    )
-
-
-def _save(job: Job, state: TrainState) -> None:
-    provenance = checkpoint.Provenance(
+def _provenance(job: Job) -> checkpoint.Provenance:
+    return checkpoint.Provenance(
         experiment=job.experiment,
         classes=job.splits.train.classes,
         seed=job.seed,
         split=job.origin.get("split"),
+        environment=job.environment(),
     )
-    checkpoint.save(job.folder, state, provenance)
 
 
-def _claim_folder(job: Job) -> None:
-    """Make the folder this job's own, or see that it is already; refuse one that holds anything else."""
-    path = job.folder / "experiment.json"
-    if path.is_file():
-        _refuse_other_run(job)
-        return
-    if job.folder.exists() and any(not _is_ours(file) for file in job.folder.iterdir()):
-        raise ValueError(f"{job.folder} is not empty and holds no run. Choose a new folder for `--out`.")
-    job.folder.mkdir(parents=True, exist_ok=True)
-    storage.write_json(
-        job.folder / "run.json", {**job.identity(), **job.origin, "environment": job.device.describe()}
-    )
-    storage.write_json(path, config.to_plain(job.experiment))
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file can be left over from a run that was killed while it claimed its folder."""
-    return file.name == "run.json" or file.name.startswith(storage.PARTIAL)
-
-
-def _refuse_other_run(job: Job) -> None:
-    stored = config.from_plain(storage.read_json(job.folder / "experiment.json"))
-    changes = config.describe(config.diff(stored, job.experiment))
-    if changes:
-        raise ValueError(
-            f"{job.folder} holds a run of another experiment; this one would change: {changes}. "
-            "Use a new folder for `--out`, or take these edits back to continue that run."
-        )
-    before, now = storage.read_json(job.folder / "run.json"), job.identity()
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise ValueError(
-                f"{job.folder} holds a run with another {name}: {before.get(name)}, now {value}. "
-                "Use a new folder for `--out`, or the same settings and data to continue that run."
-            )
+def _why(error: OSError, job: Job, state: TrainState) -> str:
+    """What went wrong in a save, with the room it needs and has."""
+    mib = 1 << 20
+    said = os.strerror(error.errno) if error.errno else str(error)
+    needed, free = checkpoint.num_bytes(state) / mib, shutil.disk_usage(job.folder).free / mib
+    place = error.filename or job.folder / "checkpoints"
+    return f"{said}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free:,.1f} MiB are free)"
 
 
 def _evaluation_steps(plan: Plan, *, epochs: float) -> frozenset[int]:
     """After every epoch, or, in long runs, at as many even distances as are worth looking at; always at the end."""
     count = min(_MAX_EVALUATIONS, max(1, int(epochs)), plan.total_steps)
     return frozenset(round(plan.total_steps * (i + 1) / count) for i in range(count))
-
-
-class _Pace:
-    """How fast training goes since the last evaluation or save: images per second and the share of waiting."""
-
-    def __init__(self, *, seconds_before: float) -> None:
-        self._begin = time.monotonic() - seconds_before
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to measure anew."""
-        self._since = time.monotonic()
-        self._waited = 0.0
-        self._num_samples = 0
-
-    def count(self, num_samples: int) -> None:
-        """Take note of samples that were trained on."""
-        self._num_samples += num_samples
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """`batches`, while the time that they let us wait is measured."""
-        while True:
-            begin = time.monotonic()
-            batch = next(batches, None)
-            self._waited += time.monotonic() - begin
-            if batch is None:
-                return
-            yield batch
-
-    def progress(self, update: Update, *, epoch: float, samples_left: int) -> Progressed:
-        """`update` as an event."""
-        return Progressed(
-            update=update,
-            epoch=epoch,
-            images_per_second=self.images_per_second,
-            data_wait=self.data_wait,
-            seconds_left=samples_left / max(1e-9, self.images_per_second),
-        )
-
-    def is_time_to_save(self) -> bool:
-        """Whether more work would be lost by a crash now than a user would forgive."""
-        return time.monotonic() - self._since > _SECONDS_BETWEEN_SAVES
-
-    @property
-    def seconds(self) -> float:
-        """Since the run began; the time between a stop and its continuation is left out."""
-        return time.monotonic() - self._begin
-
-    @property
-    def images_per_second(self) -> float:
-        """Samples trained on per second."""
-        return self._num_samples / max(1e-9, time.monotonic() - self._since)
-
-    @property
-    def data_wait(self) -> float:
-        """Share of the time in which the loop had no batch to work on."""
-        return self._waited / max(1e-9, time.monotonic() - self._since)

@@ -1,0 +1,5 @@
+"""`python -m resnet_rs` is `resnet-rs`; torchrun starts it so."""
+
+from resnet_rs.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""How a run goes on: from the first rank's last valid checkpoint, on all ranks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from resnet_rs.storage import Damaged
+from resnet_rs.training import checkpoint
+from resnet_rs.training.checkpoint import Checkpoint, NoneValid
+from resnet_rs.training.job import Job
+from resnet_rs.training.log import Log, read_log
+from resnet_rs.training.state import TrainState
+
+_NO_MATTER = {"ranks", "python", "system"}
+"""Parts of the environment that do not change a bit of the result."""
+
+
+def resume(job: Job, state: TrainState) -> tuple[Log, list[str]]:
+    """Make `state` that of the last valid checkpoint, if there is one; the log up to there, and what to tell people.
+
+    Only the first rank reads files, so the others need not see its disk. Raises `checkpoint.NoneValid` rather than
+    begin anew where checkpoints have been saved.
+    """
+    log, notices = Log(None, up_to_step=0), list[str]()
+    if job.ranks.is_first:
+        saved, notices = checkpoint.recover(job.folder)
+        if saved is not None:
+            _refuse_foreign(saved, job)
+            checkpoint.restore(state, saved)
+            notices += _differences(saved, job)
+        else:
+            _refuse_lost(job)
+        log = Log(job.folder / "log.jsonl", up_to_step=state.step)
+        if log.num_updates < state.step:
+            notices.append(
+                f"{job.folder / 'log.jsonl'} lacks {state.step - log.num_updates} of {state.step} updates."
+            )
+    _spread(job, state, log)
+    return log, notices
+
+
+def _refuse_lost(job: Job) -> None:
+    num_saved = sum(line["kind"] == "checkpoint" for line in read_log(job.folder / "log.jsonl"))
+    if num_saved:
+        raise NoneValid(
+            f"{job.folder} has no checkpoint, but its log tells of {num_saved}. Put one back from a copy, or train "
+            "anew in another folder."
+        )
+
+
+def _refuse_foreign(saved: Checkpoint, job: Job) -> None:
+    if (saved.experiment, saved.seed) != (job.experiment, job.seed):
+        raise Damaged(
+            f"{saved.path} belongs to another run than {job.folder / 'experiment.json'}. Put its own checkpoints back."
+        )
+
+
+def _differences(saved: Checkpoint, job: Job) -> list[str]:
+    """A line on what may change the last bits of the result, if anything does."""
+    now = job.environment()
+    odd = [
+        f"{name} {before} -> {now.get(name)}"
+        for name, before in saved.environment.items()
+        if name not in _NO_MATTER and now.get(name) != before
+    ]
+    return [f"the environment has changed ({', '.join(odd)}), so the last bits may differ."] if odd else []
+
+
+def _spread(job: Job, state: TrainState, log: Log) -> None:
+    """Give all ranks the state of the first."""
+    if job.ranks.count == 1:
+        return
+    known: dict[str, Any] = {
+        "step": state.step,
+        "skipped": state.skipped,
+        "momenta": sorted(state.momenta()),
+        "evaluated_at": log.evaluated_at,
+    }
+    known = json.loads(job.ranks.gather(json.dumps(known).encode())[0])
+    state.step, state.skipped = known["step"], tuple(known["skipped"])
+    log.evaluated_at = known["evaluated_at"]
+    if not job.ranks.is_first:
+        parameters = dict(state.model.named_parameters())
+        state.set_momenta({name: torch.zeros_like(parameters[name]) for name in known["momenta"]})
+    momenta = state.momenta()
+    weights = [tensor for model in state.models.values() for tensor in model.state_dict().values()]
+    job.ranks.copy_from_first([*weights, *(momenta[name] for name in known["momenta"])])

@@ -1,0 +1,295 @@
+"""Several ranks: the same bits for any number of them, through kills, hangs and errors of any of them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
+from chaos.faults import fresh, in_child, in_ranks, start_ranks, wait
+
+from resnet_rs.data.shapes import Shapes
+from resnet_rs.data.source import Splits
+from resnet_rs.training import checkpoint
+from resnet_rs.training.evaluate import evaluate
+from resnet_rs.training.events import Progressed
+from resnet_rs.training.log import read_log
+from resnet_rs.training.machine import Machine
+from resnet_rs.training.run import run
+from resnet_rs.training.state import Statistics, new_state
+
+CPU = tiny_job(None).machine.device
+
+
+def run_as_rank(ranks, folder, splits=None, stop_at=None):
+    """The tiny run on this rank; its process is killed after update `stop_at`."""
+    machine = Machine(device=CPU, ranks=ranks)
+    job = tiny_job(folder, machine=machine, **({} if splits is None else {"splits": splits}))
+    for event in run(job):
+        if isinstance(event, Progressed) and event.update.step == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_any_number_of_ranks_gives_the_same_bits(tmp_path, whole, ledger, count):
+    assert in_ranks(count, run_as_rank, tmp_path / "run") == [0] * count
+    equal = (digest(tmp_path / "run"), trace(tmp_path / "run")) == whole
+    ledger(f"{count} ranks in place of one", tried=1, survived=1, equal=equal)
+    assert equal
+
+
+def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, whole, ledger):
+    """Killed with two ranks, with one, with three; ended with two."""
+    folder = tmp_path / "run"
+    for count, stop_at in ((2, 3), (1, 4), (3, 5)):
+        pids, store = start_ranks(count, run_as_rank, folder, None, stop_at)
+        # All ranks reach the step together; the first is killed, and what is left of the others leaves by itself.
+        statuses = [wait(pid) for pid in pids]
+        assert statuses[0] == -signal.SIGKILL and 0 not in statuses
+        del store
+    assert in_ranks(2, run_as_rank, folder) == [0, 0]
+    equal = (digest(folder), trace(folder)) == whole
+    ledger("kills at 2, 1 and 3 ranks, end at 2", tried=3, survived=3, redo=1, equal=equal)
+    assert equal
+
+
+@pytest.mark.parametrize("num_test", [1, 2, 7, 101])
+def test_evaluation_counts_every_sample_once_for_any_number_of_ranks(tmp_path, ledger, num_test):
+    splits = Splits(train=Shapes(num_samples=48, size=16), test=Shapes(num_samples=num_test, size=16, seed=1))
+    found = {}
+    for count in (1, 2, 3, 4):
+        assert in_ranks(count, score, splits, tmp_path / str(count)) == [0] * count
+        rows = [(tmp_path / f"{count}-{index}").read_bytes() for index in range(count)]
+        assert len(set(rows)) == 1, "the ranks have different evaluations"
+        found[count] = rows[0]
+    assert len(set(found.values())) == 1
+    assert len(found[1]) // 56 == num_test
+    ledger("exact evaluation of 1, 2, 7, 101 samples on 1-4 ranks", tried=4, survived=4, equal=True)
+
+
+def score(ranks, splits, path):
+    """Score fresh weights and write down the row of every sample, batches of two so that all ranks have some."""
+    from resnet_rs.training import evaluate as module
+
+    module._BATCH_SIZE = 2
+    job = tiny_job(None, splits=splits)
+    models = new_state(job.experiment, CPU, seed=0).models
+    result = evaluate(models, splits.test, job.experiment, machine=Machine(device=CPU, ranks=ranks))
+    Path(f"{path}-{ranks.index}").write_bytes(result.meters["average"].rows.tobytes())
+
+
+def hold_statistics(ranks, folder):
+    """Train a little, and write down the statistics of this rank."""
+    job = tiny_job(folder, machine=Machine(device=CPU, ranks=ranks))
+    states = []
+    from resnet_rs.training import run as module
+
+    original = module.new_state
+    module.new_state = lambda *a, **k: states.append(original(*a, **k)) or states[-1]
+    list(run(job))
+    states[0].model.train()
+    values = Statistics(states[0].model)._read().numpy().tobytes()
+    (folder.parent / f"statistics-{ranks.index}").write_bytes(values)
+
+
+def test_batch_norm_statistics_are_equal_on_all_ranks(tmp_path):
+    assert in_ranks(3, hold_statistics, tmp_path / "run") == [0, 0, 0]
+    held = {(tmp_path / f"statistics-{index}").read_bytes() for index in range(3)}
+    assert len(held) == 1
+
+
+def test_uneven_data_cannot_hang_the_ranks(tmp_path, ledger):
+    """101 samples, three ranks, four micro-batches: step counts follow from the plan alone."""
+    splits = Splits(train=Shapes(num_samples=101, size=16), test=Shapes(num_samples=7, size=16, seed=1))
+    times = 3 if SCALE == 1 else 100
+    for _ in range(times):
+        folder = fresh(tmp_path / "run")
+        assert in_ranks(3, run_as_rank, folder, splits) == [0, 0, 0]
+        assert len(trace(folder)[0]) == 13
+    ledger("101 samples on 3 ranks", tried=times, survived=times)
+
+
+TRAIN = [
+    *("train", "resnet-rs-tiny", "--data", "builtin", "--save-every", "5", "--micro-batch", "8"),
+    *("recipe.epochs=1", "recipe.batch_size=32", "recipe.schedule.warmup_epochs=0.1", "recipe.ema_decay=0.9"),
+    *("arch.width=0.125", "arch.drop_path=0.2", "task.dropout=0.25", "data.size=16"),
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+MODULE = ["-m", "resnet_rs"]
+
+
+@contextmanager
+def launched(out, *, program=MODULE, restarts=0, count=2, train=TRAIN):
+    """torchrun with `count` ranks; whatever is left of it is killed in the end."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = ["--nproc-per-node", str(count), "--max-restarts", str(restarts), "--monitor-interval", "0.2"]
+    command = [*torchrun, *options, *program, *train, "--out", str(out)]
+    with open(f"{out}.txt", "w") as log:
+        process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        ranks = []
+        try:
+            yield process
+        finally:
+            ranks = children(process.pid).values()
+            for pid in [process.pid, *ranks]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            process.wait()
+
+
+def children(launcher):
+    """Process ids of the ranks of a launcher, by rank."""
+    found = {}
+    for tasks in Path(f"/proc/{launcher}/task").glob("*/children"):
+        for pid in map(int, tasks.read_text().split()):
+            try:
+                entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            ranks = [int(entry[5:]) for entry in entries if entry.startswith(b"RANK=")]
+            found |= {rank: pid for rank in ranks}
+    return found
+
+
+def steps(folder):
+    return len([line for line in read_log(folder / "log.jsonl") if line["kind"] == "update"])
+
+
+def wait_for(condition, *, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def command_whole(tmp_path_factory):
+    """What one process makes of the command."""
+    out = tmp_path_factory.mktemp("command") / "whole"
+    subprocess.run(
+        [sys.executable, *MODULE, *TRAIN, "--out", str(out)], env=ENVIRONMENT, check=True, capture_output=True
+    )
+    return digest(out), trace(out)
+
+
+def test_killed_ranks_are_restarted_and_the_result_is_that_of_one_process(tmp_path, command_whole, ledger):
+    rng, folder, kills, slowest = random.Random(5), tmp_path / "run", 20 * SCALE, 0.0
+    with launched(folder, restarts=kills) as process:
+        for i in range(kills):
+            before = steps(folder) if folder.exists() else 0
+            wait_for(lambda before=before: folder.exists() and steps(folder) > before)
+            time.sleep(rng.uniform(0, 0.05))
+            assert process.poll() is None, "the run has ended before it could be killed often enough"
+            os.kill(children(process.pid)[i % 2], signal.SIGKILL)
+            begin = time.monotonic()
+            seen = checkpoint.read(folder).step if list(folder.glob("checkpoints/step-*")) else 0
+            wait_for(lambda: len(children(process.pid)) == 2)
+            slowest = max(slowest, time.monotonic() - begin)
+            assert steps(folder) - seen <= 6
+        assert process.wait(120) == 0, Path(f"{folder}.txt").read_text()[-3000:]
+    equal = (digest(folder), trace(folder)) == command_whole
+    ledger("SIGKILL of a rank under torchrun", tried=kills, survived=kills, redo=5, equal=equal)
+    assert equal and slowest < 20
+
+
+def test_one_failure_too_many_ends_the_job(tmp_path):
+    with launched(tmp_path / "run", restarts=1) as process:
+        for _ in range(2):
+            wait_for(lambda: steps(tmp_path / "run") > 3 and len(children(process.pid)) == 2)
+            pid = children(process.pid)[1]
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: children(process.pid).get(1) != pid)
+        assert process.wait(60) != 0
+
+
+@pytest.mark.parametrize("place", ["loader", "reading", "forward", "save"])
+def test_the_first_error_is_the_one_shown(tmp_path, ledger, place):
+    program = [str(Path(__file__).parent / "broken_rank.py"), place]
+    with launched(tmp_path / "run", program=program) as process:
+        assert process.wait(60) != 0
+    said = Path(f"{tmp_path / 'run'}.txt").read_text()
+    assert f"RuntimeError: broken in the {place}" in said
+    assert "stopped, for rank" in said and "Connection closed" not in said
+    cause = said[said.index("Root Cause") :]
+    assert f"broken in the {place}" in cause
+    if place == "reading":
+        assert "at sample 'builtin/train/" in said
+    ledger("an error in loader, reading, forward or save of a rank is shown first", tried=1, survived=1)
+
+
+def test_a_hung_rank_is_reported_and_the_job_restarted(tmp_path, command_whole, ledger):
+    folder = tmp_path / "run"
+    with launched(folder, restarts=2) as process:
+        wait_for(lambda: folder.exists() and steps(folder) > 20)
+        os.kill(children(process.pid)[1], signal.SIGSTOP)
+        begin = time.monotonic()
+        wait_for(lambda: "has not heard of rank 1" in Path(f"{folder}.txt").read_text(), seconds=60)
+        said = time.monotonic() - begin
+        assert process.wait(200) == 0
+    text = Path(f"{folder}.txt").read_text()
+    assert "the last update it told of is" in text and 'File "' in text
+    equal = (digest(folder), trace(folder)) == command_whole
+    ledger(f"a rank hung by SIGSTOP, reported after {said:.0f} s", tried=1, survived=1, redo=5, equal=equal)
+    assert equal
+
+
+def test_nothing_is_left_behind_when_the_launcher_is_killed(tmp_path, ledger):
+    folder, shared = tmp_path / "run", set(os.listdir("/dev/shm"))
+    with launched(folder, train=[*TRAIN, "--workers", "1"]) as process:
+        wait_for(lambda: folder.exists() and steps(folder) > 3)
+        ranks = list(children(process.pid).values())
+        workers = [pid for rank in ranks for pid in children_of(rank)]
+        assert len(ranks) == 2 and len(workers) == 2
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not any(is_alive(pid) for pid in [*ranks, *workers]), seconds=10)
+    assert set(os.listdir("/dev/shm")) <= shared
+    # The lock is free at once: the same command goes on.
+    assert wait(in_child(refused_or_not, folder)) == 0
+    ledger("SIGKILL of the launcher: ranks, workers, shared memory gone", tried=1, survived=1)
+
+
+def refused_or_not(folder):
+    from resnet_rs import storage
+
+    with storage.locked(folder):
+        pass
+
+
+def children_of(pid):
+    return [
+        int(p) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for p in tasks.read_text().split()
+    ]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_ranks_with_different_jobs_are_refused(tmp_path):
+    assert in_ranks(2, run_another_seed, tmp_path / "run") == [1, 1]
+
+
+def run_another_seed(ranks, folder):
+    run_to_end(tiny_job(folder, machine=Machine(device=CPU, ranks=ranks), seed=ranks.index))
+
+
+def test_more_ranks_than_micro_batches_are_refused(tmp_path):
+    fewer = ["recipe.batch_size=16" if word == "recipe.batch_size=32" else word for word in TRAIN]
+    with launched(tmp_path / "run", count=3, train=fewer) as process:
+        assert process.wait(60) != 0
+    said = Path(f"{tmp_path / 'run'}.txt").read_text()
+    assert "3 ranks cannot share an update of 2 micro-batches (16 samples, 8 at once at most)" in said
+    assert not (tmp_path / "run").exists()
