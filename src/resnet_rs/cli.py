@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,25 +146,27 @@ def train(
 
     if minutes is not None and not fit:
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
-    with _machine(device, precision=precision, micro_batch=micro_batch, workers=workers) as machine:
+    with (
+        listening() as stop,
+        _machine(device, precision=precision, micro_batch=micro_batch, workers=workers) as machine,
+    ):
         prepared = _prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
         if machine.ranks.is_first:
             for change in prepared.changes:
                 _say(f"fit: {_described(change)}")
-        with listening() as stop:
-            events = verbs.training(
-                prepared, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
-            )
-            stopped = _show(events, is_first=machine.ranks.is_first)
+        events = verbs.training(
+            prepared, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
+        )
+        stopped = _show(events, is_first=machine.ranks.is_first)
+    if machine.ranks.is_first and stopped is None:
+        _say(f"page: {out / 'page.html'}")
     if stopped is not None:
         if machine.ranks.is_first:
-            _say(
-                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues.",
-                is_error=True,
+            said = (
+                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues."
             )
+            _say(said, is_error=True)
         raise typer.Exit(EXIT_STOPPED)
-    if machine.ranks.is_first:
-        _say(f"page: {out / 'page.html'}")
 
 
 def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
@@ -187,7 +189,10 @@ def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
         show_live(watched())
     else:
         for line in show_plainly(watched()):
-            _say(line)
+            with suppress(
+                OSError
+            ):  # a full disk or a closed pipe behind our output is no reason to end a run
+                _say(line)
     return stopped[0] if stopped else None
 
 
@@ -302,7 +307,8 @@ def _explained() -> Generator[None]:
     try:
         yield
     except (ValueError, OSError, RecursionError) as error:
-        _say(f"error: {error}", is_error=True)
+        with suppress(OSError):
+            _say(f"error: {error}", is_error=True)
         sys.exit(getattr(error, "exit_code", EXIT_ERROR))
 
 
@@ -324,7 +330,9 @@ def _prepare(
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
-    prepared = verbs.prepare(name, parse_assignments(edits or []), data=data, run_folder=out)
+    prepared = verbs.prepare(
+        name, parse_assignments(edits or []), data=data, run_folder=out, ranks=machine.ranks
+    )
     return verbs.fitted(prepared, minutes=minutes, machine=machine, run_folder=out) if fit else prepared
 
 

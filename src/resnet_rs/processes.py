@@ -15,7 +15,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 """Those that this system has: Windows lacks SIGUSR1."""
 
 _PR_SET_PDEATHSIG = 1
-_SECONDS_OF_ONE_REQUEST = 0.5
+_SECONDS_OF_ONE_REQUEST = 1.0
 """Signals this close together are one request: launchers and terminals send the same one in several ways."""
 
 
@@ -37,7 +37,8 @@ def listening() -> Generator[Stop]:
     """Within this block a first signal of `SIGNALS` is a request to stop; a second one ends the process at once.
 
     The signals are taken by a thread of their own, for the main thread may be inside a long computation or wait for
-    another rank. Outside of the main thread nothing is caught, since Python allows it there alone.
+    another rank. Signals that this process was told to ignore stay ignored. Outside of the main thread nothing is
+    caught, since Python allows it there alone.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -47,14 +48,15 @@ def listening() -> Generator[Stop]:
     os.set_blocking(write_end, False)
     threading.Thread(target=_take, args=(read_end, stop), daemon=True, name="signals").start()
     # The handler itself does nothing: the system writes the signal's number to the pipe before Python knows of it.
-    before = {number: signal.signal(number, _ignore) for number in SIGNALS}
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, _ignore) for number in heard}
     try:
         yield stop
     finally:
-        signal.set_wakeup_fd(wakeup_before)
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
         os.close(write_end)  # the thread reads the end and closes its own
 
 

@@ -4,8 +4,8 @@ A folder is filled under a temporary name beside its place, every file is flushe
 the size and SHA-256 of each is written last, and only then is it renamed. Whoever sees the folder sees all of
 it, after a crash or a power cut too.
 
-Every operation that changes a file goes through `disk`, so that tests can fail it, or kill the process or cut
-the power before and after it.
+Every operation that changes a file, but for the lock, goes through `disk`, so that tests can fail it, or kill the
+process or cut the power before and after it.
 
 Source: ours. No peer verifies what it loads: one flipped bit in a checkpoint loads without an error
 elsewhere.
@@ -13,6 +13,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,8 @@ PARTIAL = ".partial-"
 """Begins the names of what is being written or removed."""
 _CHUNK = 1 << 20
 _SECONDS_FOR_LOCK = 0.5
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems say that have no such locks."""
 
 
 class Damaged(ValueError):
@@ -151,6 +154,9 @@ def remove_tree(path: Path) -> None:
 
     It loses its name first, so nobody meets a part of it.
     """
+    if path.is_symlink():
+        disk.remove(path)
+        return
     if not path.is_dir():
         return
     if not path.name.startswith(PARTIAL):
@@ -170,7 +176,7 @@ def remove_tree(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing or removing in `folder`."""
     for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() else ():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
             disk.remove(path)
@@ -243,8 +249,8 @@ def verify(folder: Path) -> None:
 def locked(folder: Path) -> Generator[None]:
     """Hold `folder` for this process within the block; raises `InUse`, naming who holds it, if another does.
 
-    The system frees the lock when the process ends, however it ends. Windows has no such lock: there two processes
-    are not kept apart.
+    The system frees the lock when the process ends, however it ends. Windows and some network file systems have no
+    such lock: there two processes are not kept apart.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -253,8 +259,9 @@ def locked(folder: Path) -> Generator[None]:
             raise InUse(
                 f"{folder} is in use by {holder}. Wait until it ends, stop it, or choose another folder."
             )
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        with suppress(OSError):  # the name is for others to read; a full disk has no room for it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
         yield
     finally:
         os.close(descriptor)
@@ -273,6 +280,10 @@ def _try_lock(descriptor: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return True
 
 
 def _write_through(path: Path, content: bytes) -> None:

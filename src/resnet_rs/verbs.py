@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
-from resnet_rs.training.ranks import Ranks
+from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.training.run import run
 
 _NUM_CLASSES_SHOWN = 50
@@ -107,9 +108,11 @@ class Prepared:
     """What the fit changed, with its reasons."""
 
 
-def prepare(name: str, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None) -> Prepared:
+def prepare(
+    name: str, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None, ranks: Ranks = ALONE
+) -> Prepared:
     """The experiment `name` with `edits` for the classes of `data`; the split of a run in `run_folder` is kept."""
-    splits = open_data(data, split=_recorded_split(data, run_folder))
+    splits = open_data(data, split=_recorded_split(data, _stored(run_folder, ranks)))
     suited = experiment(name, edits).suited_to(splits.train.classes)
     lost = config.diff(suited, config.edit(suited, {path: v for path, v in edits.items() if "." in path}))
     if lost:
@@ -130,8 +133,9 @@ def fitted(
     """
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes must be above 0, got {minutes}.")
-    if run_folder is not None and (run_folder / "run.json").is_file():
-        return _fitted_before(prepared, minutes, run_folder)
+    stored = _stored(run_folder, machine.ranks)
+    if stored is not None:
+        return _fitted_before(prepared, minutes, stored, run_folder)
     chosen, changes = fit(
         prepared.experiment,
         prepared.splits.train,
@@ -143,7 +147,7 @@ def fitted(
 
 
 def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
-    """Pictures per second that all ranks reach together, all at once; the same number on each of them."""
+    """Pictures per second that all ranks reach together, measured side by side; the same number on each of them."""
     mine = measure_speed(
         chosen,
         source,
@@ -154,8 +158,9 @@ def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
     return sum(float(text) for text in machine.ranks.gather(repr(mine).encode()))
 
 
-def _fitted_before(prepared: Prepared, minutes: float | None, run_folder: Path) -> Prepared:
-    stored = storage.read_json(run_folder / "run.json", needs=("changes", "is_fitted", "minutes"))
+def _fitted_before(
+    prepared: Prepared, minutes: float | None, stored: Mapping[str, Any], run_folder: Path | None
+) -> Prepared:
     if not stored["is_fitted"] or stored["minutes"] != minutes:
         before = "without --fit" if not stored["is_fitted"] else f"with --minutes {stored['minutes']}"
         raise ValueError(
@@ -237,9 +242,9 @@ def train(
 
 def _usual_micro_batch(prepared: Prepared, out: Path, ranks: Ranks) -> int:
     """As many samples as the run in `out` computes at once; of a new run, up to 128, so that every rank has some."""
-    stored = out / "run.json"
-    if stored.is_file():
-        return int(storage.read_json(stored, needs=("micro_batch",))["micro_batch"])
+    stored = _stored(out, ranks)
+    if stored is not None:
+        return int(stored["micro_batch"])
     return max(2, min(DEFAULT_MICRO_BATCH, prepared.experiment.recipe.batch_size // ranks.count))
 
 
@@ -257,8 +262,6 @@ def evaluate(path: str | Path, *, data: str, machine: Machine | None = None) -> 
     source = match_classes(source, saved.classes)
     models = {saved.weights: machine.device.place(saved.load_model())}
     result = score_models(models, source, saved.experiment, machine=machine)
-    if result is None:
-        raise KeyboardInterrupt
     return final_scores(result, source)
 
 
@@ -305,18 +308,28 @@ def report(run_folder: str | Path) -> Path:
         )
     data = storage.read_json(folder / "run.json", needs=("data",))["data"]
     try:
-        splits = open_data(data, split=_recorded_split(data, folder))
+        splits = open_data(data, split=_recorded_split(data, _stored(folder, ALONE)))
     except (FileNotFoundError, ValueError):
         splits = None  # the data has moved away; the page goes without its pictures
     return write_page(folder, splits)
 
 
-def _recorded_split(data: str, run_folder: Path | None) -> dict[str, list[str]] | None:
-    """The automatic split that the run in `run_folder` has written down, if it was one of the data set `data`."""
-    if data == "builtin" or run_folder is None or not (run_folder / "run.json").is_file():
+def _stored(run_folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
+    """What the run in `run_folder` has written down of itself, if there is one. Only the first rank reads it."""
+    if run_folder is None:
         return None
-    info = storage.read_json(run_folder / "run.json", needs=("data", "split"))
-    return info["split"] if info["data"] == str(Path(data).resolve()) else None
+    stored = None
+    if ranks.is_first and (run_folder / "experiment.json").is_file():
+        needs = ("data", "split", "micro_batch", "changes", "is_fitted", "minutes")
+        stored = storage.read_json(run_folder / "run.json", needs=needs)
+    return json.loads(ranks.gather(json.dumps(stored).encode())[0])
+
+
+def _recorded_split(data: str, stored: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
+    """The automatic split that a run has written down, if it was one of the data set `data`."""
+    if data == "builtin" or stored is None:
+        return None
+    return stored["split"] if stored["data"] == str(Path(data).resolve()) else None
 
 
 def _origin(prepared: Prepared) -> dict[str, Any]:

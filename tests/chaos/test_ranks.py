@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
 from chaos.faults import fresh, in_child, in_ranks, start_ranks, wait
+from safetensors.torch import load_file
 
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
+from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint
 from resnet_rs.training.evaluate import evaluate
 from resnet_rs.training.events import Progressed
@@ -54,7 +58,7 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, whole, ledger):
         del store
     assert in_ranks(2, run_as_rank, folder) == [0, 0]
     equal = (digest(folder), trace(folder)) == whole
-    ledger("kills at 2, 1 and 3 ranks, end at 2", tried=3, survived=3, redo=1, equal=equal)
+    ledger("kills at 2, 1 and 3 ranks, end at 2", tried=3, survived=3, equal=equal)
     assert equal
 
 
@@ -101,6 +105,38 @@ def test_batch_norm_statistics_are_equal_on_all_ranks(tmp_path):
     assert in_ranks(3, hold_statistics, tmp_path / "run") == [0, 0, 0]
     held = {(tmp_path / f"statistics-{index}").read_bytes() for index in range(3)}
     assert len(held) == 1
+    saved = checkpoint.read(tmp_path / "run")
+    model = saved.experiment.build_model()
+    model.load_state_dict(load_file(saved.path / "model.safetensors"))
+    assert Statistics(model.train())._read().numpy().tobytes() in held
+
+
+def spoil_on_second(ranks, folder):
+    """The loss of update 3 is infinite in the last micro-batch alone, which the second rank computes."""
+    original, calls = Classification.loss, []
+
+    def loss(self, prediction, targets):
+        result = original(self, prediction, targets)
+        calls.append(torch.is_grad_enabled())
+        return result + float("inf") if ranks.index == 1 and sum(calls) == 6 else result
+
+    Classification.loss = loss
+    run_as_rank(ranks, folder)
+
+
+def test_an_update_that_is_not_finite_on_one_rank_is_taken_back_on_all(tmp_path, ledger):
+    """Both ranks go on alike, and one process that goes on from there ends as they do."""
+    assert in_ranks(2, spoil_on_second, tmp_path / "run") == [0, 0]
+    lines = read_log(tmp_path / "run/log.jsonl")
+    (skipped,) = [line for line in lines if line["kind"] == "skipped"]
+    assert skipped["step"] == 3 and len(skipped["keys"]) == 4
+    assert checkpoint.read(tmp_path / "run").skipped == (3,)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again/checkpoints/step-00000006")
+    run_to_end(tiny_job(tmp_path / "again"))
+    equal = digest(tmp_path / "again") == digest(tmp_path / "run")
+    ledger("an infinite loss on one of two ranks", tried=1, survived=1, equal=equal)
+    assert equal
 
 
 def test_uneven_data_cannot_hang_the_ranks(tmp_path, ledger):
@@ -182,7 +218,7 @@ def command_whole(tmp_path_factory):
 
 
 def test_killed_ranks_are_restarted_and_the_result_is_that_of_one_process(tmp_path, command_whole, ledger):
-    rng, folder, kills, slowest = random.Random(5), tmp_path / "run", 20 * SCALE, 0.0
+    rng, folder, kills, slowest, redo = random.Random(5), tmp_path / "run", 20 * SCALE, 0.0, 0
     with launched(folder, restarts=kills) as process:
         for i in range(kills):
             before = steps(folder) if folder.exists() else 0
@@ -194,11 +230,11 @@ def test_killed_ranks_are_restarted_and_the_result_is_that_of_one_process(tmp_pa
             seen = checkpoint.read(folder).step if list(folder.glob("checkpoints/step-*")) else 0
             wait_for(lambda: len(children(process.pid)) == 2)
             slowest = max(slowest, time.monotonic() - begin)
-            assert steps(folder) - seen <= 6
+            redo = max(redo, steps(folder) - seen)
         assert process.wait(120) == 0, Path(f"{folder}.txt").read_text()[-3000:]
     equal = (digest(folder), trace(folder)) == command_whole
-    ledger("SIGKILL of a rank under torchrun", tried=kills, survived=kills, redo=5, equal=equal)
-    assert equal and slowest < 20
+    ledger("SIGKILL of a rank under torchrun", tried=kills, survived=kills, redo=redo, equal=equal)
+    assert equal and slowest < 20 and redo <= 6
 
 
 def test_one_failure_too_many_ends_the_job(tmp_path):
@@ -238,7 +274,7 @@ def test_a_hung_rank_is_reported_and_the_job_restarted(tmp_path, command_whole, 
     text = Path(f"{folder}.txt").read_text()
     assert "the last update it told of is" in text and 'File "' in text
     equal = (digest(folder), trace(folder)) == command_whole
-    ledger(f"a rank hung by SIGSTOP, reported after {said:.0f} s", tried=1, survived=1, redo=5, equal=equal)
+    ledger(f"a rank hung by SIGSTOP, reported after {said:.0f} s", tried=1, survived=1, equal=equal)
     assert equal
 
 
@@ -278,8 +314,10 @@ def is_alive(pid):
         return False
 
 
-def test_ranks_with_different_jobs_are_refused(tmp_path):
+def test_ranks_with_different_jobs_are_refused(tmp_path, capfd):
     assert in_ranks(2, run_another_seed, tmp_path / "run") == [1, 1]
+    said = capfd.readouterr().err
+    assert said.count("ValueError: rank 1 was given another seed than rank 0") == 2
 
 
 def run_another_seed(ranks, folder):

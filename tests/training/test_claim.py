@@ -77,7 +77,8 @@ def test_a_disk_with_too_little_room_is_refused_before_the_first_update(job, mon
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(claim.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        ValueError, match=r"no space left for checkpoints in .*: two take about \d\.\d MiB, 0\.0 MiB are"
+        ValueError,
+        match=r"no space left for checkpoints in .*: 2 must fit, which take \d\.\d MiB, 0\.0 MiB are",
     ):
         list(run(job()))
 

@@ -5,14 +5,17 @@ import re
 import shutil
 
 import pytest
+import torch
 
+from resnet_rs import storage
 from resnet_rs.config import edit
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
+from resnet_rs.training import run as run_module
 from resnet_rs.training.events import Evaluated, Finished, Progressed
-from resnet_rs.training.log import read_log
+from resnet_rs.training.log import Log, read_log
 from resnet_rs.training.run import Diverged, run
 
 
@@ -233,3 +236,78 @@ class Nothing(Shapes):
 def test_a_batch_without_one_readable_sample_stops_the_run(job, shapes):
     with pytest.raises(ValueError, match="no sample of update 1 could be read"):
         finish(job(splits=Splits(train=Nothing(num_samples=64, size=16), test=shapes.test)))
+
+
+def test_a_run_with_frozen_parts_continues_and_they_stay_as_they_were(job, monkeypatch):
+    """Frozen parameters have no momentum, and frozen norms keep their statistics."""
+    original, states = run_module.new_state, []
+
+    def frozen(*arguments, **named):
+        state = original(*arguments, **named)
+        state.model.backbone.requires_grad_(False)
+        state.model.backbone.train = lambda mode=True: state.model.backbone
+        for module in state.model.backbone.modules():
+            module.training = False
+        states.append(state)
+        return state
+
+    monkeypatch.setattr(run_module, "new_state", frozen)
+    before = original(job().experiment, job().machine.device, seed=0).model.backbone.state_dict()
+    for event in run(job()):
+        if isinstance(event, Progressed) and event.update.step == 6:
+            break
+    finish(job())
+    after = states[-1].model.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert checkpoint.read(job().folder).step == 12
+
+
+def test_a_checkpoint_that_was_moved_behind_a_link_is_not_emptied(job, tmp_path):
+    for event in run(job()):
+        if isinstance(event, Evaluated):
+            break
+    path = checkpoint.read(job().folder).path
+    shutil.move(path, tmp_path / "archive")
+    path.symlink_to(tmp_path / "archive")
+    finish(job())
+    assert (tmp_path / "archive/average.safetensors").is_file()
+    assert not path.exists()
+
+
+def test_a_damaged_line_of_the_log_is_no_obstacle_and_the_log_is_kept(job):
+    finish(job())
+    log = job().folder / "log.jsonl"
+    content = log.read_text()
+    log.write_text(content.replace('"loss"', '"losr"', 1))
+    (notice,) = next(iter(run(job()))).notices
+    assert "lacks 12 of 12 updates" in notice
+    assert (job().folder / "damaged-log.jsonl").read_text().count('"losr"') == 1
+
+
+class Stubborn(storage.Disk):
+    """Writes half of a line and then neither writes nor cuts, until it is mended."""
+
+    is_broken = False
+
+    def write(self, descriptor, content):
+        if self.is_broken:
+            super().write(descriptor, content[: len(content) // 2])
+            raise OSError(5, "broken")
+        super().write(descriptor, content)
+
+    def cut(self, path, num_bytes):
+        if self.is_broken:
+            raise OSError(5, "broken")
+        super().cut(path, num_bytes)
+
+
+def test_no_line_is_written_behind_half_of_another(tmp_path, monkeypatch):
+    disk = Stubborn()
+    monkeypatch.setattr(storage, "disk", disk)
+    log = Log(tmp_path / "log.jsonl", up_to_step=0)
+    for step in range(1, 7):
+        disk.is_broken = step in (2, 3)
+        log.append("update", step=step, lr=0.1, loss=1.5)
+    log.commit()
+    log.close()
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]

@@ -110,7 +110,7 @@ def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Ite
 
 
 class _Sent(Dataset[Any]):
-    """A data set as its workers send it: arrays in place of tensors, and an error as a value, with its own type."""
+    """A data set as its workers send it: arrays in place of tensors, and an error as a value."""
 
     def __init__(self, dataset: Dataset[Batch]) -> None:
         self.dataset = dataset
@@ -124,12 +124,14 @@ class _Sent(Dataset[Any]):
 
 
 def _portable(error: Exception) -> Exception:
-    """`error` with what its traceback says, or, where its type cannot be sent, a `RuntimeError` that says it."""
+    """An error that can be sent, and says what `error` says: a wrong input stays one, all else is a `RuntimeError`."""
     text = "".join(traceback.format_exception(error))
-    if type(error).__module__ != "builtins":
+    if not isinstance(error, ValueError | OSError):
         return RuntimeError(text)
-    error.add_note(f"in a process that reads pictures:\n{text}")
-    return error
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    portable = kind(str(error))
+    portable.add_note(f"in a process that reads pictures:\n{text}")
+    return portable
 
 
 @contextmanager

@@ -10,6 +10,8 @@ RUN/checkpoints/step-00001560/
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,7 +37,10 @@ FORMAT = 1
 
 _FOLDER = "checkpoints"
 _INFO = "checkpoint.json"
+_STEP = re.compile(r"step-\d{8,}")
 _NUM_KEPT = 2
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+"""Errors of reading that speak of the file; others, as too many open files, speak of the moment."""
 
 Weights = Literal["average", "model"]
 
@@ -100,17 +105,20 @@ def save(run: Path, state: TrainState, provenance: Provenance) -> None:
     """
     path = run / _FOLDER / f"step-{state.step:08d}"
     if path.exists() and not _is_valid(path):
-        storage.remove_tree(path)
-    if (
-        path.exists()
-    ):  # whole, but its last flush has failed, or it was saved by an earlier attempt at this run
+        _set_aside(path)
+    if path.is_dir():
+        # Whole, but its last flush has failed, or it was saved by an earlier attempt at this run.
         storage.disk.sync_folder(path.parent)
     else:
         storage.write_folder(path, _files(state, provenance))
-    with suppress(
-        OSError
-    ):  # what cannot be removed is in nobody's way, and is tried again after the next save
+    # What cannot be removed is in nobody's way, and is tried again after the next save.
+    with suppress(OSError):
         _drop_old(run, newest=path)
+
+
+def has_any(run: Path) -> bool:
+    """Whether a run has checkpoints, valid or not."""
+    return bool(_folders(run))
 
 
 def num_bytes(state: TrainState) -> int:
@@ -129,13 +137,7 @@ def recover(run: Path) -> tuple[Checkpoint | None, list[str]]:
     storage.remove_leftovers(run)
     storage.remove_leftovers(run / _FOLDER)
     found, damaged = _newest_valid(run)
-    for path, _ in damaged:
-        aside = path.with_name(f"damaged-{path.name}")
-        storage.remove_tree(aside)
-        storage.disk.rename(path, aside)
-    return found, [
-        f"{reason} It was set aside as {path.with_name(f'damaged-{path.name}')}." for path, reason in damaged
-    ]
+    return found, [f"{reason} It was set aside as {_set_aside(path)}." for path, reason in damaged]
 
 
 def read(path: Path) -> Checkpoint:
@@ -187,7 +189,7 @@ def _read_folder(path: Path) -> Checkpoint:
             path / _INFO, needs=("format", "step", "seed", "classes", "experiment", "split")
         )
     except OSError as error:
-        raise storage.Damaged(f"{path} cannot be read: {error}.") from None
+        raise _judged(error, path) from None
     classes, split = _names(info, "classes", path), info["split"]
     if split is not None:
         if not isinstance(split, dict) or split.keys() != {"train", "test"}:
@@ -265,7 +267,8 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     file = checkpoint.path / "momentum.safetensors"
     momenta = _load(file)
     if momenta:  # there is none before the first update
-        _refuse_others(momenta, dict(state.model.named_parameters()), file)
+        trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
+        _refuse_others(momenta, trained, file)
     state.set_momenta(momenta)
     state.step = checkpoint.step
     state.skipped = checkpoint.skipped
@@ -290,8 +293,25 @@ def _refuse_others(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], 
 def _load(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise storage.Damaged(f"{file} cannot be read: {error}.") from None
+    except OSError as error:
+        raise _judged(error, file) from None
+
+
+def _judged(error: OSError, path: Path) -> OSError | storage.Damaged:
+    """Damage, if what cannot be read is broken or gone; the error itself, if the system is short of something."""
+    if error.errno in (None, *_DAMAGE):
+        return storage.Damaged(f"{path} cannot be read: {error}.")
+    return error
+
+
+def _set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name by which nobody takes it for one."""
+    aside = path.with_name(f"damaged-{path.name}")
+    storage.remove_tree(aside)
+    storage.disk.rename(path, aside)
+    return aside
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -303,8 +323,12 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _folders(run: Path) -> list[Path]:
     """Checkpoint folders of a run, by step."""
-    paths = [path for path in (run / _FOLDER).glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
-    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
+    try:
+        names = os.listdir(run / _FOLDER)
+    except FileNotFoundError:
+        return []
+    steps = sorted((int(name.removeprefix("step-")), name) for name in names if _STEP.fullmatch(name))
+    return [run / _FOLDER / name for _, name in steps]
 
 
 def _experiment(info: dict[str, Any], path: Path) -> Experiment:

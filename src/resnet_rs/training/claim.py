@@ -36,12 +36,14 @@ def claimed(job: Job) -> Generator[None]:
 
 
 def refuse_full_disk(job: Job, state: TrainState) -> None:
-    """Refuse to start where there is no room for two checkpoints: one is kept while the next is written."""
-    needed, free = 2 * checkpoint.num_bytes(state), shutil.disk_usage(job.folder).free
+    """Refuse to start where there is no room for two checkpoints, or, of a run that has some, for the next one."""
+    num_missing = 1 if checkpoint.has_any(job.folder) else 2
+    needed, free = num_missing * checkpoint.num_bytes(state), shutil.disk_usage(job.folder).free
     if free < needed:
         raise ValueError(
-            f"no space left for checkpoints in {job.folder}: two take about {needed / _MIB:,.1f} MiB, "
-            f"{free / _MIB:,.1f} MiB are free. Make room, or choose a folder on another disk for `--out`."
+            f"no space left for checkpoints in {job.folder}: {num_missing} must fit, which take "
+            f"{needed / _MIB:,.1f} MiB, {free / _MIB:,.1f} MiB are free. Make room, or choose a folder on another disk "
+            "for `--out`."
         )
 
 
@@ -98,7 +100,7 @@ def _refuse_more_ranks_than_micro_batches(job: Job) -> None:
 
 def _refuse_different_jobs(job: Job) -> None:
     """See that all ranks are about to do the same."""
-    mine = {"experiment": config.to_plain(job.experiment), **job.identity()}
+    mine = {"experiment": config.to_plain(job.experiment), **job.identity(), "save_every": job.save_every}
     jobs = [json.loads(text) for text in job.ranks.gather(json.dumps(mine).encode())]
     for i, other in enumerate(jobs):
         odd = [name for name in mine if other[name] != jobs[0][name]]

@@ -21,6 +21,11 @@ from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 
 _BATCH_SIZE = 128
+_ROUNDS_BETWEEN_LOOKS = 4
+
+
+class Abandoned(Exception):
+    """Somebody asked to stop before everything was scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +44,28 @@ def evaluate(
     *,
     machine: Machine,
     stop: Stop | None = None,
-) -> Evaluation | None:
+) -> Evaluation:
     """Show every sample of `source` once to each of `models`, in evaluation mode; unreadable ones are listed.
 
-    The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. None if
-    one of them was asked to stop before its end.
+    The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. Raises
+    `Abandoned`, on all of them, if one was asked to stop before its end.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     meters = {name: experiment.task.build_meter(source.classes) for name in models}
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    spans = ranks.share(list(cut(0, len(source), at_most=_BATCH_SIZE)))
-    for batch in load(spans, EvaluationSpans(source, data), workers=machine.workers):
-        if stop is not None and stop.is_requested:
-            break
-        unreadable += batch.unreadable
-        if len(batch.indices):
-            _show(batch, models, meters, experiment, device)
-    if ranks.largest(stop is not None and stop.is_requested):
-        return None
+    spans = list(cut(0, len(source), at_most=_BATCH_SIZE))
+    batches = load(ranks.share(spans), EvaluationSpans(source, data), workers=machine.workers)
+    # As many rounds on every rank, so that they can ask each other whether somebody wants to leave.
+    for i in range(-(-len(spans) // ranks.count)):
+        if i % _ROUNDS_BETWEEN_LOOKS == 0 and ranks.largest(stop is not None and stop.is_requested):
+            raise Abandoned
+        batch = next(batches, None)
+        if batch is not None:
+            unreadable += batch.unreadable
+            if len(batch.indices):
+                _show(batch, models, meters, experiment, device)
     whole = {name: experiment.task.build_meter(source.classes) for name in models}
     for name, meter in meters.items():
         for packed in ranks.gather(meter.pack()):

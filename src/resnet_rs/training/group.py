@@ -69,11 +69,11 @@ class Group(Ranks):
         return int(largest)
 
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
-        with _touch():
-            for tensor in tensors:
-                sent = tensor.detach().contiguous()
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()
+            with _touch():
                 dist.broadcast(sent, src=0)
-                tensor.detach().copy_(sent)
+            tensor.detach().copy_(sent)
 
     def total(self, share: OrderedSum, num_leaves: int) -> list[Tensor]:
         """As of `Ranks`: every rank adds up its part of the subtrees of all, in order; then they exchange the parts.
@@ -81,8 +81,7 @@ class Group(Ranks):
         That moves as many bytes as a ring all-reduce does, if each rank holds one subtree.
         """
         layouts = share.nodes[0].values
-        with _touch():
-            whole = self._exchange([_flat(node) for node in share.nodes], num_leaves)
+        whole = self._exchange([_flat(node) for node in share.nodes], num_leaves)
         sizes = [value.numel() for value in layouts]
         values = whole[: sum(sizes)].split(sizes)
         # Same strides as before: fused optimizers read weights and gradients side by side, as they lie in memory.
@@ -102,14 +101,17 @@ class Group(Ranks):
             if i < len(mine):
                 sent[: len(mine[i])] = mine[i]
             parts = torch.empty_like(sent)
-            dist.all_to_all_single(parts, sent)
+            with _touch():
+                dist.all_to_all_single(parts, sent)
             received.append(list(parts.split(part)))
         total = OrderedSum()
         for rank, nodes in enumerate(held):
             for i, (first, count) in enumerate(nodes):
                 total.add(Node(first, count, [received[i][rank]]))
         whole = mine[0].new_empty(self.count * part)
-        dist.all_gather(list(whole.split(part)), total.total()[0].contiguous())
+        mine_of_total = total.total()[0].contiguous()
+        with _touch():
+            dist.all_gather(list(whole.split(part)), mine_of_total)
         return whole
 
 
@@ -190,6 +192,8 @@ def _touch() -> Generator[None]:
     """What torch raises when other ranks cannot be reached, as `LostTouch`."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise LostTouch(str(error).splitlines()[0]) from None
 

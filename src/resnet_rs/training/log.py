@@ -9,6 +9,9 @@ from typing import Any
 
 from resnet_rs import storage
 
+_NUMBERS = {"update": ("lr", "loss"), "evaluation": ("seconds",), "checkpoint": ("seconds",)}
+"""What lines of a kind must tell."""
+
 
 class Log:
     """Appends to the log at `path`. What follows update `up_to_step`, which will be taken again, is dropped.
@@ -25,9 +28,11 @@ class Log:
         """The last update after which the test split was scored."""
         self._losses: list[float] = []
         self._pending = b""
+        self._is_torn = False
         self._descriptor: int | None = None
         if path is not None:
             kept, num_bytes = _whole_lines(path, up_to_step=up_to_step)
+            _keep_copy_of_damaged(path)
             for line in kept:
                 self._count(line)
             self._open(path, num_bytes)
@@ -69,13 +74,21 @@ class Log:
         """Write what is pending; where only a part could be written, take that back."""
         if self._descriptor is None or not self._pending:
             return
+        self._mend()
         try:
             storage.disk.write(self._descriptor, self._pending)
         except OSError:
-            storage.disk.cut(self._path, self._num_bytes)
+            self._is_torn = True
+            self._mend()
             raise
         self._num_bytes += len(self._pending)
         self._pending = b""
+
+    def _mend(self) -> None:
+        """Cut off a part of a line; nothing is written behind one."""
+        if self._is_torn:
+            storage.disk.cut(self._path, self._num_bytes)
+            self._is_torn = False
 
     def _count(self, line: dict[str, Any]) -> None:
         self.num_updates += line["kind"] in ("update", "skipped")
@@ -114,5 +127,18 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
         return None
-    is_line = isinstance(line, dict) and isinstance(line.get("step"), int) and "kind" in line
-    return line if is_line else None
+    is_line = (
+        isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str)
+    )
+    return (
+        line
+        if is_line and all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ()))
+        else None
+    )
+
+
+def _keep_copy_of_damaged(path: Path) -> None:
+    """Keep a log with a damaged line, behind which nothing is read, under another name."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    if any(_parsed(text) is None for text in lines):
+        storage.write_bytes(path.with_name(f"damaged-{path.name}"), path.read_bytes())

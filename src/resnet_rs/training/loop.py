@@ -43,7 +43,7 @@ class Update:
     num_samples: int
     """Samples that were read, on all ranks."""
     gradient_norm: float
-    """Euclidean norm of the gradient and of the batch-norm statistics: finite where all of them are."""
+    """Euclidean norm of the gradient, before samples that could not be read are made up for."""
     num_unreadable: int
     """Samples that could not be read, on all ranks."""
     unreadable: tuple[Unreadable, ...]

@@ -5,7 +5,7 @@
     RUN/checkpoints/      weights and state           RUN/page.html     all of it to look at
 
 `run` is a generator of events: whoever calls it may show them, ignore them, or stop between two of them. However often
-it is stopped or killed, the same job continues to the same weights and the same log, bit for bit.
+it is stopped or killed, the same job continues to the same weights, scores and log of updates, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
@@ -23,7 +24,7 @@ from resnet_rs.data.loader import TrainingSpans, load
 from resnet_rs.data.sample import Batch
 from resnet_rs.training import checkpoint
 from resnet_rs.training.claim import claimed, refuse_full_disk
-from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, scores
+from resnet_rs.training.evaluate import Abandoned, Evaluation, evaluate, gather_unreadable, scores
 from resnet_rs.training.events import (
     Evaluated,
     Event,
@@ -76,7 +77,6 @@ def run(job: Job) -> Iterator[Event]:
                 refuse_full_disk(job, state)
             yield Started(step=state.step, plan=plan, notices=tuple(notices))
             yield from _Training(job, plan, state, log, Pace(seconds_before=log.seconds)).events()
-            log.commit()
         finally:
             log.close()
 
@@ -102,7 +102,7 @@ class _Training:
             if event is not None:
                 yield event
             step = self.state.step
-            if step > saved_step and self._is_save_due(step in steps):
+            if step > saved_step and (step in steps or self._is_time_to_save()):
                 outcome = self._save()
                 saved_step = step if isinstance(outcome, Saved) else saved_step
                 yield outcome
@@ -115,7 +115,9 @@ class _Training:
             outcome = self._save()
             saved_step = self.state.step if isinstance(outcome, Saved) else saved_step
             yield outcome
-        yield self._end(evaluation)
+        end = self._end(evaluation)
+        self.log.commit()
+        yield end
 
     def _updates(self) -> Iterator[Event]:
         loop = Loop(
@@ -184,10 +186,9 @@ class _Training:
                 "Lower recipe.base_lr, lengthen recipe.schedule.warmup_epochs, or look for odd values in the data."
             )
 
-    def _is_save_due(self, is_evaluated: bool) -> bool:
-        every = self.job.save_every
-        if is_evaluated or every is not None:
-            return is_evaluated or self.state.step % (every or 1) == 0
+    def _is_time_to_save(self) -> bool:
+        if self.job.save_every is not None:
+            return self.state.step % self.job.save_every == 0
         return bool(self.job.ranks.largest(self.pace.is_time_to_save()))
 
     def _save(self) -> Saved | SaveFailed:
@@ -201,7 +202,8 @@ class _Training:
             except OSError as error:
                 reason = _why(error, self.job, self.state)
         self.pace.saved()
-        if not self.job.ranks.largest(bool(reason)):
+        reason = self.job.ranks.gather(reason.encode())[0].decode()
+        if not reason:
             self.num_failed = 0
             return Saved(step=step)
         self.num_failed += 1
@@ -234,7 +236,8 @@ class _Training:
 
     def _end(self, evaluation: Evaluation | None) -> Finished | Stopped:
         """The last event: the final scores, unless somebody asks to stop before they are known."""
-        if self.state.step == self.plan.total_steps:
+        is_asked_to_stop = self.job.ranks.largest(self.job.stop.is_requested)
+        if self.state.step == self.plan.total_steps and (evaluation is not None or not is_asked_to_stop):
             evaluation = evaluation or _score(self.job, self.state)
             if evaluation is not None:
                 final = scores(evaluation, self.job.splits.test)
@@ -257,7 +260,11 @@ def _batches(job: Job, plan: Plan, *, first_step: int) -> Iterator[Batch]:
 
 
 def _score(job: Job, state: TrainState) -> Evaluation | None:
-    return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
+    """The scores of all models; none if somebody asks to stop before they are known."""
+    try:
+        return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
+    except Abandoned:
+        return None
 
 
 def _provenance(job: Job) -> checkpoint.Provenance:
@@ -274,9 +281,11 @@ def _why(error: OSError, job: Job, state: TrainState) -> str:
     """What went wrong in a save, with the room it needs and has."""
     mib = 1 << 20
     said = os.strerror(error.errno) if error.errno else str(error)
-    needed, free = checkpoint.num_bytes(state) / mib, shutil.disk_usage(job.folder).free / mib
+    needed, free = checkpoint.num_bytes(state) / mib, "an unknown number of"
+    with suppress(OSError):  # the folder itself may be what is broken
+        free = f"{shutil.disk_usage(job.folder).free / mib:,.1f}"
     place = error.filename or job.folder / "checkpoints"
-    return f"{said}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free:,.1f} MiB are free)"
+    return f"{said}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free} MiB are free)"
 
 
 def _evaluation_steps(plan: Plan, *, epochs: float) -> frozenset[int]:

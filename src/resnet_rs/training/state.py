@@ -51,12 +51,14 @@ class Statistics:
     """The running statistics of the batch norms in training mode, in one update; frozen norms are left alone.
 
     Every micro-batch starts from those of the update's begin; what it leaves is taken off and summed up elsewhere.
+    Other buffers that a module changes while training are not seen: no module of ours has any.
     """
 
     def __init__(self, model: Model) -> None:
         norms = [module for module in model.modules() if module.training and _has_statistics(module)]
         self._values = [norm.get_buffer(name) for norm in norms for name in ("running_mean", "running_var")]
         self._counters = [norm.get_buffer("num_batches_tracked") for norm in norms]
+        self._none = next(model.parameters()).new_empty(0)
         self._before = self._read()
         # Written through views that are made once: hundreds of small tensors are slow to cut anew in every step.
         self._flat = self._before.clone()
@@ -81,7 +83,7 @@ class Statistics:
         self._write(values, counted=1)
 
     def _read(self) -> Tensor:
-        return torch.cat(self._values or [torch.empty(0)])
+        return torch.cat(self._values or [self._none])
 
     @torch.no_grad()
     def _write(self, values: Tensor, *, counted: int) -> None:
@@ -92,7 +94,8 @@ class Statistics:
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "running_mean", None), Tensor)
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    return all(isinstance(getattr(module, name, None), Tensor) for name in names)
 
 
 def new_state(experiment: Experiment, device: Device, *, seed: int) -> TrainState:
