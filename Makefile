@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
+CHAOS_TESTS ?= tests/chaos
 
 .PHONY: demo test chaos check clean
 
@@ -16,7 +17,7 @@ test: check
 
 # Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
 chaos: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib tests/chaos
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check src tests benchmarks

@@ -142,6 +142,15 @@ class FragileDisk(WatchedDisk):
                 (target / name).write_bytes(self.contents.get(inode, b""))
 
 
+OWN = "chaos-"
+"""Begins the names of what tests themselves put into shared memory."""
+
+
+def shared_memory():
+    """Names of the shared-memory objects of this machine, but for those of tests."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(OWN)}
+
+
 def in_child(function, *arguments):
     """Start `function` in a forked child with a process group of its own; its process id."""
     sys.stdout.flush()
@@ -151,6 +160,9 @@ def in_child(function, *arguments):
     status = 1
     try:
         os.setsid()
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs are born deaf to it
         function(*arguments)
         status = 0
     except SystemExit as error:

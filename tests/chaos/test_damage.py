@@ -3,13 +3,15 @@
 import os
 import random
 import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from chaos.conftest import SCALE, TINY, digest, run_to_end, tiny_job, trace
-from chaos.faults import failing_disk
+from chaos.faults import OWN, failing_disk
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -118,7 +120,7 @@ class Small:
         return {}
 
 
-PROVENANCE = checkpoint.Provenance(experiment=TINY, classes=("a", "b"), seed=0)
+PROVENANCE = checkpoint.Provenance(experiment=TINY, classes=("disc", "square", "triangle"), seed=0)
 
 
 class Retention(RuleBasedStateMachine):
@@ -126,10 +128,9 @@ class Retention(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        import tempfile
-        from pathlib import Path
-
-        self.run = Path(tempfile.mkdtemp())
+        # In memory where there is such a place: what is asked here is order, and flushing to a disk takes long.
+        memory = Path("/dev/shm")
+        self.run = Path(tempfile.mkdtemp(prefix=OWN, dir=memory if memory.is_dir() else None))
         self.state = Small(step=990)
         self.valid = set()
         self.damaged = set()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
-from chaos.faults import WatchedDisk, fresh, in_child, killing_disk, wait
+from chaos.faults import WatchedDisk, fresh, in_child, killing_disk, shared_memory, wait
 
 from resnet_rs.training import checkpoint
 from resnet_rs.training.log import read_log
@@ -85,7 +85,7 @@ def test_fifty_kills_of_a_real_command_at_random_times_change_nothing(tmp_path, 
     with start(tmp_path / "whole") as process:
         assert process.wait(300) == 0, process.stderr.read().decode()
     rng = random.Random(7)
-    shared_before, folders_before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
+    shared_before, folders_before = shared_memory(), set(os.listdir("/tmp"))
     folder, kills, redo, traces = tmp_path / "cut", 0, 0, []
     while kills < NUM_KILLS * SCALE:
         with start(folder) as process:
@@ -95,7 +95,7 @@ def test_fifty_kills_of_a_real_command_at_random_times_change_nothing(tmp_path, 
                 patience = time.monotonic() + 30
                 while len(trace(folder)[0]) <= before and time.monotonic() < patience:
                     time.sleep(0.02)
-                time.sleep(rng.uniform(0, 0.25))
+                time.sleep(rng.uniform(0, 0.12))
             else:
                 time.sleep(rng.uniform(0, 2.5))
             assert process.poll() is None, process.stderr.read().decode()
@@ -120,6 +120,6 @@ def test_fifty_kills_of_a_real_command_at_random_times_change_nothing(tmp_path, 
     assert equal and prefixes == kills
     assert redo <= 5 + 1, "more than one save interval was lost"
     time.sleep(1)
-    assert set(os.listdir("/dev/shm")) <= shared_before, "shared memory was left behind"
+    assert shared_memory() <= shared_before, "shared memory was left behind"
     left = {name for name in set(os.listdir("/tmp")) - folders_before if name.startswith(("pymp", "torch"))}
     assert not left, "temporary files were left behind"

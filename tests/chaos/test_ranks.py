@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
-from chaos.faults import fresh, in_child, in_ranks, start_ranks, wait
+from chaos.faults import fresh, in_child, in_ranks, shared_memory, start_ranks, wait
 from safetensors.torch import load_file
 
 from resnet_rs.data.shapes import Shapes
@@ -279,7 +279,7 @@ def test_a_hung_rank_is_reported_and_the_job_restarted(tmp_path, command_whole, 
 
 
 def test_nothing_is_left_behind_when_the_launcher_is_killed(tmp_path, ledger):
-    folder, shared = tmp_path / "run", set(os.listdir("/dev/shm"))
+    folder, shared = tmp_path / "run", shared_memory()
     with launched(folder, train=[*TRAIN, "--workers", "1"]) as process:
         wait_for(lambda: folder.exists() and steps(folder) > 3)
         ranks = list(children(process.pid).values())
@@ -288,7 +288,7 @@ def test_nothing_is_left_behind_when_the_launcher_is_killed(tmp_path, ledger):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         wait_for(lambda: not any(is_alive(pid) for pid in [*ranks, *workers]), seconds=10)
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert shared_memory() <= shared
     # The lock is free at once: the same command goes on.
     assert wait(in_child(refused_or_not, folder)) == 0
     ledger("SIGKILL of the launcher: ranks, workers, shared memory gone", tried=1, survived=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from chaos.conftest import TINY, tiny_job
-from chaos.faults import in_child, wait
+from chaos.faults import in_child, shared_memory, wait
 
 from resnet_rs.config import edit
 from resnet_rs.training.events import Progressed
@@ -22,7 +22,7 @@ def measured():
         pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
         len(os.listdir("/proc/self/fd")),
         len(os.listdir("/proc/self/task")),
-        len(os.listdir("/dev/shm")),
+        len(shared_memory()),
     )
 
 
