@@ -48,16 +48,12 @@ class TrainingSpans(Dataset[Batch]):
         unreadable: list[Unreadable] = []
         for i in range(span.count):
             position, index = span.first + i, int(ids[i])
-            with _naming(self.source, index):
-                try:
-                    sample = self.source.read(index, channels=self.data.channels)
-                except Unreadable as error:
-                    unreadable.append(error)
-                    continue
+            with _reading(self.source, index, unreadable):
+                sample = self.source.read(index, channels=self.data.channels)
                 pixels, target = self.data.train_input(
                     sample, seed=self.seed, epoch=position // size, index=index
                 )
-            items.append((position, index, pixels, target))
+                items.append((position, index, pixels, target))
         return _stack(items, unreadable)
 
 
@@ -72,12 +68,8 @@ class EvaluationSpans(Dataset[Batch]):
         items: list[tuple[int, int, Tensor, Tensor]] = []
         unreadable: list[Unreadable] = []
         for index in range(span.first, span.first + span.count):
-            with _naming(self.source, index):
-                try:
-                    sample = self.source.read(index, channels=self.data.channels)
-                except Unreadable as error:
-                    unreadable.append(error)
-                    continue
+            with _reading(self.source, index, unreadable):
+                sample = self.source.read(index, channels=self.data.channels)
                 items.append((index, index, *self.data.test_input(sample)))
         return _stack(items, unreadable)
 
@@ -135,10 +127,12 @@ def _portable(error: Exception) -> Exception:
 
 
 @contextmanager
-def _naming(source: Source, index: int) -> Generator[None]:
-    """Let an error that nobody expects name the sample it comes from."""
+def _reading(source: Source, index: int, unreadable: list[Unreadable]) -> Generator[None]:
+    """Leave out a sample that cannot be decoded, and let an error that nobody expects name the one it comes from."""
     try:
         yield
+    except Unreadable as error:
+        unreadable.append(error)
     except Exception as error:
         error.add_note(f"at sample {source.key(index)!r}")
         raise
