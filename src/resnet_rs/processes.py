@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import signal
@@ -80,7 +81,9 @@ def end_with_parent() -> None:
     """End this process when its parent ends, however that ends. Linux only; elsewhere children notice by themselves."""
     if platform.system() != "Linux":
         return
-    parent = os.getppid()
+    # A parent that ended while this process was still starting is not its parent any more.
+    begetter = multiprocessing.parent_process()
+    parent = os.getppid() if begetter is None else begetter.pid
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before it could be heard

@@ -1,7 +1,13 @@
-"""The command line with one rank that raises: `broken_rank.py PLACE train ...`; rank 1 breaks, or 0 while saving."""
+"""The command line with one rank that breaks: `broken_rank.py PLACE train ...`; rank 1 breaks, or 0 while saving.
+
+It raises at every start; given a path `$BREAK_ONCE`, at the first start alone, in the way that its suffix names.
+"""
 
 import os
+import resource
+import signal
 import sys
+from pathlib import Path
 
 from resnet_rs import cli, storage
 from resnet_rs.data import loader
@@ -22,12 +28,29 @@ def main():
         def breaking(*arguments, **named):
             calls.append(1)
             if len(calls) > (4 if place == "save" else 40):
-                raise RuntimeError(f"broken in the {place}")
+                break_down(f"broken in the {place}")
             return original(*arguments, **named)
 
         original = getattr(owner, name)
         setattr(owner, name, breaking)
     cli.main()
+
+
+def break_down(said):
+    once = os.environ.get("BREAK_ONCE")
+    if once is None:
+        raise RuntimeError(said)
+    try:
+        Path(once).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    if once.endswith(".exit"):
+        os._exit(1)
+    if once.endswith(".segfault"):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    raise RuntimeError(said)
 
 
 if __name__ == "__main__":

@@ -160,18 +160,21 @@ MODULE = ["-m", "resnet_rs"]
 
 
 @contextmanager
-def launched(out, *, program=MODULE, restarts=0, count=2, train=TRAIN):
+def launched(out, *, program=MODULE, restarts=0, count=2, train=TRAIN, environment=ENVIRONMENT):
     """torchrun with `count` ranks; whatever is left of it is killed in the end."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = ["--nproc-per-node", str(count), "--max-restarts", str(restarts), "--monitor-interval", "0.2"]
     command = [*torchrun, *options, *program, *train, "--out", str(out)]
     with open(f"{out}.txt", "w") as log:
         process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         ranks = []
         try:
             yield process
+        except BaseException as error:
+            error.add_note(Path(f"{out}.txt").read_text()[-5000:])
+            raise
         finally:
             ranks = children(process.pid).values()
             for pid in [process.pid, *ranks]:
@@ -235,6 +238,19 @@ def test_killed_ranks_are_restarted_and_the_result_is_that_of_one_process(tmp_pa
     equal = (digest(folder), trace(folder)) == command_whole
     ledger("SIGKILL of a rank under torchrun", tried=kills, survived=kills, redo=redo, equal=equal)
     assert equal and slowest < 20 and redo <= 6
+
+
+@pytest.mark.parametrize("way", ["segfault", "exit", "raise"])
+def test_however_a_rank_dies_it_is_restarted_and_the_result_is_equal(tmp_path, command_whole, ledger, way):
+    program = [str(Path(__file__).parent / "broken_rank.py"), "forward"]
+    environment = {**ENVIRONMENT, "BREAK_ONCE": str(tmp_path / f"broken.{way}")}
+    folder = tmp_path / "run"
+    with launched(folder, program=program, restarts=1, environment=environment) as process:
+        assert process.wait(120) == 0
+    assert (tmp_path / f"broken.{way}").exists(), "nothing has broken"
+    equal = (digest(folder), trace(folder)) == command_whole
+    ledger("a rank ends by SIGSEGV, by _exit or by an error", tried=1, survived=1, equal=equal)
+    assert equal
 
 
 def test_one_failure_too_many_ends_the_job(tmp_path):

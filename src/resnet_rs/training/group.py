@@ -27,6 +27,8 @@ _TIMEOUT = timedelta(minutes=10)
 _SECONDS_BETWEEN_LOOKS = 0.05
 _FAILURE = "failure"
 _WAIT_FOR_FAILURE = timedelta(seconds=3)
+_SECONDS_TO_END_FIRST = 3.0
+"""torchrun shows the rank that it sees end first, so one that has failed gets this much of a lead on the others."""
 
 
 class LostTouch(ConnectionError):
@@ -178,7 +180,9 @@ def _failing_first(store: Store, index: int) -> Generator[None]:
     except LostTouch as error:
         with suppress(RuntimeError):
             store.wait([_FAILURE], _WAIT_FOR_FAILURE)
-            raise LostTouch(f"stopped, for {store.get(_FAILURE).decode()}") from None
+            failure = store.get(_FAILURE).decode()
+            time.sleep(_SECONDS_TO_END_FIRST)
+            raise LostTouch(f"stopped, for {failure}") from None
         raise LostTouch(f"lost touch with another rank, which may have been killed: {error}") from None
     except Exception as error:
         with suppress(RuntimeError):
