@@ -13,15 +13,15 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-rs evaluate $(DEMO_OUT) --data builtin
 
 test: check
-	$(BIN)/python -m pytest -q -n 2 --ignore tests/chaos
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos
 
 # Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
 chaos: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
 
 check: $(VENV)/.installed
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/pyright
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from resnet_rs.cli import main
 
 QUICK = [
     "recipe.epochs=4",
@@ -64,7 +67,9 @@ def trained(photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["list"], ["show"], ["train"], ["fit"], ["evaluate"], ["predict"], ["report"], ["convert"]]
+    "verb",
+    [[], *([verb] for verb in "list show train fit evaluate predict report convert study".split())],
+    ids=lambda verb: " ".join(verb) or "none",
 )
 def test_help_answers_at_once(verb):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -148,11 +153,14 @@ def test_show_takes_edits():
         (["trian"], "No such command 'trian'"),
     ],
 )
-def test_wrong_input_gets_one_message_and_exit_code_2(arguments, said, tmp_path):
-    result = resnet_rs(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert said in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+def test_wrong_input_gets_one_message_and_exit_code_2(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["resnet-rs", *arguments])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,9 +190,10 @@ def test_the_same_command_again_changes_nothing(trained, photos):
     assert (out / "scores.json").read_bytes() == before
 
 
-def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(tmp_path):
-    edits = ["recipe.epochs=3", "recipe.schedule.warmup_epochs=0.5", "data.size=16"]
-    command = ["train", "resnet-rs-tiny", "--data", "builtin", *edits, "--out"]
+def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(photos, tmp_path):
+    edits = [*QUICK, "recipe.epochs=100"]
+    edits.remove("recipe.epochs=4")
+    command = ["train", "resnet-rs-tiny", "--data", str(photos), "--save-every", "20", *edits, "--out"]
     assert resnet_rs(*command, tmp_path / "whole").returncode == 0
     script = [sys.executable, "-c", "from resnet_rs.cli import main; main()", *command, str(tmp_path / "cut")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -194,9 +203,9 @@ def test_a_killed_run_continues_to_the_same_weights_bit_for_bit(tmp_path):
         assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
     again = resnet_rs(*command, tmp_path / "cut")
-    assert "continues after update 156" in again.stdout
+    assert "continues after update" in again.stdout
     files = [
-        sorted(tmp_path.glob(f"{run}/checkpoints/step-00000469/*.safetensors")) for run in ("whole", "cut")
+        sorted(tmp_path.glob(f"{run}/checkpoints/step-00000244/*.safetensors")) for run in ("whole", "cut")
     ]
     assert len(files[0]) == 3
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]

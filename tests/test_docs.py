@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tools.make_tables import filled
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -46,6 +47,8 @@ def place(tmp_path):
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: d.name)
 def test_every_command_runs_in_the_order_given(document, place):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for block in blocks(document, "yaml"):
+        (place / block.splitlines()[0].removeprefix("# ")).write_text(block)
     for command in commands(document):
         if command.startswith(("make ", ". ")):
             continue  # `test_every_make_target_exists`; `.ci/run` runs the targets themselves
@@ -100,6 +103,19 @@ def _has(value, path):
             return False
         value = getattr(value, name)
     return True
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_table_of_results_is_what_its_command_prints(document):
+    """`python tools/make_tables.py` writes them."""
+    text = document.read_text()
+    assert filled(text) == text
+
+
+def test_every_file_of_results_is_shown_in_a_document():
+    shown = "".join(document.read_text() for document in DOCUMENTS)
+    for path in (ROOT / "results").glob("*"):
+        assert f"results/{path.name}" in shown
 
 
 def test_every_method_has_a_card():

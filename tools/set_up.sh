@@ -24,4 +24,4 @@ if ! [ -x "$venv/bin/pip" ]; then
         fi
     fi
 fi
-"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cluster]'

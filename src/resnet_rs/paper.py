@@ -61,3 +61,48 @@ RELEASED: dict[str, Released] = {
         params=191_891_656, gmacs=63.94, tpu_ms=2090.0, v100_s=10.16, top1_readme=84.4, top1_weights=84.4
     ),
 }
+
+TABLE_1 = (79.0, 79.3, 78.8, 79.1, 80.4, 80.6, 81.0, 80.7, 82.2, 82.9, 83.4)
+"""ImageNet top-1 of ResNet-200 at 256 pixels: the baseline of 2015, then one method more in each row: cosine, 350
+epochs, EMA, label smoothing, stochastic depth, RandAugment, dropout, weight decay 4e-5, SE, ResNet-D.
+
+Source: paper, Table 1, as transcribed in `keras_cv_attention_models`.
+"""
+
+TABLE_2: dict[tuple[str, str], tuple[float, float]] = {
+    ("shallow", "no regularizer"): (79.7, 78.7),
+    ("shallow", "RA+LS"): (82.4, 82.3),
+    ("shallow", "RA+LS+DO"): (82.2, 82.7),
+    ("deep", "no regularizer"): (82.5, 81.7),
+    ("deep", "RA+LS"): (85.2, 84.9),
+    ("deep", "RA+LS+SD+DO"): (85.3, 85.5),
+}
+"""Top-1 with weight decay 1e-4 and 4e-5 of ResNet-50 (shallow) and ResNet-200 (deep), on a part of the training set.
+
+Source: paper, Table 2, as transcribed in `keras_cv_attention_models`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """What is published of one EfficientNet, with which the paper compares."""
+
+    top1: float
+    """ImageNet top-1 with the best of AutoAugment and RandAugment that its release prints: the paper's likely set."""
+    tpu_ms: float | None = None
+    """Training step as for `Released`. Source: paper, Tables 3 and 4, as transcribed by a third party."""
+    v100_s: float | None = None
+    """Training step as for `Released`; the same tables."""
+
+
+RIVALS: dict[str, Rival] = {
+    "efficientnet-b0": Rival(top1=77.1),
+    "efficientnet-b1": Rival(top1=79.1),
+    "efficientnet-b2": Rival(top1=80.1),
+    "efficientnet-b3": Rival(top1=81.6),
+    "efficientnet-b4": Rival(top1=82.9),
+    "efficientnet-b5": Rival(top1=83.7, tpu_ms=1510.0, v100_s=8.16),
+    "efficientnet-b6": Rival(top1=84.0, tpu_ms=3000.0, v100_s=15.7),
+    "efficientnet-b7": Rival(top1=84.7, tpu_ms=6000.0, v100_s=29.9),
+}
+"""Source of the accuracies: README of EfficientNet's release; B5 and B7 with RandAugment, the others AutoAugment."""

@@ -302,16 +302,16 @@ def _labels(names: Sequence[str]) -> list[str]:
     """Names for the places of an axis. It would merge equal ones (ImageNet has two cranes): these get their number."""
     repeated = {name for name, count in Counter(names).items() if count > 1}
     # The zero-width space in front keeps plotly.js from losing classes that are called like a JavaScript property.
-    return ["\u200b" + _shown(f"{name} ({i})" if name in repeated else name) for i, name in enumerate(names)]
+    return ["\u200b" + escaped(f"{name} ({i})" if name in repeated else name) for i, name in enumerate(names)]
 
 
 def _ticks(labels: Sequence[str]) -> dict[str, Any]:
     """One tick per label, with long ones cut. Pointing at a mark tells the whole."""
     plain = [html.unescape(label) for label in labels]
     short = [name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…" for name in plain]
-    return {"tickvals": list(labels), "ticktext": [_shown(name) for name in short]}
+    return {"tickvals": list(labels), "ticktext": [escaped(name) for name in short]}
 
 
-def _shown(name: str) -> str:
+def escaped(name: str) -> str:
     """`name` as text for plotly.js, which would read tags in it, and formulas between dollar signs."""
     return html.escape(name, quote=False).replace("$", "&#36;")

@@ -12,20 +12,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import Int, UInt8
-from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 from PIL import Image
-from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs] - plotly comes without types
 
 from resnet_rs.report import figures
 from resnet_rs.report.figures import Figure
+from resnet_rs.report.frame import percent, render, stored
 
 _LARGEST_SIDE = 144
 """Larger pictures are shrunk to this many pixels, which keeps a page with fifty of them small."""
@@ -108,12 +103,14 @@ class _Picture(NamedTuple):
 def render_run_page(page: RunPage) -> str:
     """`page` as HTML."""
     scores = page.scores or {}
-    text = _template().render(
+    curves, results = stored(_curve_figures(page.epochs)), stored(_result_figures(scores))
+    return render(
+        "run_page.html",
         page=page,
-        plotlyjs=Markup(get_plotlyjs()),
+        has_figures=bool(curves or results),
         headline=[_headline_number(label, value) for label, value in page.headline.items()],
-        curves=_stored(_curve_figures(page.epochs)),
-        results=_stored(_result_figures(scores)),
+        curves=curves,
+        results=results,
         numbers=_numbers(scores),
         classes=sorted(scores.get("classes") or [], key=_recall_order),
         is_wide=len(scores.get("classes") or []) > _MOST_BESIDE,
@@ -125,21 +122,6 @@ def render_run_page(page: RunPage) -> str:
         edits=[(edit, _typed(edit.before), _typed(edit.after)) for edit in page.edits],
         slots=_slots(page.experiment, edited=[edit.path for edit in page.edits]),
     )
-    # File names that are not Unicode carry lone surrogates, which no encoding can write.
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    return environment.get_template("run_page.html")
 
 
 def _headline_number(label: str, value: float | int | str) -> _Number:
@@ -175,22 +157,6 @@ def _confusion(scores: Mapping[str, Any]) -> Int[np.ndarray, "K K"] | None:
     return confusion if confusion.any() else None
 
 
-def _stored(named: Mapping[str, Figure | None]) -> dict[str, Markup]:
-    """Figures as JSON that may stand in a script element; those without data are left out."""
-    return {
-        name: htmlsafe_json_dumps(figure, default=_sparse, separators=(",", ":"), allow_nan=False)
-        for name, figure in named.items()
-        if figure is not None
-    }
-
-
-def _sparse(matrix: np.ndarray) -> dict[str, Any]:
-    """A matrix as its shape and its nonzero entries: their places, each counted from the one before, and values."""
-    places = np.flatnonzero(matrix)
-    steps = np.diff(places, prepend=0)
-    return {"shape": list(matrix.shape), "steps": steps.tolist(), "values": matrix.ravel()[places].tolist()}
-
-
 def _numbers(scores: Mapping[str, Any]) -> list[_Number]:
     """The scores that are single numbers, with their intervals."""
     is_easy = 0 < len(scores.get("classes") or []) <= _NUM_FEW_CLASSES
@@ -200,7 +166,7 @@ def _numbers(scores: Mapping[str, Any]) -> list[_Number]:
         is_number = isinstance(value, int | float) and math.isfinite(value)
         if not is_number or is_bound or (key == "top5" and is_easy):
             continue
-        shown = _percent if key in _SHARES else _plain_number
+        shown = percent if key in _SHARES else _plain_number
         low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
         note = "" if low is None or high is None else f"{shown(low)} to {shown(high)}"
         found.append(_Number(_LABELS.get(key, key), shown(value), note))
@@ -280,10 +246,6 @@ def _typed(value: object) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None or not math.isfinite(share) else f"{share:.1%}"
 
 
 def _plain_number(value: float | int) -> str:

@@ -50,6 +50,10 @@ class Device:
         """Whether this is a CUDA device."""
         return self.name.startswith("cuda")
 
+    def limit_threads(self, count: int) -> None:
+        """Compute with `count` threads of the processor in this process from now on."""
+        torch.set_num_threads(count)
+
     def of_rank(self, local_index: int) -> Device:
         """The device of one of several ranks on this machine: each has a CUDA device of its own."""
         return replace(self, name=f"cuda:{local_index}") if self.name == "cuda" else self

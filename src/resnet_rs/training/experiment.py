@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from resnet_rs import draws
 from resnet_rs.data.pipeline import Data
@@ -40,9 +41,16 @@ class Experiment:
 
     def count_cost(self, *, frames: int | None = None) -> Cost:
         """Parameters, multiply-adds and activations for one input of `data.size` (a clip has `frames`)."""
-        import torch
-
         space = (self.data.size, self.data.size)
-        with torch.device("meta"):
-            model = self.build_model()
-        return count_cost(model, (self.data.channels, *(() if frames is None else (frames,)), *space))
+        shape = (self.data.channels, *(() if frames is None else (frames,)), *space)
+        return _cost(self.arch, self.task, shape)
+
+
+@lru_cache(maxsize=4096)
+def _cost(arch: Arch, task: Task, shape: tuple[int, ...]) -> Cost:
+    import torch
+
+    with torch.device("meta"):
+        backbone = arch.build(in_channels=shape[0])
+        model = Model(backbone, task.build_head(backbone.widths))
+    return count_cost(model, shape)

@@ -1,0 +1,244 @@
+"""Verbs that compare: study, bench, recommend."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnet_rs.cli.app import EXIT_STOPPED, app
+from resnet_rs.cli.options import AsJson, DeviceName, Edits, MicroBatch, PrecisionName, Workers
+from resnet_rs.cli.output import say, say_json
+
+if TYPE_CHECKING:
+    from resnet_rs.deploy.bench import Timing
+    from resnet_rs.jobs import Runner
+    from resnet_rs.studies.conduct import Plan
+    from resnet_rs.studies.record import Result
+
+EXIT_FAILED = 1
+"""Some trials of a study have failed; their errors are in its table."""
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="A study, a .yaml file of your own, or `list`, which shows all.")
+    ],
+    edits: Edits = None,
+    *,
+    base: Annotated[str | None, typer.Option(help="An experiment of the zoo that the trials edit.")] = None,
+    data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; the same command continues it.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each trial, with the seeds 0, 1, ...")] = 1,
+    jobs: Annotated[
+        str | None,
+        typer.Option(
+            help="local:N for N processes at once, ray or ray://HOST:PORT; by default one by one here."
+        ),
+    ] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Adapt the base's recipe to the data first.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for the whole study: the costliest trials are left out.")
+    ] = None,
+    max_macs: Annotated[
+        float | None, typer.Option(help="Leave out trials of more multiply-adds for a picture, such as 1e9.")
+    ] = None,
+    micro_batch: MicroBatch = None,
+    workers: Workers = 0,
+    device: DeviceName = None,
+) -> None:
+    """Run a study of the paper on any base and data, or go on with it; finished trials are never run again.
+
+    A trial that fails is a row with its error (exit code 1 at the end). A signal saves and leaves with exit code 75.
+    """
+    from resnet_rs import jobs as places
+    from resnet_rs.config import parse_assignments
+    from resnet_rs.studies import planning
+
+    if name == "speed":
+        _measure(edits or [], out=out, device=device, minutes=minutes)
+        return
+    if name == "list":
+        for label, line in planning.outline().items():
+            say(f"{label:<18} {line}")
+        return
+    if base is None or data is None or out is None:
+        raise ValueError(f"study {name!r} needs --base EXPERIMENT, --data DATA and --out FOLDER.")
+    runner = places.parse(jobs)
+    request = planning.Request(
+        name=name,
+        base=base,
+        edits=parse_assignments(edits or []),
+        data=data,
+        num_seeds=seeds,
+        is_fitted=fit,
+        minutes=minutes,
+        max_macs=max_macs,
+        device=device,
+        micro_batch=micro_batch,
+        workers=workers,
+    )
+    _conduct(planning.plan(request, folder=out), out, runner)
+
+
+def _measure(edits: list[str], *, out: Path | None, device: str | None, minutes: float | None) -> None:
+    """The study of speed: it has no base and no data, only a protocol."""
+    from resnet_rs.config import edit, parse_assignments
+    from resnet_rs.deploy.bench import Protocol
+    from resnet_rs.studies import reports, speed
+
+    if out is None:
+        raise ValueError("study 'speed' needs --out FOLDER.")
+    if minutes is not None:
+        raise ValueError("study 'speed' has no --minutes; protocol.max_seconds=20 bounds each network.")
+    typed = parse_assignments(edits)
+    odd = [path for path in typed if not path.startswith("protocol.") or path == "protocol.mode"]
+    if odd:
+        raise ValueError(
+            f"study 'speed' measures both modes, with settings such as protocol.batch_size=4; got {odd[0]}."
+        )
+    chosen = {path.removeprefix("protocol."): value for path, value in typed.items()}
+    protocol = edit(Protocol(batch_size=4, num_repeats=5, device=device), chosen)
+    candidates = speed.candidates()
+    say(f"{speed.TITLE}: {len(candidates)} networks")
+    for timing in speed.conduct(out, protocol, candidates):
+        say(_timed(timing))
+    text, page = reports.report(out)
+    for line in text.splitlines():
+        say(line)
+    say(f"page: {page}")
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments of the zoo.")],
+    *,
+    is_training: Annotated[
+        bool, typer.Option("--train/--infer", help="A training step, or inference.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    size: Annotated[int | None, typer.Option(help="Pixels per side; by default each network's own.")] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="In each round.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that the networks take.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the processor; by default torch's choice.")
+    ] = None,
+    device: DeviceName = None,
+    precision: PrecisionName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency, throughput and peak memory here, each network in a process of its own."""
+    from resnet_rs import verbs
+    from resnet_rs.deploy.bench import Protocol, bench
+
+    edits = {} if size is None else {"data.size": size}
+    experiments = {name: verbs.experiment(name, edits) for name in names}
+    protocol = Protocol(
+        mode="train" if is_training else "infer",
+        batch_size=batch,
+        num_repeats=repeats,
+        num_rounds=rounds,
+        num_threads=threads,
+        device=device,
+        precision=precision,
+    )
+    timings = bench(experiments, protocol)
+    if as_json:
+        say_json([asdict(timing) for timing in timings])
+        return
+    for timing in timings:
+        say(_timed(timing))
+
+
+@app.command()
+def recommend(
+    *,
+    data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
+    images: Annotated[int | None, typer.Option(help="Training pictures, where there is no data yet.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over them; or give --minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for the whole training, here.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Most time for a picture in use, here.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help="Most memory of a training step, here.")] = None,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name the configuration for your data and limits by the paper's rules and this machine's measurements."""
+    from resnet_rs.config import as_typed
+    from resnet_rs.studies import recommend as recommending
+
+    wish = recommending.wish_for(
+        data,
+        num_images=images,
+        epochs=epochs,
+        minutes=minutes,
+        latency_ms=latency_ms,
+        memory_gib=memory_gib,
+        device=device,
+    )
+    advice = recommending.recommend(wish)
+    if as_json:
+        say_json(recommending.to_plain(advice))
+        return
+    for reason in advice.reasons:
+        say(reason)
+    for name, candidate in (
+        ("smaller", advice.smaller),
+        ("chosen", advice.chosen),
+        ("larger", advice.larger),
+    ):
+        if candidate is not None:
+            say(f"{name}: {recommending.outline(candidate)}")
+    edits = " ".join(shlex.quote(f"{path}={as_typed(value)}") for path, value in advice.chosen.edits.items())
+    say(
+        f"resnet-rs train {recommending.BASE} --data {shlex.quote(data or 'DATA')} --out runs/recommended {edits}"
+    )
+
+
+def _timed(timing: Timing) -> str:
+    head = f"{timing.name:<24} {timing.size:>4} px  batch {timing.batch_size} {timing.mode}"
+    if timing.error is not None:
+        return f"{head}  failed: {timing.error}"
+    memory = "" if timing.peak_memory_mib is None else f"  {timing.peak_memory_mib:>7,.0f} MiB"
+    spread = f"{timing.latency_ms_p10:,.1f} to {timing.latency_ms_p90:,.1f}"
+    return (
+        f"{head}  {timing.latency_ms:>9,.1f} ms ({spread})  {timing.images_per_second:>8,.1f} pictures/s{memory}"
+        f"  {timing.num_repeats} repeats, {timing.num_threads} threads, {timing.precision}"
+    )
+
+
+def _conduct(plan: Plan, folder: Path, runner: Runner) -> None:
+    """Run the plan, a line for each result; then its table and its page."""
+    from resnet_rs.processes import listening
+    from resnet_rs.studies import conduct, record, summary
+
+    total, results = len(plan.study.trials) * len(plan.seeds), 0
+    say(f"{plan.study.title}: {len(plan.study.trials)} trials, {len(plan.seeds)} seeds, {total} runs")
+    with listening() as stop:
+        failed = 0
+        for result in conduct.conduct(plan, folder, runner, stop=stop):
+            results += 1
+            failed += result.error is not None
+            say(f"{results:>4} of {total}  {_described(result)}")
+    found = record.read(folder)
+    path = summary.write_page(found, folder / summary.PAGE, has_folder=True)
+    for line in summary.markdown(found).splitlines():
+        say(line)
+    say(f"page: {path}")
+    if stop.is_requested:
+        say(f"stopped by {stop.reason}; the same command continues.", is_error=True)
+        raise typer.Exit(EXIT_STOPPED)
+    if failed:
+        say(f"{failed} of {total} runs failed; the same command tries them again.", is_error=True)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _described(result: Result) -> str:
+    if result.error is not None:
+        return f"{result.label}, seed {result.seed}: failed: {result.error}"
+    return f"{result.label}, seed {result.seed}: top-1 {result.top1:.4f} in {result.minutes:.1f} min"

@@ -1,0 +1,272 @@
+"""What networks cost here: latency, throughput and peak memory of a training step or of inference.
+
+Every network is measured in a process of its own, so its peak memory is its own; with several rounds all networks take
+turns, so a machine that grows slower grows slower for all of them. The clock runs over the computation alone: pictures
+are made beforehand and lie on the device.
+
+The paper's latencies are those of a *training step* at batch 128, halved until it fits (README of the TF1 release).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import repeat
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from resnet_rs import config
+from resnet_rs.data.sample import Batch
+from resnet_rs.processes import end_with_parent
+from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.loop import Loop
+from resnet_rs.training.state import new_state
+
+Mode = Literal["train", "infer"]
+
+_FEWEST_REPEATS = 2
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How is measured; it is part of every row."""
+
+    mode: Mode = "infer"
+    """`train`: a whole update, with gradients, optimizer, average and checks; `infer`: a forward pass."""
+    batch_size: int = 8
+    """Pictures at once."""
+    num_warmup: int = 1
+    """Repeats that are not counted, in each round."""
+    num_repeats: int = 10
+    """Counted repeats in each round."""
+    num_rounds: int = 1
+    """Turns of all networks."""
+    max_seconds: float | None = None
+    """For one network and round: slow ones are repeated less often, but at least twice."""
+    num_threads: int | None = None
+    """Threads of the processor; None leaves it to torch."""
+    device: str | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be train or infer, got {self.mode!r}.")
+        for name, least in {"batch_size": 1, "num_warmup": 0, "num_repeats": 2, "num_rounds": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}.")
+        if self.mode == "train" and self.batch_size < 2:
+            raise ValueError("a training step needs a batch_size of 2 or more for batch norm, got 1.")
+        for name in ("max_seconds", "num_threads"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0 or none, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One measured row. What could not be measured is None, and `error` says why."""
+
+    name: str
+    mode: Mode
+    size: int
+    """Pixels per side."""
+    batch_size: int
+    params: int
+    macs: int
+    """Multiply-adds of one picture in a forward pass."""
+    latency_ms: float | None = None
+    """Median over all repeats, of a whole batch."""
+    latency_ms_p10: float | None = None
+    latency_ms_p90: float | None = None
+    images_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    """Resident memory of the process at its peak, less what it had before the network was made; on CUDA the most that
+    was allocated; on MPS None."""
+    num_repeats: int = 0
+    num_warmup: int = 0
+    num_rounds: int = 0
+    num_threads: int | None = None
+    precision: str | None = None
+    device_name: str = ""
+    torch: str = ""
+    error: str | None = None
+
+
+def bench(experiments: Mapping[str, Experiment], protocol: Protocol) -> Iterator[Timing]:
+    """Measure each of `experiments` and yield its row, in order; with several rounds after the last of them.
+
+    One that fails, or whose process is killed for its memory, is a row with its error.
+    """
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in experiments}
+    for i in range(protocol.num_rounds):
+        for name, experiment in experiments.items():
+            if not any("error" in found for found in rounds[name]):
+                rounds[name].append(_in_a_child(experiment, protocol))
+            if i == protocol.num_rounds - 1:
+                yield _row(name, experiment, protocol, rounds[name])
+
+
+def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
+    """One round in this process: `seconds` of each repeat, `memory` in MiB, and where it was measured."""
+    if protocol.num_threads is not None:
+        torch.set_num_threads(protocol.num_threads)
+    device = Device.choose(protocol.device, precision=protocol.precision)
+    _restart_peak()
+    before = _resident_peak()
+    steps = (_training if protocol.mode == "train" else _inference)(experiment, protocol, device)
+    seconds: list[float] = []
+    begin = time.perf_counter()
+    for i in range(protocol.num_warmup + protocol.num_repeats):
+        _wait(device)
+        start = time.perf_counter()
+        next(steps)
+        _wait(device)
+        if i >= protocol.num_warmup:
+            seconds.append(time.perf_counter() - start)
+        is_late = protocol.max_seconds is not None and time.perf_counter() - begin > protocol.max_seconds
+        if is_late and len(seconds) >= _FEWEST_REPEATS:
+            break
+    described = device.describe()
+    return {
+        "seconds": seconds,
+        "memory": _peak_memory(device, before),
+        "num_threads": int(described["threads"]),
+        "precision": described["precision"],
+        "device_name": described["device"] if device.name != "cpu" else described["processor"],
+        "torch": described["torch"],
+    }
+
+
+def _inference(experiment: Experiment, protocol: Protocol, device: Device) -> Iterator[None]:
+    """A forward pass at each step."""
+    model = device.place(experiment.build_model()).eval()
+    batch = _batch(experiment, protocol.batch_size)
+    inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
+    with torch.inference_mode():
+        while True:
+            with device.autocast():
+                model(inputs)
+            yield
+
+
+def _training(experiment: Experiment, protocol: Protocol, device: Device) -> Iterator[None]:
+    """An update at each step, just as a run takes it."""
+    experiment = config.edit(experiment, {"recipe.batch_size": protocol.batch_size})
+    plan = replace(experiment.recipe.plan(protocol.batch_size), total_steps=2**31, warmup_steps=0.0)
+    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+    state = new_state(experiment, device, seed=0)
+    for _ in loop.updates(state, repeat(_batch(experiment, protocol.batch_size))):
+        yield
+
+
+def _batch(experiment: Experiment, batch_size: int) -> Batch:
+    """Noise, all of the first class."""
+    size, channels = experiment.data.size, experiment.data.channels
+    places = torch.arange(batch_size)
+    pixels = torch.randint(0, 256, (batch_size, channels, size, size), dtype=torch.uint8)
+    return Batch(inputs=pixels, targets=torch.zeros_like(places), indices=places, positions=places)
+
+
+def _wait(device: Device) -> None:
+    """Until the device has done what it was given."""
+    if device.is_cuda:
+        torch.cuda.synchronize(device.torch)
+    elif device.name == "mps":
+        torch.mps.synchronize()
+
+
+def _restart_peak() -> None:
+    """Forget the peak so far; a process inherits that of its parent on Linux."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident_peak() -> float:
+    """Largest resident memory so far, in MiB."""
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / _MIB if platform.system() == "Darwin" else peak / 1024
+
+
+def _peak_memory(device: Device, before: float) -> float | None:
+    if device.is_cuda:
+        return torch.cuda.max_memory_allocated(device.torch) / _MIB
+    return None if device.name == "mps" else _resident_peak() - before
+
+
+def _in_a_child(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
+    """One round in a fresh process: what `measure` found, or an `error`."""
+    context = multiprocessing.get_context("spawn")
+    answers, theirs = context.Pipe(duplex=False)
+    order = json.dumps({"experiment": config.to_plain(experiment), "protocol": asdict(protocol)})
+    process = context.Process(target=_measure_for_parent, args=(theirs, order))
+    process.start()
+    theirs.close()
+    answer = b""
+    try:
+        with suppress(EOFError):  # it was killed
+            answer = answers.recv_bytes()
+        process.join()
+    finally:
+        process.kill()
+        process.join()
+        answers.close()
+    if not answer:
+        return {"error": f"its process ended with exit code {process.exitcode}; the memory may be too small"}
+    return json.loads(answer)
+
+
+def _measure_for_parent(answers: Connection, order: str) -> None:
+    end_with_parent()
+    plain = json.loads(order)
+    try:
+        experiment = config.from_plain(plain["experiment"], kinds=(Experiment,))
+        found = measure(experiment, Protocol(**plain["protocol"]))
+    except (RuntimeError, ValueError, MemoryError) as error:  # torch tells of memory by a RuntimeError
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+    answers.send_bytes(json.dumps(found).encode())
+    answers.close()
+
+
+def _row(name: str, experiment: Experiment, protocol: Protocol, rounds: list[dict[str, Any]]) -> Timing:
+    cost = experiment.count_cost()
+    row = Timing(
+        name=name,
+        mode=protocol.mode,
+        size=experiment.data.size,
+        batch_size=protocol.batch_size,
+        params=cost.params,
+        macs=cost.macs,
+    )
+    error = next((found["error"] for found in rounds if "error" in found), None)
+    if error is not None:
+        return replace(row, error=error)
+    seconds = [value for found in rounds for value in found["seconds"]]
+    low, median, high = (1000 * float(v) for v in np.quantile(seconds, [0.1, 0.5, 0.9]))
+    memory = [found["memory"] for found in rounds if found["memory"] is not None]
+    last = rounds[-1]
+    return replace(
+        row,
+        latency_ms=median,
+        latency_ms_p10=low,
+        latency_ms_p90=high,
+        images_per_second=1000 * protocol.batch_size / median,
+        peak_memory_mib=max(memory) if memory else None,
+        num_repeats=len(seconds),
+        num_warmup=protocol.num_warmup,
+        num_rounds=protocol.num_rounds,
+        **{key: last[key] for key in ("num_threads", "precision", "device_name", "torch")},
+    )

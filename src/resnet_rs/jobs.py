@@ -1,0 +1,243 @@
+"""Run many independent pieces of work: in this process, in worker processes, or on a Ray cluster.
+
+    for outcome in Local(2).run(work, {"first": payload, "second": payload}, stop=stop):
+        print(outcome.key, outcome.error)
+
+Work returns nothing: what it finds out it writes itself, so nothing is lost when whoever asked for it is gone. Work
+that fails is an outcome with its error and leaves the others alone. A request to stop is passed on: what is under way
+may save and leave, and nothing new is begun. A payload is text, JSON for example, so that no object has to travel.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from resnet_rs.processes import Stop, end_with_parent, listening
+
+Work = Callable[[str, "Share", Stop], None]
+"""Takes a payload, its share of the machine, and where it is asked to leave. A function of a module, found by name."""
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+_NUM_RAY_RETRIES = 3
+
+
+class Left(Exception):
+    """The work was asked to leave before its end; it can be continued."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a piece of work may use of the machine."""
+
+    num_threads: int | None = None
+    """Threads to compute with; None for as many as it likes."""
+
+
+class Outcome(NamedTuple):
+    """A piece of work has ended."""
+
+    key: str
+    error: str | None
+    """What went wrong, in one line; None if nothing did."""
+
+
+class Runner(ABC):
+    """Where work is done."""
+
+    @abstractmethod
+    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+        """Do `work` on every payload; yields each as it ends, in any order. Work that left is not among them."""
+
+
+@dataclass(frozen=True)
+class Here(Runner):
+    """One after the other in this process."""
+
+    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+        for key, payload in payloads.items():
+            if stop.is_requested:
+                return
+            try:
+                work(payload, Share(), stop)
+            except Left:
+                return
+            except Exception as error:
+                yield Outcome(key, _said(error))
+            else:
+                yield Outcome(key, None)
+
+
+@dataclass(frozen=True)
+class Local(Runner):
+    """In `num_workers` processes at once, each with its share of the processor cores, and new for every piece."""
+
+    num_workers: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_workers <= 1024:
+            raise ValueError(
+                f"local jobs must be 1 to 1024, got {self.num_workers}. Example: --jobs local:2."
+            )
+
+    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+        share = Share(num_threads=max(1, num_cores() // self.num_workers))
+        waiting = list(payloads.items())
+        running: dict[str, _Child] = {}
+        try:
+            while running or (waiting and not stop.is_requested):
+                while waiting and len(running) < self.num_workers and not stop.is_requested:
+                    key, payload = waiting.pop(0)
+                    running[key] = _Child.start(work, payload, share)
+                if stop.is_requested:
+                    for child in running.values():
+                        child.ask_to_leave()
+                wait([child.process.sentinel for child in running.values()], timeout=_SECONDS_BETWEEN_LOOKS)
+                for key in [key for key, child in running.items() if not child.process.is_alive()]:
+                    error, has_left = running.pop(key).end()
+                    if not has_left:
+                        yield Outcome(key, error)
+        finally:
+            for child in running.values():
+                child.process.kill()
+                child.end()
+
+
+@dataclass(frozen=True)
+class Cluster(Runner):
+    """As tasks of a Ray cluster that all see the same files; a task whose node dies is done again elsewhere.
+
+    Without an address it is the cluster this machine belongs to, or else a new one of this machine alone. Ray is an
+    extra: `pip install resnet-rs[cluster]`.
+    """
+
+    address: str | None = None
+    num_cpus: int = 1
+    """Processor cores of a piece of work."""
+
+    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+        ray = _ray()
+        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
+        share = Share(num_threads=self.num_cpus)
+        task = ray.remote(num_cpus=self.num_cpus, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
+        tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
+        try:
+            while tasks and not stop.is_requested:
+                done, _ = ray.wait(list(tasks), timeout=1.0)
+                for ended in done:
+                    yield Outcome(tasks.pop(ended), _result(ray, ended))
+        finally:
+            for task_id in tasks:
+                ray.cancel(task_id, force=True)
+            ray.shutdown()
+
+
+def parse(text: str | None) -> Runner:
+    """Where to work, as it is typed: nothing for here, `local:2`, `ray`, or `ray://HOST:PORT`."""
+    if text is None:
+        return Here()
+    if text.startswith("local:") and text.removeprefix("local:").isdecimal():
+        return Local(int(text.removeprefix("local:")))
+    if text == "ray":
+        return Cluster()
+    if text.startswith("ray://") and len(text) > len("ray://"):
+        return Cluster(text)
+    raise ValueError(f"jobs must be local:N, ray or ray://HOST:PORT, got {text!r}. Example: --jobs local:2.")
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+@dataclass
+class _Child:
+    """A piece of work in a process of its own."""
+
+    process: BaseProcess
+    answers: Connection
+    is_asked: bool = False
+
+    @classmethod
+    def start(cls, work: Work, payload: str, share: Share) -> _Child:
+        context = multiprocessing.get_context("spawn")
+        answers, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_in_child, args=(theirs, work, payload, share))
+        process.start()
+        theirs.close()
+        return cls(process, answers)
+
+    def ask_to_leave(self) -> None:
+        """Ask once: a second signal would end it without saving."""
+        if not self.is_asked and self.process.is_alive():
+            self.is_asked = True
+            self.process.terminate()
+
+    def end(self) -> tuple[str | None, bool]:
+        """Its error, if any, and whether it left before its end."""
+        self.process.join()
+        answer = ""
+        with self.answers, suppress(EOFError):  # it was killed before it could say anything
+            answer = self.answers.recv_bytes().decode()
+        if answer:
+            kind, _, text = answer.partition(":")
+            return (text or None), kind == "left"
+        if self.is_asked:
+            return None, True  # it was asked before it could listen
+        return f"its process ended with exit code {self.process.exitcode} and said nothing", False
+
+
+def _in_child(answers: Connection, work: Work, payload: str, share: Share) -> None:
+    end_with_parent()
+    with listening() as stop:
+        try:
+            work(payload, share, stop)
+        except Left:
+            answer = "left:"
+        except Exception as error:
+            answer = f"done:{_said(error)}"
+        else:
+            answer = "done:"
+    answers.send_bytes(answer.encode("utf-8", "backslashreplace"))
+    answers.close()
+
+
+def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
+    """The work as a Ray task: its error, for a raised one would be taken for that of a node."""
+    try:
+        work(payload, share, Stop())
+    except Exception as error:
+        return _said(error)
+    return None
+
+
+def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, which may not be installed
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        return f"its node was lost {_NUM_RAY_RETRIES + 1} times: {_said(error)}"
+
+
+def _ray() -> Any:  # noqa: ANN401 - a module that may not be installed
+    try:
+        import ray  # pyright: ignore[reportMissingImports]: an extra
+    except ImportError:
+        raise ValueError(
+            "`--jobs ray` needs Ray, which is not installed. Install it with `pip install resnet-rs[cluster]`, "
+            "or use `--jobs local:N`."
+        ) from None
+    return ray
+
+
+def _said(error: BaseException) -> str:
+    """The error in one line: its text alone where it was written for people, with its type where not."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"

@@ -1,0 +1,59 @@
+"""What all pages share: one HTML file each, with its figures, its styles and its script in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs] - plotly comes without types
+
+from resnet_rs.report.figures import Figure
+
+
+def render(template: str, *, has_figures: bool, **values: object) -> str:
+    """A page from its template, with the library that draws figures if it has some."""
+    script = Markup(get_plotlyjs()) if has_figures else ""
+    text = _environment().get_template(template).render(plotlyjs=script, **values)
+    # File names that are not Unicode carry lone surrogates, which no encoding can write.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def stored(named: Mapping[str, Figure | None]) -> dict[str, Markup]:
+    """Figures as JSON that may stand in a script element; those without data are left out."""
+    return {
+        name: htmlsafe_json_dumps(figure, default=_sparse, separators=(",", ":"), allow_nan=False)
+        for name, figure in named.items()
+        if figure is not None
+    }
+
+
+def _sparse(matrix: np.ndarray) -> dict[str, Any]:
+    """A matrix as its shape and its nonzero entries: their places, each counted from the one before, and values."""
+    places = np.flatnonzero(matrix)
+    steps = np.diff(places, prepend=0)
+    return {"shape": list(matrix.shape), "steps": steps.tolist(), "values": matrix.ravel()[places].tolist()}
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with its sign; of none, nothing."""
+    return "" if share is None or not math.isfinite(share) else f"{share:.1%}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment

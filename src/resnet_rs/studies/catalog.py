@@ -1,0 +1,58 @@
+"""The studies by name, and how one is made for a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from resnet_rs.studies import file, scaling, training_methods
+from resnet_rs.studies.study import Study
+from resnet_rs.training.experiment import Experiment
+
+Builder = Callable[[Experiment, int, Mapping[str, str]], Study]
+"""Makes a study for a base, a number of training pictures, and typed settings of the study's own."""
+
+
+def _without_settings(build: Callable[[Experiment, int], Study]) -> Builder:
+    def built(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
+        if settings:
+            raise ValueError(f"this study has no settings of its own, got {', '.join(settings)}.")
+        return build(base, num_samples)
+
+    return built
+
+
+STUDIES: dict[str, tuple[str, Builder]] = {
+    "training-methods": (
+        "Table 1: from the baseline of 2015, one method more in each row",
+        _without_settings(training_methods.training_methods),
+    ),
+    "leave-one-out": (
+        "all methods, and all but one in each row",
+        _without_settings(training_methods.leave_one_out),
+    ),
+    "weight-decay": (
+        "Table 2: weight decay against the other regularizers, at two depths",
+        _without_settings(training_methods.weight_decay),
+    ),
+    "scaling": ("Figures 2 and 3: width x depth x size x epochs", scaling.scaling),
+}
+"""Name -> what it is in a line, and its builder."""
+
+
+def build(name: str, base: Experiment, *, num_samples: int, settings: Mapping[str, str]) -> Study:
+    """The study called `name`, or that of a YAML file, for `base`."""
+    if name.endswith((".yaml", ".yml")):
+        if settings:
+            raise ValueError(
+                f"a study from a file has no settings but those in it, got {', '.join(settings)}."
+            )
+        return file.read(Path(name), base)
+    if name not in STUDIES:
+        close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)
+        raise ValueError(
+            f"there is no study {name!r}. Closest: {', '.join(close)}. `resnet-rs study list` shows all; a study of "
+            "your own is a .yaml file."
+        )
+    return STUDIES[name][1](base, num_samples, settings)

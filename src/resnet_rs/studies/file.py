@@ -1,0 +1,77 @@
+"""A study of one's own, as a small YAML file of edits.
+
+title: Does the crop matter?
+alternatives:                     # or `additive`: each trial keeps the edits of those above it
+  whole picture: {data.min_area: 1.0}
+  half of it: {data.min_area: 0.5}
+
+title: How large a rate, how large a batch?
+grid:                             # every combination
+  recipe.base_lr: [0.05, 0.1, 0.2]
+  recipe.batch_size: [64, 128]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
+from resnet_rs.training.experiment import Experiment
+
+_MAX_BYTES = 1 << 20
+_KINDS: dict[str, Callable[[Sequence[Step]], tuple[Trial, ...]]] = {
+    "additive": additive,
+    "alternatives": alternatives,
+}
+
+
+def read(path: Path, base: Experiment) -> Study:
+    """The study in the file at `path`, whose every trial `base` must take."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a YAML file of trials.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a study has at most {_MAX_BYTES:,}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+    try:
+        study = _study(path.stem, content)
+        study.of(base)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return study
+
+
+def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the file holds
+    if not isinstance(content, Mapping) or len({*content} - {"title"}) != 1:
+        raise ValueError("expected a title and one of additive, alternatives or grid, as in docs/STUDIES.md.")
+    (kind,) = {*content} - {"title"}
+    body = content[kind]
+    if kind not in (*_KINDS, "grid") or not isinstance(body, Mapping) or not body:
+        raise ValueError(f"expected additive, alternatives or grid with something below it, got {kind!r}.")
+    if kind == "grid":
+        trials = grid({str(path): _list(path, values) for path, values in body.items()})
+    else:
+        trials = _KINDS[kind](
+            [Step(label=str(label), edits=_edits(label, edits)) for label, edits in body.items()]
+        )
+    return Study(name=name, title=str(content.get("title", name)), trials=trials)
+
+
+def _edits(label: object, edits: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds
+    if edits is None:
+        return {}
+    if not isinstance(edits, Mapping):
+        raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
+    return {str(path): value for path, value in edits.items()}
+
+
+def _list(path: object, values: Any) -> list[Any]:  # noqa: ANN401 - whatever the file holds
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{path} must be a list of values, got {values!r}.")
+    return values

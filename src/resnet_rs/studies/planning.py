@@ -1,0 +1,156 @@
+"""From what a person asks for to a plan: the base made ready for the data, and the trials that can be afforded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from resnet_rs import config, verbs, zoo
+from resnet_rs.fit import measure_speed, refuse_unfit
+from resnet_rs.studies import catalog
+from resnet_rs.studies.conduct import Plan
+from resnet_rs.studies.record import RECORD, Setting, read
+from resnet_rs.studies.study import Study
+from resnet_rs.training.device import Device
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.job import DEFAULT_MICRO_BATCH
+from resnet_rs.training.machine import Machine
+
+_SLOTS = ("arch", "data", "task", "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A study as it is asked for."""
+
+    name: str
+    """Of the catalog, or a .yaml file."""
+    base: str
+    edits: Mapping[str, str]
+    """Of the base's fields, and of the study's own settings such as `grid.widths`."""
+    data: str
+    num_seeds: int = 1
+    is_fitted: bool = False
+    """Whether the base's recipe is adapted to the data before the trials edit it."""
+    minutes: float | None = None
+    """Time for all trials and seeds together; the costliest trials are left out."""
+    max_macs: float | None = None
+    """Multiply-adds of a picture, above which a trial is left out."""
+    device: str | None = None
+    micro_batch: int | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "max_macs", "num_seeds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+
+
+def plan(request: Request, *, folder: Path) -> Plan:
+    """The plan for `request`; a study that was begun in `folder` keeps the trials it began with."""
+    own = {path: value for path, value in request.edits.items() if path.partition(".")[0] not in _SLOTS}
+    typed = {path: value for path, value in request.edits.items() if path not in own}
+    machine = Machine(
+        device=Device.choose(request.device), micro_batch=request.micro_batch, workers=request.workers
+    )
+    prepared = verbs.prepare(request.base, typed, data=request.data)
+    if request.is_fitted:
+        prepared = verbs.fitted(prepared, minutes=None, machine=machine)
+    base, splits = prepared.experiment, prepared.splits
+    refuse_unfit(base, len(splits.train))
+    study = catalog.build(request.name, base, num_samples=len(splits.train), settings=own)
+    study.of(base)  # an edit that the base does not take is refused before anything is run
+    origin = zoo.experiment(request.base).suited_to(splits.train.classes)
+    setting = Setting(
+        base=request.base,
+        edits=config.describe(config.diff(origin, base)),
+        experiment=config.to_plain(base),
+        data=request.data if request.data == "builtin" else Path(request.data).resolve().name,
+        num_train=len(splits.train),
+        num_test=len(splits.test),
+        train_digest=splits.train.digest(),
+        test_digest=splits.test.digest(),
+    )
+    made = Plan(
+        study=study,
+        setting=setting,
+        data=request.data,
+        seeds=tuple(range(request.num_seeds)),
+        device=request.device,
+        micro_batch=request.micro_batch,
+        workers=request.workers,
+    )
+    return replace(made, study=_begun(study, folder) or _affordable(made, request, machine, prepared))
+
+
+def outline() -> dict[str, str]:
+    """The studies by name, each in a line."""
+    lines = {name: line for name, (line, _) in catalog.STUDIES.items()}
+    return {
+        **lines,
+        "speed": "Tables 3 and 7, Figures 4 and 5: latency and memory of all configurations, here",
+    }
+
+
+def _begun(study: Study, folder: Path) -> Study | None:
+    """The part of `study` that was begun in `folder`."""
+    if not (folder / RECORD).is_file():
+        return None
+    before = read(folder).study
+    labels = [trial.label for trial in before.trials]
+    is_part = before.name == study.name and set(labels) <= {trial.label for trial in study.trials}
+    return study.among(labels) if is_part else study
+
+
+def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.Prepared) -> Study:
+    """The study without the trials beyond the limits of the request."""
+    if request.max_macs is None and request.minutes is None:
+        return made.study
+    experiments = made.study.of(made.base)
+    macs = {label: experiment.count_cost().macs for label, experiment in experiments.items()}
+    kept = [label for label in macs if request.max_macs is None or macs[label] <= request.max_macs]
+    if request.minutes is not None:
+        minutes = _minutes(experiments, macs, made, machine, prepared)
+        kept = _cheapest(kept, minutes, within=request.minutes / request.num_seeds)
+    if not kept:
+        raise ValueError(
+            f"no trial of {made.study.name!r} is within the limits: the least takes {min(macs.values()):,} "
+            "multiply-adds. Raise --max-macs or --minutes, or choose a smaller base."
+        )
+    study = made.study.among(kept)
+    dropped = len(macs) - len(kept)
+    note = f"{dropped} of {len(macs)} trials were beyond the limits and left out." if dropped else ""
+    return replace(study, notes=(*study.notes, *([note] if note else [])))
+
+
+def _minutes(
+    experiments: Mapping[str, Experiment],
+    macs: Mapping[str, int],
+    made: Plan,
+    machine: Machine,
+    prepared: verbs.Prepared,
+) -> dict[str, float]:
+    """About how long each trial takes with one seed: as long per multiply-add as the base, measured here."""
+    base = made.base
+    rate = measure_speed(
+        base,
+        prepared.splits.train,
+        device=machine.device,
+        micro_batch=machine.micro_batch or DEFAULT_MICRO_BATCH,
+        workers=machine.workers,
+    )
+    per_mac = made.setting.num_train / rate / base.count_cost().macs / 60
+    return {label: per_mac * macs[label] * e.recipe.epochs for label, e in experiments.items()}
+
+
+def _cheapest(labels: list[str], minutes: Mapping[str, float], *, within: float) -> list[str]:
+    """As many of `labels` as fit into `within` minutes together, the cheapest first; in their own order."""
+    kept: set[str] = set()
+    total = 0.0
+    for label in sorted(labels, key=lambda label: minutes[label]):
+        total += minutes[label]
+        if total <= within:
+            kept.add(label)
+    return [label for label in labels if label in kept]

@@ -1,0 +1,114 @@
+"""How to scale: width, depth and size at several lengths of training, and the paper's two rules put to the test.
+
+    rule 1   where a model can overfit (long training), depth pays more than width; in short training, width
+    rule 2   raise the size slowly: larger pictures return less and less
+
+Source: paper, section 6, Figures 2 and 3, appendix E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from resnet_rs import config
+from resnet_rs.fit import fitting_decay
+from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.studies.study import Study, Trial
+from resnet_rs.training.experiment import Experiment
+
+_WARMUP_SHARE = 0.1
+_SMALLEST_SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is combined with what. Defaults: paper, section 6, relative to a base of width 1, 224 pixels, 350 epochs."""
+
+    widths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    """Times the base's width."""
+    depths: tuple[int, ...] = (26, 50, 101, 200, 300, 350, 400)
+    """Names of layouts in the paper's Table 11; 14 is one block per stage."""
+    sizes: tuple[float, ...] = (128 / 224, 160 / 224, 1.0, 320 / 224, 448 / 224)
+    """Times the base's size."""
+    epochs: tuple[float, ...] = (10 / 350, 100 / 350, 1.0)
+    """Times the base's length. Only the longest is regularized; the others have flips and crops alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths", "sizes", "epochs"):
+            values = getattr(self, name)
+            if not values or min(values) <= 0 or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be different numbers above 0, got {list(values)}.")
+        unknown = [depth for depth in self.depths if depth not in _layouts()]
+        if unknown:
+            raise ValueError(
+                f"depths must be among {', '.join(map(str, sorted(_layouts())))}, got {unknown[0]}."
+            )
+
+
+def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
+    """The grid on `base`; `settings` are edits of `Grid` such as `{"grid.widths": "0.5, 1"}`."""
+    odd = [path for path in settings if not path.startswith("grid.")]
+    if odd:
+        raise ValueError(
+            f"the settings of this study are those of its grid, such as grid.widths=[0.5, 1]; got {odd[0]}."
+        )
+    if not isinstance(base.arch, ResNetArch):
+        raise ValueError(f"this study scales a ResNet, and the base has a {type(base.arch).__name__}.")
+    axes = config.edit(Grid(), {path.removeprefix("grid."): value for path, value in settings.items()})
+    trials: list[Trial] = []
+    for epochs, size, depth, width in product(axes.epochs, axes.sizes, axes.depths, axes.widths):
+        is_longest = epochs == max(axes.epochs)
+        edits = _edits(base, num_samples, at=(width, depth, size, epochs), is_longest=is_longest)
+        scaled = config.edit(base, edits)
+        length = scaled.recipe.epochs
+        trials.append(
+            Trial(
+                label=f"{length:g} epochs, {scaled.data.size} px, depth {depth}, width {width:g}",
+                edits=config.diff(base, scaled),
+                at={"epochs": length, "size": float(scaled.data.size), "depth": float(depth), "width": width},
+            )
+        )
+    return Study(
+        name="scaling",
+        title="Width, depth, size and length of training (Figures 2 and 3)",
+        trials=tuple(trials),
+        notes=(
+            "Width is a multiple of the base's; depth names a layout of Table 11 (14: one block per stage).",
+            "The longest runs keep the base's regularizers; shorter ones have flips and crops alone, as in the paper's "
+            "appendix E. Dropout by width (Table 12) is left out: its values could not be verified.",
+        ),
+    )
+
+
+def _edits(
+    base: Experiment, num_samples: int, *, at: tuple[float, int, float, float], is_longest: bool
+) -> dict[str, Any]:
+    width, depth, size, epochs = at
+    length = float(f"{base.recipe.epochs * epochs:.4g}")
+    warmup = min(base.recipe.schedule.warmup_epochs, float(f"{length * _WARMUP_SHARE:.3g}"))
+    recipe = replace(base.recipe, schedule=replace(base.recipe.schedule, warmup_epochs=warmup), epochs=length)
+    edits: dict[str, Any] = {
+        "arch.width": getattr(base.arch, "width", 1.0) * width,
+        "arch.blocks": _layouts()[depth],
+        "data.size": max(_SMALLEST_SIZE, round(base.data.size * size)),
+        "recipe.epochs": length,
+        "recipe.schedule": recipe.schedule,
+    }
+    if base.recipe.ema_decay is not None and not is_longest:
+        fitting = fitting_decay(recipe.plan(num_samples).total_steps)
+        edits["recipe.ema_decay"] = min(base.recipe.ema_decay, fitting)
+    if not is_longest:
+        edits |= {
+            "data.randaugment": None,
+            "arch.drop_path": 0.0,
+            "task.label_smoothing": 0.0,
+            "task.dropout": 0.0,
+        }
+    return edits
+
+
+def _layouts() -> dict[int, tuple[int, int, int, int]]:
+    return {14: (1, 1, 1, 1), **BLOCKS}

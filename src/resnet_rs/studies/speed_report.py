@@ -1,0 +1,302 @@
+"""What the timings of the speed study say: fronts, speed-ups at equal accuracy, and Figures 1, 4 and 5.
+
+Latency at an accuracy between two networks is interpolated along the family, straight in accuracy and log latency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from resnet_rs import storage
+from resnet_rs.deploy.bench import Mode, Timing
+from resnet_rs.report.figures import Figure
+from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
+from resnet_rs.report.study_page import Chart, Listing, Statement, StudyPage, render_study_page
+from resnet_rs.studies.speed import MODES, TITLE, Candidate, Family, SpeedRecord, candidates
+
+_CALLED: Mapping[Mode, str] = {"train": "training step", "infer": "inference"}
+_MILLISECONDS = "milliseconds a picture, here"
+_HEAD = (
+    "", "size", "parameters, M", "multiply-adds, G", "training step: ms a picture", "training step: MiB",
+    "inference: ms a picture", "inference: MiB", "published top-1", "published TPUv3, ms", "published V100, ms",
+)  # fmt: skip
+_UPS_HEAD = (
+    "at the accuracy of",
+    "top-1",
+    "training step, here",
+    "inference, here",
+    "TPUv3, published",
+    "V100, published",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """How much faster ResNet-RS is than an EfficientNet at its accuracy: here, and as published."""
+
+    rival: str
+    top1: float
+    here: Mapping[Mode, float | None]
+    tpu: float | None
+    v100: float | None
+
+
+def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
+    """Of every EfficientNet whose published accuracy lies within that of the measured ResNet-RS."""
+    known = candidates()
+    ours = [c for c in known if c.family == "ResNet-RS"]
+    here: dict[Mode, dict[str, float | None]] = {
+        mode: {c.name: _latency(record, c.name, mode) for c in known} for mode in MODES
+    }
+    return [
+        SpeedUp(
+            rival=rival.name,
+            top1=rival.top1,
+            here={
+                mode: _speed_up(rival.top1, ms[rival.name], [(c.top1, ms[c.name]) for c in ours])
+                for mode, ms in here.items()
+            },
+            tpu=_speed_up(rival.top1, rival.tpu_ms, [(c.top1, c.tpu_ms) for c in ours]),
+            v100=_speed_up(rival.top1, rival.v100_ms, [(c.top1, c.v100_ms) for c in ours]),
+        )
+        for rival in known
+        if rival.family == "EfficientNet" and rival.top1 is not None
+    ]
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (latency, accuracy) that no other beats in both, from the fastest on: the Pareto front."""
+    best: list[tuple[float, float]] = []
+    for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((latency, accuracy))
+    return best
+
+
+def interpolated(points: Sequence[tuple[float, float]], accuracy: float) -> float | None:
+    """Latency of a front at an accuracy, straight in log latency between neighbors; none beyond its ends."""
+    for (low_ms, low), (high_ms, high) in pairwise(points):
+        if low <= accuracy <= high:
+            share = (accuracy - low) / (high - low)
+            return math.exp((1 - share) * math.log(low_ms) + share * math.log(high_ms))
+    return None
+
+
+def markdown(record: SpeedRecord) -> str:
+    """All rows, the speed-ups at equal accuracy, and what holds on this hardware."""
+    claims = [(s.claim, s.finding, s.figure) for s in statements(record)]
+    return "\n\n".join(
+        [
+            f"**{TITLE}**",
+            f"{_protocol(record)}",
+            _table(_HEAD, _rows(record)),
+            "How many times faster ResNet-RS is:",
+            _table(_UPS_HEAD, _up_rows(record)),
+            _table(("claim", "finding", "figure"), claims),
+        ]
+    )
+
+
+def write_page(record: SpeedRecord, path: Path) -> Path:
+    """Write the page of the study to `path`."""
+    first = record.timings[0] if record.timings else None
+    page = StudyPage(
+        title=TITLE,
+        base=f"measured on {first.device_name if first else 'nothing yet'}; accuracies are published ones",
+        headline={
+            _CALLED[mode]: str(sum(_latency(record, name, mode) is not None for name in record.names()))
+            for mode in MODES
+        },
+        notes=(_protocol(record),),
+        statements=statements(record),
+        tables=(),
+        listings=(
+            Listing(title="How many times faster ResNet-RS is", head=_UPS_HEAD, rows=_up_rows(record)),
+            Listing(title="Networks", head=_HEAD, rows=_rows(record)),
+        ),
+        charts=_charts(record),
+        environment={} if first is None else {"torch": first.torch, "threads": str(first.num_threads)},
+    )
+    storage.write_text(path, render_study_page(page))
+    return path
+
+
+def statements(record: SpeedRecord) -> tuple[Statement, ...]:
+    """What holds on this hardware."""
+    return (*(_faster(record, mode) for mode in MODES), *_flops_mislead(record))
+
+
+def _faster(record: SpeedRecord, mode: Mode) -> Statement:
+    here = [(up.rival, up.here[mode]) for up in speed_ups(record)]
+    known = [(name, times) for name, times in here if times is not None]
+    claim = f"at equal accuracy ResNet-RS is faster than EfficientNet ({_CALLED[mode]})"
+    if not known:
+        return Statement(claim=claim, finding="not tried", figure="")
+    figure = ", ".join(f"{name}: {_times(times)}" for name, times in known)
+    is_seen = all(times > 1 for _, times in known)
+    return Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure)
+
+
+def _flops_mislead(record: SpeedRecord) -> Iterator[Statement]:
+    """Whether of two networks the one with fewer multiply-adds can be the slower."""
+    found = (record.of(name, "train") for name in record.names())
+    timed = [(t, t.latency_ms) for t in found if t is not None and t.latency_ms is not None]
+    pairs = [(a, b) for a in timed for b in timed if a[0].macs < b[0].macs]
+    wrong = [(a, b) for a, b in pairs if a[1] > b[1]]
+    if pairs:
+        worst = max(wrong, key=lambda pair: pair[0][1] / pair[1][1], default=None)
+        said = "" if worst is None else f"; the most: {worst[0][0].name} against {worst[1][0].name}"
+        yield Statement(
+            claim="multiply-adds do not predict the time of a training step",
+            finding="seen" if wrong else "not seen",
+            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is the slower{said}",
+        )
+
+
+def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
+    found: dict[str, Figure | None] = {}
+    for mode in MODES:
+        title = f"Published top-1 against the time of {_CALLED[mode]}, here (Figure 4)"
+        found[title] = _accuracy_figure(record, mode, ("ResNet-RS", "EfficientNet"))
+    path = _timed(record, "train", ("ResNet-200 of 2015", "ResNet-RS"))
+    on_path = [p for c, p in path if c.family == "ResNet-200 of 2015" or c.name == "resnet-rs-200-i256"]
+    found["From the recipe of 2015 to ResNet-RS and beyond (Figure 1)"] = _accuracy_figure(
+        record, "train", ("ResNet-200 of 2015", "ResNet-RS", "EfficientNet"), path=on_path
+    )
+    smaller = _timed(record, "train", ("EfficientNet", "EfficientNet-RS"))
+    found["EfficientNet on its own and on smaller pictures (Figure 5)"] = points_figure(
+        [_point(c, x=float(c.experiment.data.size), y=p.x) for c, p in smaller],
+        x=Axis(title="pixels a side", is_log=False),
+        y=Axis(title=_MILLISECONDS, is_log=True),
+    )
+    everything = _timed(record, "train", tuple(dict.fromkeys(c.family for c in candidates())))
+    found["Time of a training step, here, against multiply-adds"] = points_figure(
+        [_point(c, x=float(c.experiment.count_cost().macs), y=p.x) for c, p in everything],
+        x=Axis(title="multiply-adds of a picture", is_log=True),
+        y=Axis(title=_MILLISECONDS, is_log=True),
+    )
+    notes = {
+        "EfficientNet on its own and on smaller pictures (Figure 5)": "No source gives the accuracies of "
+        "EfficientNet-RS, so only what its smaller pictures save can be shown."
+    }
+    return tuple(
+        Chart(title=title, figure=figure, note=notes.get(title, ""))
+        for title, figure in found.items()
+        if figure is not None
+    )
+
+
+def _accuracy_figure(
+    record: SpeedRecord, mode: Mode, families: tuple[Family, ...], *, path: Sequence[Point] = ()
+) -> Figure | None:
+    """Published top-1 against latency here, with the front of each family that has one, or with a path."""
+    points = [point for candidate, point in _timed(record, mode, families) if candidate.top1 is not None]
+    fronts = [
+        Line(
+            label=f"front of {family}",
+            points=front([(p.x, p.y) for p in points if p.group == family]),
+            is_dashed=False,
+        )
+        for family in families
+        if family != "ResNet-200 of 2015" and any(p.group == family for p in points)
+    ]
+    steps = [(p.x, p.y) for p in sorted(path, key=lambda p: p.y)]
+    walked = [Line(label="better training, then SE and ResNet-D", points=steps, is_dashed=True)]
+    return points_figure(
+        points,
+        x=Axis(title=_MILLISECONDS, is_log=True),
+        y=Axis(title="ImageNet top-1, published, %", is_log=False),
+        lines=[*fronts, *(walked if steps else [])],
+    )
+
+
+def _timed(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> list[tuple[Candidate, Point]]:
+    """The measured networks of some families, each as a point of latency and published top-1."""
+    found: list[tuple[Candidate, Point]] = []
+    for candidate in candidates():
+        timing = record.of(candidate.name, mode)
+        if candidate.family in families and timing is not None and timing.latency_ms is not None:
+            top1 = math.nan if candidate.top1 is None else candidate.top1
+            found.append((candidate, _point(candidate, x=_per_picture(timing), y=top1)))
+    return found
+
+
+def _point(candidate: Candidate, *, x: float, y: float) -> Point:
+    return Point(label=candidate.name, x=x, y=y, group=candidate.family)
+
+
+def _speed_up(
+    top1: float, rival_ms: float | None, ours: Sequence[tuple[float | None, float | None]]
+) -> float | None:
+    """The rival's latency over that of our front at its accuracy; none beyond the front's ends."""
+    at = interpolated(front([(ms, t) for t, ms in ours if t is not None and ms is not None]), top1)
+    return None if at is None or rival_ms is None else rival_ms / at
+
+
+def _latency(record: SpeedRecord, name: str, mode: Mode) -> float | None:
+    timing = record.of(name, mode)
+    return None if timing is None else timing.latency_ms
+
+
+def _per_picture(timing: Timing) -> float:
+    return (timing.latency_ms or math.nan) / timing.batch_size
+
+
+def _protocol(record: SpeedRecord) -> str:
+    settings = " ".join(f"{name}={value}" for name, value in record.protocol.items() if value is not None)
+    first = record.timings[0] if record.timings else None
+    where = "" if first is None else f"; {first.device_name}, {first.num_threads} threads, {first.precision}"
+    return f"Protocol: {settings}{where}."
+
+
+def _rows(record: SpeedRecord) -> list[tuple[str, ...]]:
+    known = {candidate.name: candidate for candidate in candidates()}
+    return [_cells(record, name, known.get(name)) for name in record.names()]
+
+
+def _cells(record: SpeedRecord, name: str, candidate: Candidate | None) -> tuple[str, ...]:
+    timings = [record.of(name, mode) for mode in MODES]
+    any_one = next(timing for timing in timings if timing is not None)
+    published = () if candidate is None else (candidate.top1, candidate.tpu_ms, candidate.v100_ms)
+    return (
+        name,
+        str(any_one.size),
+        f"{any_one.params / 1e6:.1f}",
+        f"{any_one.macs / 1e9:.2f}",
+        *(cell for timing in timings for cell in _measured(timing)),
+        *("" if value is None else f"{value:g}" for value in published or (None, None, None)),
+    )
+
+
+def _measured(timing: Timing | None) -> tuple[str, str]:
+    if timing is None:
+        return ("", "")
+    if timing.error is not None:
+        return (timing.error, "")
+    memory = "" if timing.peak_memory_mib is None else f"{timing.peak_memory_mib:,.0f}"
+    return (f"{_per_picture(timing):,.1f}", memory)
+
+
+def _up_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
+    return [
+        (
+            up.rival,
+            f"{up.top1}",
+            *(_times(up.here[mode]) for mode in MODES),
+            _times(up.tpu),
+            _times(up.v100),
+        )
+        for up in speed_ups(record)
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"

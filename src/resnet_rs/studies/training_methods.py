@@ -1,0 +1,203 @@
+"""Which method pays: the additive study, its converse, and weight decay against the other regularizers.
+
+Any base will do. The paper's baseline is made from it by taking off what it has of the methods; what it lacks of them
+is put on with the paper's value. Warm-up is no method: all rows have the base's, at most a tenth of the shortest run.
+
+Source: paper, Tables 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_rs import config, paper
+from resnet_rs.fit import fitting_decay
+from resnet_rs.methods.randaugment import RandAugment
+from resnet_rs.methods.schedule import Cosine, StepDecay
+from resnet_rs.models.resnet import ResNetArch
+from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives
+from resnet_rs.training.experiment import Experiment
+
+_EPOCHS_OF_2015 = 90 / 350
+"""Length of the baseline's runs over that of the long ones. Source: paper, Table 10."""
+_DECAY_OF_2015 = 1e-4 / 4e-5
+"""Weight decay of the baseline over the smaller one. Source: paper, Table 1."""
+_WARMUP_SHARE = 0.1
+_DROP_PATH = 0.1
+_DROPOUT = 0.25
+_SMOOTHING = 0.1
+_MAGNITUDE = 10.0
+_SE_RATIO = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Method:
+    """A method of Table 1, as the edits that put it on and take it off."""
+
+    label: str
+    on: Mapping[str, Any]
+    off: Mapping[str, Any]
+
+
+def training_methods(base: Experiment, num_samples: int) -> Study:
+    """Table 1: eleven rows, each with one method more."""
+    methods = _methods(base, num_samples)
+    stripped = {path: value for method in methods for path, value in method.off.items()}
+    steps = [Step(label="baseline of 2015", edits=stripped, paper=paper.TABLE_1[0])]
+    steps += [
+        Step(label=f"+ {method.label}", edits=method.on, paper=top1)
+        for method, top1 in zip(methods, paper.TABLE_1[1:], strict=True)
+    ]
+    return Study(
+        name="training-methods",
+        title="Training methods, one more in each row (Table 1)",
+        trials=_named(base, additive(steps)),
+        notes=(_note(base, num_samples),),
+    )
+
+
+def leave_one_out(base: Experiment, num_samples: int) -> Study:
+    """The converse, which the paper lacks: all methods, and all but one."""
+    methods = _methods(base, num_samples)
+    whole = {path: value for method in methods for path, value in method.on.items()}
+    steps = [Step(label="all methods", edits=whole)]
+    steps += [Step(label=f"without {method.label}", edits={**whole, **method.off}) for method in methods]
+    return Study(
+        name="leave-one-out",
+        title="Training methods, one left out in each row",
+        trials=_named(base, alternatives(steps)),
+        notes=(_note(base, num_samples), "The paper has no such table; the rows have no figures of its own."),
+    )
+
+
+def weight_decay(base: Experiment, num_samples: int) -> Study:
+    """Table 2: two depths, more and more regularizers, each with the larger and the smaller weight decay."""
+    methods = {method.label: method for method in _methods(base, num_samples)}
+    smooth, drop_path, augment, dropout = (
+        methods[label] for label in ("label smoothing", "stochastic depth", "RandAugment", "dropout")
+    )
+    plain = {**methods["squeeze-and-excitation"].off, **methods["ResNet-D"].off}
+    plain |= {
+        path: value for method in (smooth, drop_path, augment, dropout) for path, value in method.off.items()
+    }
+    shallow, deep = _arch(base).blocks, _deeper(_arch(base).blocks)
+    sets = {
+        ("shallow", "no regularizer"): {},
+        ("shallow", "RA+LS"): {**augment.on, **smooth.on},
+        ("shallow", "RA+LS+DO"): {**augment.on, **smooth.on, **dropout.on},
+        ("deep", "no regularizer"): {},
+        ("deep", "RA+LS"): {**augment.on, **smooth.on},
+        ("deep", "RA+LS+SD+DO"): {**augment.on, **smooth.on, **drop_path.on, **dropout.on},
+    }
+    small = base.recipe.weight_decay
+    large = float(f"{small * _DECAY_OF_2015:.6g}")
+    trials: list[Trial] = []
+    for (depth, label), edits in sets.items():
+        blocks = {"arch.blocks": shallow if depth == "shallow" else deep}
+        figures = paper.TABLE_2[depth, label]
+        for decay, top1 in zip((large, small), figures, strict=True):
+            trials.append(
+                Trial(
+                    label=f"{depth}, {label}, weight decay {decay:g}",
+                    edits=_changed(base, {**plain, **blocks, **edits, "recipe.weight_decay": decay}),
+                    versus=trials[-1].label if decay == small else None,
+                    paper=top1,
+                    at={"weight decay": decay},
+                )
+            )
+    return Study(
+        name="weight-decay",
+        title="Weight decay against the other regularizers (Table 2)",
+        trials=tuple(trials),
+        notes=(
+            f"Shallow is the base's {list(shallow)} blocks, in the paper's rows ResNet-50; deep is {list(deep)}, which "
+            "relates to it as ResNet-200 to ResNet-50. The paper's figures are of a part of the training set "
+            "(minival) and not comparable with its Table 1.",
+        ),
+    )
+
+
+def _methods(base: Experiment, num_samples: int) -> list[_Method]:
+    """The methods in the order of Table 1."""
+    arch, recipe = _arch(base), base.recipe
+    short = float(f"{recipe.epochs * _EPOCHS_OF_2015:.4g}")
+    warmup = min(recipe.schedule.warmup_epochs, float(f"{short * _WARMUP_SHARE:.3g}"))
+    decay = recipe.ema_decay or fitting_decay(recipe.plan(num_samples).total_steps)
+    augment = base.data.randaugment or RandAugment(magnitude=_MAGNITUDE)
+    large = float(f"{recipe.weight_decay * _DECAY_OF_2015:.6g}")
+    return [
+        _method(
+            "cosine learning rate",
+            {"recipe.schedule": (Cosine(warmup_epochs=warmup), StepDecay(warmup_epochs=warmup))},
+        ),
+        _method("more epochs", {"recipe.epochs": (recipe.epochs, short)}),
+        _method(
+            "average of weights (EMA)",
+            {"recipe.ema_decay": (decay, None), "arch.norm_momentum": (1.0, 0.1)},
+        ),
+        _method(
+            "label smoothing",
+            {"task.label_smoothing": (_field(base.task, "label_smoothing") or _SMOOTHING, 0.0)},
+        ),
+        _method("stochastic depth", {"arch.drop_path": (arch.drop_path or _DROP_PATH, 0.0)}),
+        _method("RandAugment", {"data.randaugment": (augment, None)}),
+        _method("dropout", {"task.dropout": (_field(base.task, "dropout") or _DROPOUT, 0.0)}),
+        _method("smaller weight decay", {"recipe.weight_decay": (recipe.weight_decay, large)}),
+        _method("squeeze-and-excitation", {"arch.se_ratio": (arch.se_ratio or _SE_RATIO, None)}),
+        _method(
+            "ResNet-D",
+            {
+                "arch.stem": ("small", "small") if arch.stem == "small" else ("released", "2015"),
+                "arch.shortcut": ("pooled", "strided"),
+            },
+        ),
+    ]
+
+
+def _method(label: str, fields: Mapping[str, tuple[Any, Any]]) -> _Method:
+    """A method from its fields, each with its value on and off."""
+    return _Method(
+        label=label,
+        on={path: on for path, (on, _) in fields.items()},
+        off={path: off for path, (_, off) in fields.items()},
+    )
+
+
+def _named(base: Experiment, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    """The trials with those edits alone that change something."""
+    return tuple(
+        Trial(label=t.label, edits=_changed(base, t.edits), versus=t.versus, paper=t.paper) for t in trials
+    )
+
+
+def _changed(base: Experiment, edits: Mapping[str, Any]) -> dict[str, Any]:
+    return config.diff(base, config.edit(base, edits))
+
+
+def _note(base: Experiment, num_samples: int) -> str:
+    """What the base lacked of the methods and got for the study."""
+    whole = {path: value for method in _methods(base, num_samples) for path, value in method.on.items()}
+    added = _changed(base, whole)
+    lacked = f"With every method on, the base is run with {config.describe(added)}." if added else ""
+    small = "Its stem of stride 1 stays in all rows, so ResNet-D is the pooled shortcut alone."
+    return f"{lacked} {small if _arch(base).stem == 'small' else ''}".strip()
+
+
+def _arch(base: Experiment) -> ResNetArch:
+    if not isinstance(base.arch, ResNetArch):
+        raise ValueError(
+            f"this study takes methods off a ResNet, and the base has a {type(base.arch).__name__}. "
+            "Choose a base such as resnet-rs-50-i160; `resnet-rs list 'resnet-*'` shows them."
+        )
+    return base.arch
+
+
+def _deeper(blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """As ResNet-200 has six times the blocks of ResNet-50 in c3 and c4. Source: paper, Table 11."""
+    return (blocks[0], 6 * blocks[1], 6 * blocks[2], blocks[3])
+
+
+def _field(value: object, name: str) -> Any:  # noqa: ANN401 - a task may lack the field, which its edit then says
+    return getattr(value, name, None)

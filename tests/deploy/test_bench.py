@@ -1,0 +1,92 @@
+"""Measuring what networks cost: the rows, and what happens when one cannot be measured."""
+
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+
+from resnet_rs import zoo
+from resnet_rs.config import edit
+from resnet_rs.deploy.bench import Protocol, bench
+
+TINY = zoo.experiment("resnet-rs-tiny")
+WIDE = edit(TINY, {"arch.width": 1.0, "data.size": 56})
+QUICK = Protocol(batch_size=4, num_repeats=3, num_threads=1)
+
+
+@pytest.fixture(scope="module", params=["infer", "train"])
+def rows(request):
+    return list(bench({"tiny": TINY, "wide": WIDE}, replace(QUICK, mode=request.param)))
+
+
+def test_every_network_has_a_row_in_its_order(rows):
+    assert [row.name for row in rows] == ["tiny", "wide"]
+    assert all(row.error is None and row.num_repeats == 3 and row.num_threads == 1 for row in rows)
+
+
+def test_a_row_says_what_the_network_costs_by_count(rows):
+    for row, experiment in zip(rows, (TINY, WIDE), strict=True):
+        cost = experiment.count_cost()
+        assert (row.params, row.macs, row.size) == (cost.params, cost.macs, experiment.data.size)
+
+
+def test_throughput_is_the_batch_over_the_median(rows):
+    for row in rows:
+        assert row.images_per_second == pytest.approx(4 / (row.latency_ms / 1000))
+        assert 0 < row.latency_ms_p10 <= row.latency_ms <= row.latency_ms_p90
+
+
+def test_a_network_of_two_hundred_times_the_multiply_adds_is_slower_and_larger(rows):
+    tiny, wide = rows
+    assert wide.macs > 200 * tiny.macs
+    assert wide.latency_ms > 5 * tiny.latency_ms
+    assert wide.peak_memory_mib > tiny.peak_memory_mib
+
+
+def test_training_takes_longer_and_more_memory_than_inference():
+    (used,), (trained,) = (
+        list(bench({"wide": WIDE}, replace(QUICK, mode=mode))) for mode in ("infer", "train")
+    )
+    assert trained.latency_ms > 1.5 * used.latency_ms
+    assert trained.peak_memory_mib > 1.5 * used.peak_memory_mib
+
+
+def test_rounds_are_pooled():
+    (row,) = bench({"tiny": TINY}, replace(QUICK, num_rounds=2))
+    assert (row.num_repeats, row.num_rounds) == (6, 2)
+
+
+def test_a_slow_network_is_repeated_less_often():
+    (row,) = bench({"wide": WIDE}, replace(QUICK, num_repeats=10_000, max_seconds=0.5))
+    assert 2 <= row.num_repeats < 10_000
+
+
+def test_a_network_that_cannot_be_measured_is_a_row_and_the_next_is_measured():
+    odd = edit(TINY, {"data.mean": [0.5] * 3, "data.std": [0.5] * 3})
+    protocol = replace(QUICK, device="cuda:99")
+    (lost,) = bench({"odd": odd}, protocol)
+    assert "device 'cuda:99' is not available here" in lost.error
+    assert lost.latency_ms is None and lost.macs > 0
+
+
+def test_no_process_is_left_when_nobody_wants_the_rest():
+    rows = bench({"tiny": TINY, "wide": WIDE}, QUICK)
+    next(rows)
+    rows.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mode": "fly"}, "cannot set 'mode' to 'fly'"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"mode": "train", "batch_size": 1}, "2 or more for batch norm, got 1"),
+        ({"num_repeats": 1}, "num_repeats must be 2 or more, got 1"),
+        ({"max_seconds": 0.0}, "max_seconds must be above 0 or none, got 0.0"),
+        ({"num_threads": -1}, "num_threads must be above 0 or none, got -1"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        edit(Protocol(), fields)

@@ -1,0 +1,162 @@
+"""The page of a study: what stands in it, what must not, and its figures."""
+
+import json
+import re
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from resnet_rs.report.comparison import Difference, Mean, Verdict
+from resnet_rs.report.study_figures import Axis, Line, Point, curves_figure, dots_figure, points_figure
+from resnet_rs.report.study_page import Chart, Statement, StudyPage, render_study_page
+from resnet_rs.report.table import Link, Row, Table, chance, percent, points
+
+EVIL = "</script><script>alert('evil')</script>"
+MEAN = Mean(value=0.805, low=0.79, high=0.82, spread=0.01, num_seeds=3)
+STEP = Difference(value=0.02, low=0.01, high=0.03, p=0.001, num_seeds=3)
+ROWS = (
+    Row(label="plain", edits="", top1=MEAN, paper=79.0),
+    Row(
+        label="+ dropout",
+        edits="task.dropout=0.25",
+        top1=MEAN,
+        versus="plain",
+        difference=STEP,
+        adjusted_p=0.002,
+        verdict=Verdict.BETTER,
+        paper=80.4,
+        paper_difference=1.4,
+        minutes=3.25,
+        links=(Link(text="seed 0", href="trials/dropout/seed-0/page.html"),),
+    ),
+    Row(label="failed", edits="", top1=None, errors=(f"seed 0: {EVIL}",)),
+    Row(label=EVIL, edits=EVIL, top1=MEAN, verdict=Verdict.NOT_TOLD_APART),
+)
+TABLE = Table(title="Trials", rows=ROWS)
+
+
+def page(**changes):
+    fields = {
+        "title": "Training methods",
+        "base": "resnet-rs-tiny on my photos; not comparable with the paper's ImageNet",
+        "headline": {"runs": "3 of 4"},
+        "notes": ["made by hand"],
+        "statements": [Statement(claim="methods add up", finding="seen", figure="+2.00 points")],
+        "tables": [TABLE],
+        "charts": [Chart(title="Top-1", figure=dots_figure(TABLE), note="with intervals")],
+        "environment": {"torch": "2"},
+    }
+    return render_study_page(StudyPage(**{**fields, **changes}))
+
+
+def test_title_and_heading_carry_base_and_data():
+    text = page()
+    title = re.search(r"<title>(.*?)</title>", text).group(1)
+    assert "Training methods" in title and "resnet-rs-tiny on my photos; not comparable" in title
+    assert "resnet-rs-tiny on my photos" in text.partition("</header>")[0].partition("<h1>")[2]
+
+
+def test_what_stands_in_a_row_is_shown():
+    text = page()
+    assert "80.50" in text and "79.00 to 82.00" in text
+    assert "+2.00" in text and "0.002" in text and "3.2" in text
+    assert 'href="trials/dropout/seed-0/page.html"' in text
+    assert '<td class="number paper">80.4</td>' in text and "+1.4" in text
+
+
+def test_a_verdict_that_is_none_has_not_the_color_of_one():
+    text = page()
+    assert '<td class="finding better">better</td>' in text
+    assert '<td class="finding not-told-apart">not told apart</td>' in text
+
+
+def test_what_others_wrote_is_escaped_everywhere():
+    text = page()
+    assert "alert('evil')</script>" not in text and "<script>alert" not in text
+    assert "seed 0: &lt;/script&gt;" in text
+
+
+def test_nothing_is_fetched():
+    text = page().replace(get_plotlyjs(), "")
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?:|@import|url\(|\bfetch\(|XMLHttpRequest|import\(", text)
+
+
+def test_empty_parts_and_empty_columns_are_left_out():
+    rows = (Row(label="only", edits="", top1=MEAN),)
+    text = page(
+        headline={}, notes=[], statements=[], charts=[], environment={}, tables=[Table(title="T", rows=rows)]
+    )
+    for absent in (
+        "<h2>Figures",
+        "What may be said",
+        "Environment",
+        "How it was made",
+        "against",
+        "paper: top-1",
+    ):
+        assert absent not in text
+    assert len(text) < 50_000, "without figures their library is left out"
+
+
+def test_dots_carry_their_intervals_in_the_order_of_the_rows():
+    figure = dots_figure(TABLE)
+    (trace,) = figure["data"]
+    assert len(trace["x"]) == 3 and trace["x"][0] == pytest.approx(80.5)
+    assert trace["error_x"]["array"][0] == pytest.approx(1.5)
+    assert trace["error_x"]["arrayminus"][0] == pytest.approx(1.5)
+    assert trace["customdata"][0] == "79.00 to 82.00, 3 seeds"
+    assert figure["layout"]["yaxis"]["autorange"] == "reversed"
+    assert "<" not in trace["y"][2]
+    assert dots_figure(Table(title="", rows=(ROWS[2],))) is None
+
+
+def test_a_curve_for_each_trial():
+    figure = curves_figure(
+        {"a": [(1.0, 0.5), (2.0, 0.6)], EVIL: [(1.0, 0.4)]}, x_title="epoch", y_title="top-1"
+    )
+    assert [trace["x"] for trace in figure["data"]] == [[1.0, 2.0], [1.0]]
+    assert "<script>" not in json.dumps(figure)
+    assert curves_figure({}, x_title="", y_title="") is None
+
+
+def test_points_stand_in_groups_on_the_axes_they_were_given():
+    dots = [
+        Point(label="one", x=10.0, y=5.0, low=4.0, high=7.0, group="a"),
+        Point(label="two", x=100.0, y=3.0, group="b"),
+    ]
+    law = Line(label="law", points=[(10.0, 5.0), (100.0, 3.0)], is_dashed=True)
+    figure = points_figure(
+        dots, x=Axis(title="cost", is_log=True), y=Axis(title="error", is_log=False), lines=(law,)
+    )
+    line, first, second = figure["data"]
+    assert line["line"]["dash"] == "dash" and line["x"] == [10.0, 100.0]
+    assert (first["text"], first["error_y"]["array"], first["error_y"]["arrayminus"]) == (
+        ["one"],
+        [2.0],
+        [1.0],
+    )
+    assert "error_y" not in second
+    assert figure["layout"]["xaxis"]["type"] == "log" and "type" not in figure["layout"]["yaxis"]
+    assert points_figure([], x=Axis(title="", is_log=True), y=Axis(title="", is_log=True)) is None
+
+
+def test_a_table_in_markdown_keeps_ours_and_the_papers_apart():
+    lines = TABLE.markdown().splitlines()
+    cells = [cell.strip() for cell in lines[5].split("|")[1:-1]]
+    assert cells == [
+        "+ dropout",
+        "80.50 (79.00 to 82.00)",
+        "3",
+        "plain",
+        "+2.00 (+1.00 to +3.00)",
+        "0.002",
+        "better",
+        "80.4",
+        "+1.4",
+    ]
+
+
+def test_what_is_not_known_is_an_empty_cell():
+    assert (percent(None), points(None), chance(None)) == ("", "", "")
+    assert chance(0.0001) == "< 0.001"

@@ -1,0 +1,191 @@
+"""Conducting a study: what is finished stays, what fails is a row, and being stopped costs nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies.conftest import STEPS
+
+from resnet_rs import storage
+from resnet_rs.jobs import Here, Local
+from resnet_rs.processes import Stop
+from resnet_rs.studies import record as records
+from resnet_rs.studies.conduct import conduct
+from resnet_rs.studies.study import Step, Study, additive
+
+TIMES = {"minutes": None, "images_per_second": None, "environment": {}}
+
+
+def conducted(plan, folder, runner=Here(), stop=None):  # noqa: B008 - a frozen value
+    return list(conduct(plan, folder, runner, stop=stop or Stop()))
+
+
+def timeless(record):
+    """The results without what depends on the clock."""
+    return [replace(result, **TIMES) for result in record.results]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_plan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    results = conducted(tiny_plan, folder)
+    return folder, results
+
+
+def test_every_trial_is_run_with_every_seed_and_recorded(whole, tiny_plan):
+    folder, results = whole
+    assert [(r.label, r.seed, r.error) for r in results] == [
+        ("plain", 0, None),
+        ("+ dropout", 0, None),
+        ("plain", 1, None),
+        ("+ dropout", 1, None),
+    ]
+    record = records.read(folder)
+    assert sorted(record.results, key=str) == sorted(results, key=str)
+    for result in results:
+        assert result.top1 == pytest.approx(1 - len(result.missed) / result.count)
+        assert result.count == 40 and result.macs > 0 and result.minutes > 0
+        assert result.curve[-1][1] == pytest.approx(result.top1, abs=1e-5)
+
+
+def test_hits_are_those_of_the_runs_own_scores(whole):
+    folder, _ = whole
+    record = records.read(folder)
+    hits = record.hits("+ dropout", (0, 1))
+    assert hits.shape == (2, 40)
+    for seed in (0, 1):
+        scores = storage.read_json(folder / f"trials/dropout/seed-{seed}/scores.json")
+        assert hits[seed].mean() == pytest.approx(scores["top1"])
+
+
+def test_what_is_finished_is_never_run_again(whole, tiny_plan):
+    folder, results = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
+
+    class Nobody(Here):
+        def run(self, work, payloads, *, stop):
+            assert not payloads
+            return iter(())
+
+    again = conducted(tiny_plan, folder, Nobody())
+    assert sorted(again, key=str) == sorted(results, key=str)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
+
+
+def test_more_seeds_are_added_to_those_that_are_there(whole, tiny_plan, tmp_path):
+    one = replace(tiny_plan, seeds=(0,))
+    conducted(one, tmp_path / "study")
+    conducted(tiny_plan, tmp_path / "study")
+    assert timeless(records.read(tmp_path / "study")) == timeless(records.read(whole[0]))
+
+
+def test_in_worker_processes_the_results_are_the_same(whole, tiny_plan, tmp_path):
+    conducted(replace(tiny_plan, seeds=(0,)), tmp_path / "study", Local(2))
+    expected = [result for result in timeless(records.read(whole[0])) if result.seed == 0]
+    assert timeless(records.read(tmp_path / "study")) == expected
+
+
+def test_a_study_that_is_stopped_goes_on_to_the_same_results(whole, tiny_plan, tmp_path):
+    folder, stop = tmp_path / "study", Stop()
+    for _ in conduct(tiny_plan, folder, Here(), stop=stop):
+        stop.reason = "SIGTERM"
+    assert len(records.read(folder).results) == 1
+    conducted(tiny_plan, folder)
+    assert timeless(records.read(folder)) == timeless(records.read(whole[0]))
+
+
+def test_a_trial_that_fails_is_a_row_and_the_others_are_run(tiny_plan, tmp_path):
+    steps = [*STEPS, Step(label="+ too large a batch", edits={"recipe.batch_size": 200})]
+    study = Study(name="tiny", title="A tiny study", trials=additive(steps))
+    plan = replace(tiny_plan, study=study, seeds=(0,))
+    results = conducted(plan, tmp_path / "study")
+    assert [r.error is None for r in results] == [True, True, False]
+    assert "more than the 80 training samples" in results[-1].error
+    assert records.read(tmp_path / "study").results[-1].error == results[-1].error
+    # Conducted again, it alone is tried again.
+    again = conducted(plan, tmp_path / "study")
+    assert [r.label for r in again] == ["plain", "+ dropout", "+ too large a batch"]
+
+
+def test_a_folder_of_another_study_is_refused_with_the_difference(whole, tiny_plan):
+    folder, _ = whole
+    other = replace(tiny_plan, study=replace(tiny_plan.study, name="other"))
+    with pytest.raises(ValueError, match="holds the study 'tiny', not 'other'"):
+        conducted(other, folder)
+    experiment = json.loads(json.dumps(tiny_plan.setting.experiment))
+    experiment["recipe"]["momentum"] = 0.8
+    changed = replace(tiny_plan, setting=replace(tiny_plan.setting, experiment=experiment))
+    with pytest.raises(ValueError, match=r"other settings; now: recipe\.momentum=0\.8"):
+        conducted(changed, folder)
+    with pytest.raises(ValueError, match="now: other data"):
+        conducted(replace(tiny_plan, setting=replace(tiny_plan.setting, test_digest="0")), folder)
+    trials = additive([*STEPS, Step(label="more", edits={})])
+    with pytest.raises(ValueError, match="now: other trials"):
+        conducted(replace(tiny_plan, study=replace(tiny_plan.study, trials=trials)), folder)
+
+
+def test_a_run_of_another_experiment_in_a_trials_place_is_refused(whole, tiny_plan, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / "trials/plain/seed-0")
+    shutil.copytree(folder / "trials/dropout/seed-0", folder / "trials/plain/seed-0")
+    with pytest.raises(ValueError, match="plain/seed-0 holds the run of another experiment"):
+        conducted(tiny_plan, folder)
+
+
+def test_two_studies_never_share_a_folder(whole, tiny_plan):
+    with storage.locked(whole[0]), pytest.raises(storage.InUse):
+        conducted(tiny_plan, whole[0])
+
+
+def test_a_record_reads_what_it_writes(whole, tmp_path):
+    record = records.read(whole[0])
+    (tmp_path / "copy.jsonl").write_text(record.text())
+    assert records.read(tmp_path / "copy.jsonl") == record
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}\n", "[]\n", "null\n", '{"version": 2}\n', "not json\n", '{"version": 1, "study": 3}\n']
+)
+def test_a_file_that_is_no_record_is_refused(tmp_path, text):
+    (tmp_path / "odd.jsonl").write_text(text)
+    with pytest.raises(ValueError, match="odd.jsonl is no record of a study"):
+        records.read(tmp_path / "odd.jsonl")
+
+
+def test_a_killed_study_goes_on_to_the_same_results(whole, tiny_plan, tmp_path):
+    folder = tmp_path / "study"
+    script = f"""
+from pathlib import Path
+from resnet_rs.jobs import Local
+from resnet_rs.processes import Stop
+from resnet_rs.studies.conduct import conduct
+from studies.conftest import STEPS, request
+from resnet_rs.studies.planning import plan
+from resnet_rs.studies.study import Study, additive
+from dataclasses import replace
+made = plan(request(Path({str(tmp_path / "pictures")!r})), folder=Path({str(tmp_path / "nothing")!r}))
+made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
+if __name__ == "__main__":
+    for result in conduct(made, Path({str(folder)!r}), Local(2), stop=Stop()):
+        print(result.label, flush=True)
+"""
+    (tmp_path / "conduct.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "conduct.py"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout.readline().strip() in ("plain", "+ dropout")
+        time.sleep(np.random.default_rng(0).uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+    time.sleep(0.5)
+    conducted(tiny_plan, folder)
+    assert timeless(records.read(folder)) == timeless(records.read(whole[0]))

@@ -1,0 +1,108 @@
+"""Recommendations: the largest network within the limits, shaped by the paper's rules, as edits that train takes."""
+
+from dataclasses import replace
+
+import pytest
+
+from resnet_rs import config, verbs, zoo
+from resnet_rs.deploy.bench import Timing
+from resnet_rs.fit import refuse_unfit
+from resnet_rs.studies import recommend as recommending
+from resnet_rs.studies.recommend import BASE, Wish, recommend, to_plain
+
+WISH = Wish(num_images=50_000, epochs=200.0, latency_ms=100.0)
+
+
+@pytest.fixture(autouse=True)
+def made_up_machine(monkeypatch):
+    """A machine that takes a millisecond for every 50 million multiply-adds, and a MiB for every ten."""
+
+    def bench(experiments, protocol):
+        for name, experiment in experiments.items():
+            cost = experiment.count_cost()
+            passes = 3 if protocol.mode == "train" else 1
+            ms = passes * protocol.batch_size * cost.macs / 5e7
+            yield Timing(
+                name=name,
+                mode=protocol.mode,
+                size=experiment.data.size,
+                batch_size=protocol.batch_size,
+                params=cost.params,
+                macs=cost.macs,
+                latency_ms=ms,
+                peak_memory_mib=protocol.batch_size * cost.macs / 1e7,
+            )
+
+    monkeypatch.setattr(recommending, "bench", bench)
+
+
+def test_the_chosen_keeps_the_limit_and_the_next_larger_does_not():
+    advice = recommend(WISH)
+    assert advice.chosen.latency_ms <= 100 < advice.larger.latency_ms
+    assert advice.smaller.macs < advice.chosen.macs < advice.larger.macs
+    assert not advice.chosen.broken and "a picture takes" in advice.larger.broken[0]
+
+
+def test_a_tighter_limit_never_gives_a_larger_network():
+    macs = [recommend(replace(WISH, latency_ms=float(ms))).chosen.macs for ms in (300, 100, 30, 10, 3)]
+    assert macs == sorted(macs, reverse=True) and len(set(macs)) > 2
+
+
+def test_long_training_goes_deeper_and_short_training_wider():
+    long, short = (recommend(replace(WISH, epochs=epochs)).chosen.edits for epochs in (200.0, 10.0))
+    assert sum(long.get("arch.blocks", (3, 4, 6, 3))) > sum(short["arch.blocks"])
+    assert short["arch.width"] > long.get("arch.width", 1.0)
+
+
+def test_short_training_is_not_regularized():
+    edits = recommend(replace(WISH, epochs=10.0)).chosen.edits
+    assert edits["data.randaugment"] is None and edits["task.label_smoothing"] == edits["task.dropout"] == 0
+
+
+def test_time_is_enough_for_thirty_epochs():
+    advice = recommend(Wish(num_images=50_000, minutes=1000.0))
+    assert advice.chosen.epochs >= 30
+    assert advice.chosen.minutes == pytest.approx(1000, rel=0.01)
+    assert "30 are wanted" in advice.larger.broken[0]
+
+
+def test_pictures_are_not_made_up_larger_than_they_are():
+    for wish in (WISH, replace(WISH, epochs=10.0)):
+        assert recommend(replace(wish, side=40)).chosen.edits["data.size"] <= 40
+
+
+@pytest.mark.parametrize("epochs", [3.0, 10.0, 200.0, 350.0])
+def test_train_takes_the_edits(epochs):
+    edits = recommend(replace(WISH, epochs=epochs)).chosen.edits
+    experiment = verbs.experiment(BASE, edits)
+    refuse_unfit(experiment, WISH.num_images)
+    assert experiment.recipe.epochs == epochs
+    assert config.from_plain(config.to_plain(experiment)) == experiment
+    typed = {path: config.as_typed(value) for path, value in edits.items()}
+    assert config.edit(zoo.experiment(BASE), typed) == experiment
+
+
+def test_advice_is_json():
+    plain = to_plain(recommend(WISH))
+    assert plain["chosen"]["edits"]["recipe.epochs"] == 200
+    assert len(plain["reasons"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epochs": None}, "give either --epochs or --minutes"),
+        ({"minutes": 3.0}, "give either --epochs or --minutes"),
+        ({"latency_ms": None}, "without a limit the largest network is the answer"),
+        ({"num_images": 0}, "num_images must be above 0, got 0"),
+        ({"memory_gib": -1.0}, "memory_gib must be above 0, got -1.0"),
+    ],
+)
+def test_a_wish_without_sense_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        replace(WISH, **fields)
+
+
+def test_limits_that_nothing_keeps_are_named():
+    with pytest.raises(ValueError, match=r"not even the smallest network keeps the limits: a picture takes"):
+        recommend(replace(WISH, latency_ms=1e-6))

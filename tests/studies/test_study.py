@@ -1,0 +1,103 @@
+"""Studies as values: how trials are made from steps, and what is refused."""
+
+import pytest
+
+from resnet_rs import config, zoo
+from resnet_rs.studies.file import read
+from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
+
+BASE = zoo.experiment("resnet-rs-tiny")
+STEPS = [
+    Step(label="first", edits={"recipe.epochs": 1.0}),
+    Step(label="second", edits={"task.dropout": 0.1}),
+    Step(label="third", edits={"recipe.epochs": 3.0}),
+]
+
+
+def test_additive_trials_keep_the_edits_above_them_and_are_compared_with_the_one_before():
+    trials = additive(STEPS)
+    assert [dict(t.edits) for t in trials] == [
+        {"recipe.epochs": 1.0},
+        {"recipe.epochs": 1.0, "task.dropout": 0.1},
+        {"recipe.epochs": 3.0, "task.dropout": 0.1},
+    ]
+    assert [t.versus for t in trials] == [None, "first", "second"]
+
+
+def test_alternatives_have_their_own_edits_and_are_compared_with_the_first():
+    trials = alternatives(STEPS)
+    assert [dict(t.edits) for t in trials] == [dict(step.edits) for step in STEPS]
+    assert [t.versus for t in trials] == [None, "first", "first"]
+
+
+def test_a_grid_has_every_combination_and_compares_along_its_last_axis():
+    trials = grid({"task.dropout": [0.1, 0.2], "recipe.epochs": [1, 2, 3]})
+    assert len(trials) == 6
+    assert len({tuple(sorted(t.edits.items())) for t in trials}) == 6
+    assert [t.versus is None for t in trials] == [True, False, False, True, False, False]
+    assert trials[1].versus == trials[0].label == "task.dropout=0.1 recipe.epochs=1"
+    assert trials[5].at == {"task.dropout": 0.2, "recipe.epochs": 3.0}
+
+
+def test_a_trial_is_the_base_with_its_edits():
+    study = Study(name="mine", title="", trials=alternatives(STEPS))
+    made = study.of(BASE)
+    assert config.diff(BASE, made["third"]) == {"recipe.epochs": 3.0}
+
+
+def test_an_edit_the_base_does_not_take_is_refused_with_its_trial():
+    study = Study(name="mine", title="", trials=(Trial(label="odd", edits={"arch.wings": 2}),))
+    with pytest.raises(ValueError, match=r"trial 'odd' of study 'mine': .*no field 'wings'"):
+        study.of(BASE)
+
+
+def test_labels_that_would_share_a_folder_are_refused():
+    with pytest.raises(ValueError, match="two trials are called 'A b'"):
+        Study(name="mine", title="", trials=(Trial(label="A b", edits={}), Trial(label="a-B", edits={})))
+
+
+def test_a_comparison_with_nobody_is_refused():
+    with pytest.raises(ValueError, match=r"compared with 'b', which is no trial. The trials are: a"):
+        Study(name="mine", title="", trials=(Trial(label="a", edits={}, versus="b"),))
+
+
+def test_a_part_of_a_study_drops_comparisons_with_what_is_left_out():
+    study = Study(name="mine", title="", trials=additive(STEPS)).among(["first", "third"])
+    assert [(t.label, t.versus) for t in study.trials] == [("first", None), ("third", None)]
+
+
+def test_a_study_of_ones_own_is_read_from_yaml(tmp_path):
+    path = tmp_path / "crops.yaml"
+    path.write_text(
+        "title: Does the crop matter?\nalternatives:\n  whole: {data.min_area: 1.0}\n  half: {data.min_area: 0.5}\n"
+    )
+    study = read(path, BASE)
+    assert (study.name, study.title) == ("crops", "Does the crop matter?")
+    assert [(t.label, dict(t.edits), t.versus) for t in study.trials] == [
+        ("whole", {"data.min_area": 1.0}, None),
+        ("half", {"data.min_area": 0.5}, "whole"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a title and one of additive, alternatives or grid"),
+        ("title: x\n", "expected a title and one of"),
+        ("additive: {a: {}}\ngrid: {b: [1]}\n", "expected a title and one of"),
+        ("combine: {a: {}}\n", "got 'combine'"),
+        ("grid: {recipe.epochs: 3}\n", "recipe.epochs must be a list of values, got 3"),
+        ("additive: {a: 3}\n", r"trial 'a' must be edits such as \{recipe.epochs: 10\}, got 3"),
+        ("additive: {a: {recipe.speed: 3}}\n", "no field 'speed'"),
+        ("additive: [\n", "is no YAML"),
+        ("additive: {a: !!python/object/apply:os.system ['touch canary']}\n", "is no YAML"),
+        ("\x00", "is no YAML"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path, text, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read(path, BASE)
+    assert not (tmp_path / "canary").exists()

@@ -1,0 +1,191 @@
+"""What is said of a study: tables, verdicts and the paper's claims, on records whose truth is known."""
+
+import numpy as np
+import pytest
+
+from resnet_rs.report.comparison import Verdict
+from resnet_rs.studies import methods_report, scaling_report, summary
+from resnet_rs.studies.claim import judge
+from resnet_rs.studies.record import Record, Result, Setting
+from resnet_rs.studies.reports import is_study, report
+from resnet_rs.studies.study import Study, Trial
+
+NUM_TEST = 500
+SETTING = Setting(
+    base="resnet-rs-tiny",
+    edits="recipe.epochs=3",
+    experiment={},
+    data="photos",
+    num_train=100,
+    num_test=NUM_TEST,
+    train_digest="",
+    test_digest="",
+)
+
+
+def made(trials, top1, *, name="mine", num_seeds=3, **costs):
+    """A record in which each trial is right with its own probability, on the same easy and hard pictures."""
+    rng = np.random.default_rng(0)
+    ease = rng.random(NUM_TEST)
+    results = []
+    for trial in trials:
+        for seed in range(num_seeds):
+            wrong = np.flatnonzero(ease + rng.normal(0, 0.02, NUM_TEST) > top1[trial.label])
+            results.append(
+                Result(
+                    label=trial.label,
+                    seed=seed,
+                    count=NUM_TEST,
+                    missed=tuple(wrong.tolist()),
+                    top1=1 - len(wrong) / NUM_TEST,
+                    curve=((1.0, 0.5), (2.0, 0.6)),
+                    minutes=1.0,
+                    **{key: values[trial.label] for key, values in costs.items()},
+                )
+            )
+    study = Study(name=name, title="A study", trials=tuple(trials))
+    return Record(study=study, setting=SETTING, results=tuple(results))
+
+
+def test_a_table_says_what_is_better_and_what_cannot_be_told_apart():
+    trials = [
+        Trial(label="a", edits={}, paper=70.0),
+        Trial(label="b", edits={}, versus="a", paper=71.3),
+        Trial(label="c", edits={}, versus="b"),
+        Trial(label="d", edits={}, versus="c"),
+    ]
+    table = summary.tabulate(made(trials, {"a": 0.6, "b": 0.7, "c": 0.7, "d": 0.5}))
+    assert [row.verdict for row in table.rows] == [
+        None,
+        Verdict.BETTER,
+        Verdict.NOT_TOLD_APART,
+        Verdict.WORSE,
+    ]
+    b = table.rows[1]
+    assert b.top1.low < b.top1.value < b.top1.high
+    assert b.difference.value == pytest.approx(b.top1.value - table.rows[0].top1.value)
+    assert (b.paper, b.paper_difference) == (71.3, pytest.approx(1.3))
+    assert table.rows[2].paper_difference is None
+
+
+def test_the_title_carries_base_and_data():
+    trials = [Trial(label="a", edits={})]
+    table = summary.tabulate(made(trials, {"a": 0.6}))
+    assert "resnet-rs-tiny with recipe.epochs=3 on photos (100 to train, 500 to test)" in table.title
+    assert "resnet-rs-tiny with recipe.epochs=3 on photos" in table.markdown()
+
+
+def test_a_failed_trial_shows_its_error_in_its_row(tmp_path):
+    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, versus="a")]
+    record = made(trials[:1], {"a": 0.6})
+    failed = Result(label="b", seed=0, error="out of luck | and <script>alert(1)</script>")
+    study = Study(name="mine", title="A study", trials=tuple(trials))
+    record = Record(study=study, setting=SETTING, results=(*record.results, failed))
+    assert r"seed 0: out of luck \| and" in summary.tabulate(record).markdown()
+    page = summary.write_page(record, tmp_path / "page.html", has_folder=True).read_text()
+    assert "<script>alert(1)" not in page and "seed 0: out of luck" in page
+
+
+def test_the_claims_of_table_1_are_judged():
+    labels = [f"row {i}" for i in range(11)]
+    trials = [Trial(label=label, edits={}) for label in labels]
+    top1 = dict(zip(labels, [0.5, 0.5, 0.45, 0.5, 0.55, 0.55, 0.6, 0.6, 0.65, 0.65, 0.65], strict=True))
+    statements = judge(methods_report.additive_claims(made(trials, top1, name="training-methods")))
+    assert [s.finding for s in statements] == ["seen", "not told apart", "seen"]
+    assert statements[0].figure.startswith("+1") and "seeds: 3" in statements[0].figure
+
+
+def test_a_claim_whose_opposite_is_seen_is_not_seen():
+    labels = [f"row {i}" for i in range(11)]
+    trials = [Trial(label=label, edits={}) for label in labels]
+    top1 = dict(zip(labels, [0.6, 0.5, 0.7, *[0.5] * 8], strict=True))
+    statements = judge(methods_report.additive_claims(made(trials, top1)))
+    assert [s.finding for s in statements] == ["not seen", "not told apart", "not seen"]
+    assert "the opposite" in statements[0].figure
+
+
+def test_the_claim_of_table_2_is_judged():
+    trials, top1 = [], {}
+    for depth in ("shallow", "deep"):
+        for i, (label, share) in enumerate(
+            [
+                ("none large", 0.6),
+                ("none small", 0.55),
+                ("x", 0.6),
+                ("y", 0.6),
+                ("all large", 0.6),
+                ("all small", 0.7),
+            ]
+        ):
+            trials.append(Trial(label=f"{depth}, {label} {i}", edits={}))
+            top1[trials[-1].label] = share if depth == "shallow" else 0.6
+    statements = judge(methods_report.decay_claims(made(trials, top1, name="weight-decay")))
+    assert [s.finding for s in statements] == ["seen", "not told apart"]
+
+
+def grid_record(gains, *, sizes=(16, 32)):
+    """A grid in which top-1 grows by `gains[axis]` for each doubling of multiply-adds along an axis."""
+    trials, top1, macs, speeds = [], {}, {}, {}
+    for epochs in (10.0, 100.0):
+        for i, size in enumerate(sizes):
+            for j, depth in enumerate((14, 26)):
+                for k, width in enumerate((0.5, 1.0)):
+                    label = f"{epochs} {size} {depth} {width}"
+                    at = {"epochs": epochs, "size": float(size), "depth": float(depth), "width": width}
+                    trials.append(Trial(label=label, edits={}, at=at))
+                    gain = gains[epochs]
+                    top1[label] = 0.4 + 2 * i * gain["size"] + j * gain["depth"] + 2 * k * gain["width"]
+                    macs[label] = 1000 * 4**i * 2**j * 4**k
+                    speeds[label] = 1e6 / macs[label]
+    return made(trials, top1, name="scaling", macs=macs, images_per_second=speeds)
+
+
+def test_the_scaling_rules_are_judged():
+    record = grid_record(
+        {
+            10.0: {"size": 0.02, "depth": 0.01, "width": 0.08},
+            100.0: {"size": 0.01, "depth": 0.08, "width": 0.01},
+        }
+    )
+    statements = judge(scaling_report.claims(record))
+    assert [s.finding for s in statements] == ["seen"] * 5
+    opposite = grid_record(
+        {
+            10.0: {"size": 0.02, "depth": 0.08, "width": 0.01},
+            100.0: {"size": 0.08, "depth": 0.01, "width": 0.05},
+        }
+    )
+    assert [s.finding for s in judge(scaling_report.claims(opposite))] == ["not seen"] * 5
+
+
+def test_returns_are_points_for_a_doubling():
+    gains = {"size": 0.02, "depth": 0.01, "width": 0.06}
+    statements = judge(scaling_report.claims(grid_record({10.0: gains, 100.0: gains})))
+    # Depth returns 1, width 6: five points less for a doubling.
+    assert float(statements[0].figure.split()[0]) == pytest.approx(-5, abs=1)
+
+
+def test_a_power_law_is_found_where_there_is_one():
+    gains = {"size": 0.02, "depth": 0.02, "width": 0.02}
+    record = grid_record({10.0: gains, 100.0: gains})
+    law = scaling_report.power_law(record, 100.0)
+    assert law.exponent < 0
+    assert "Fitted on the cheaper half" in law.note
+
+
+def test_a_grid_without_neighbors_is_not_tried():
+    trials = [Trial(label="one", edits={}, at={"epochs": 1.0, "size": 8.0, "depth": 14.0, "width": 1.0})]
+    record = made(trials, {"one": 0.5}, name="scaling", macs={"one": 10}, images_per_second={"one": 5.0})
+    assert {s.finding for s in judge(scaling_report.claims(record))} == {"not tried"}
+
+
+def test_a_lone_file_of_results_is_reported_and_its_page_goes_where_it_is_told(tmp_path):
+    record = grid_record({e: {"size": 0.02, "depth": 0.01, "width": 0.06} for e in (10.0, 100.0)})
+    path = tmp_path / "scaling.jsonl"
+    path.write_text(record.text())
+    assert is_study(path)
+    text, page = report(path)
+    assert page is None and "| rule 1, long (100 epochs)" in text
+    _, page = report(path, out=tmp_path / "page.html")
+    content = page.read_text()
+    assert "Error against multiply-adds" in content and "href=" in content

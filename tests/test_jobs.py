@@ -1,0 +1,142 @@
+"""Work in this process and in others: every piece has an outcome, and a request to stop is obeyed."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_rs.jobs import Cluster, Here, Left, Local, Outcome, num_cores, parse
+from resnet_rs.processes import Stop, listening
+
+RUNNERS = [Here(), Local(2)]
+
+
+def note(payload, share, stop):
+    """Write down who did it, with how many threads."""
+    order = json.loads(payload)
+    Path(order["path"]).write_text(json.dumps([os.getpid(), share.num_threads]))
+    if order.get("fails"):
+        raise ValueError("the first line\nand the second")
+    if order.get("bug"):
+        raise KeyError("lost")
+
+
+def die(payload, share, stop):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_stop(payload, share, stop):
+    Path(payload).touch()
+    while not stop.is_requested:
+        time.sleep(0.01)
+    Path(payload).write_text("saved")
+    raise Left
+
+
+def orders(folder, count, **more):
+    return {str(i): json.dumps({"path": str(folder / str(i)), **more}) for i in range(count)}
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=repr)
+def test_every_piece_has_one_outcome(runner, tmp_path):
+    found = list(runner.run(note, orders(tmp_path, 5), stop=Stop()))
+    assert sorted(found) == [Outcome(str(i), None) for i in range(5)]
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=repr)
+def test_a_piece_that_fails_leaves_the_others_alone(runner, tmp_path):
+    payloads = {
+        "good": json.dumps({"path": str(tmp_path / "a")}),
+        "bad": json.dumps({"path": str(tmp_path / "b"), "fails": True}),
+        "odd": json.dumps({"path": str(tmp_path / "c"), "bug": True}),
+        "last": json.dumps({"path": str(tmp_path / "d")}),
+    }
+    found = dict(runner.run(note, payloads, stop=Stop()))
+    assert found == {
+        "good": None,
+        "bad": "the first line and the second",
+        "odd": "KeyError: 'lost'",
+        "last": None,
+    }
+
+
+def test_workers_are_other_processes_with_their_share_of_the_cores(tmp_path):
+    list(Local(2).run(note, orders(tmp_path, 2), stop=Stop()))
+    found = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
+    assert os.getpid() not in {pid for pid, _ in found} and found[0][0] != found[1][0]
+    assert {threads for _, threads in found} == {max(1, num_cores() // 2)}
+
+
+def test_a_process_that_is_killed_is_an_outcome():
+    assert list(Local(1).run(die, {"it": ""}, stop=Stop())) == [
+        ("it", "its process ended with exit code -9 and said nothing")
+    ]
+
+
+def test_a_request_to_stop_is_passed_on_and_nothing_new_is_begun(tmp_path):
+    payloads = {str(i): str(tmp_path / str(i)) for i in range(4)}
+    stop = Stop()
+
+    def ask():
+        while not all((tmp_path / str(i)).exists() for i in range(2)):
+            time.sleep(0.02)
+        stop.reason = "SIGTERM"
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert list(Local(2).run(wait_for_stop, payloads, stop=stop)) == []
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["saved", "saved"]
+
+
+def test_in_this_process_the_same_request_is_heard(tmp_path):
+    with listening() as stop:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        assert list(Here().run(wait_for_stop, {"a": str(tmp_path / "a")}, stop=stop)) == []
+    assert (tmp_path / "a").read_text() == "saved"
+
+
+def sleep_or_follow(payload, share, stop):
+    """Sleep at a path, or end as soon as somebody sleeps there."""
+    kind, _, path = payload.partition(" ")
+    if kind == "sleep":
+        Path(f"{path}.new").write_text(str(os.getpid()))
+        os.rename(f"{path}.new", path)
+        time.sleep(60)
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def test_no_process_is_left_when_nobody_wants_the_rest(tmp_path):
+    path = tmp_path / "a"
+    running = Local(2).run(sleep_or_follow, {"a": f"sleep {path}", "b": f"follow {path}"}, stop=Stop())
+    assert next(running).key == "b"
+    pid = int(path.read_text())
+    running.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "runner"),
+    [
+        (None, Here()),
+        ("local:3", Local(3)),
+        ("ray", Cluster()),
+        ("ray://10.0.0.1:10001", Cluster("ray://10.0.0.1:10001")),
+    ],
+)
+def test_places_are_typed(text, runner):
+    assert parse(text) == runner
+
+
+@pytest.mark.parametrize(
+    "text", ["local", "local:", "local:0", "local:-1", "slurm", "ray://", "", "local:9999"]
+)
+def test_places_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match=r"--jobs local:2"):
+        parse(text)
