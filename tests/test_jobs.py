@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -70,6 +72,45 @@ def test_workers_are_other_processes_with_their_share_of_the_cores(tmp_path):
     found = [json.loads((tmp_path / str(i)).read_text()) for i in range(2)]
     assert os.getpid() not in {pid for pid, _ in found} and found[0][0] != found[1][0]
     assert {threads for _, threads in found} == {max(1, num_cores() // 2)}
+
+
+def talk(payload, share, stop):
+    raise ValueError("much " * 100_000)
+
+
+def test_an_error_of_any_length_is_heard():
+    ((_, error),) = Local(1).run(talk, {"it": ""}, stop=Stop())
+    assert error.startswith("much much") and len(error) < 10_000
+
+
+def test_ctrl_c_asks_the_children_to_leave_even_while_they_start(tmp_path):
+    """A terminal sends it to all of them at once."""
+    script = f"""
+import json, sys
+from resnet_rs.jobs import Local
+from resnet_rs.processes import listening
+from test_jobs import wait_for_stop
+if __name__ == "__main__":
+    with listening() as stop:
+        print("ready", flush=True)
+        payloads = {{str(i): {str(tmp_path)!r} + f"/piece-{{i}}" for i in range(2)}}
+        print([tuple(outcome) for outcome in Local(2).run(wait_for_stop, payloads, stop=stop)])
+"""
+    (tmp_path / "run.py").write_text(script)
+    for delay in (0.05, 0.4, 3.0):
+        with subprocess.Popen(
+            [sys.executable, tmp_path / "run.py"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGINT)
+            out, error = process.communicate(timeout=60)
+        assert (process.returncode, out, error) == (0, "[]\n", "")
 
 
 def test_a_process_that_is_killed_is_an_outcome():

@@ -25,7 +25,8 @@ from resnet_rs.training.state import new_state
 
 _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
-_SMALL_PICTURE = 64
+SMALL_PICTURE = 64
+"""Pixels up to which the stem must not shrink the picture fourfold."""
 _NUM_MEASURED = 48
 _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
@@ -85,7 +86,7 @@ def fit(
 def _to_pictures(experiment: Experiment, side: int, *, is_typed: bool) -> Iterator[tuple[str, Any, str]]:
     """Edits for pictures of `side` pixels, unless the experiment was made for that size already."""
     if side < experiment.data.size or is_typed:
-        if side <= _SMALL_PICTURE and getattr(experiment.arch, "stem", "small") != "small":
+        if side <= SMALL_PICTURE and getattr(experiment.arch, "stem", "small") != "small":
             yield (
                 "arch.stem",
                 "small",

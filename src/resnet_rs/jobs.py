@@ -5,17 +5,21 @@
 
 Work returns nothing: what it finds out it writes itself, so nothing is lost when whoever asked for it is gone. Work
 that fails is an outcome with its error and leaves the others alone. A request to stop is passed on: what is under way
-may save and leave, and nothing new is begun. A payload is text, JSON for example, so that no object has to travel.
+may save and leave, and nothing new is begun (a cluster's work is ended; it goes on from what it has saved by itself). A
+payload is text, JSON for example, so that no object has to travel.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -27,6 +31,9 @@ Work = Callable[[str, "Share", Stop], None]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _NUM_RAY_RETRIES = 3
+_CORES_OF_A_TASK = 1
+_LONGEST_ERROR = 2000
+"""Characters; an answer must fit into a pipe that is read when its process has ended."""
 
 
 class Left(Exception):
@@ -119,14 +126,13 @@ class Cluster(Runner):
     """
 
     address: str | None = None
-    num_cpus: int = 1
-    """Processor cores of a piece of work."""
 
     def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
         ray = _ray()
-        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
-        share = Share(num_threads=self.num_cpus)
-        task = ray.remote(num_cpus=self.num_cpus, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
+        with _kept_handlers():
+            ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
+        share = Share(num_threads=_CORES_OF_A_TASK)
+        task = ray.remote(num_cpus=_CORES_OF_A_TASK, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
         tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
         try:
             while tasks and not stop.is_requested:
@@ -171,7 +177,14 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         answers, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_in_child, args=(theirs, work, payload, share))
-        process.start()
+        # Ctrl-C reaches every process of a terminal, but a child obeys its parent alone, who asks it to leave. The
+        # tracker, which would be started with the first child, lets signals through again; so it is started before.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return cls(process, answers)
 
@@ -222,8 +235,24 @@ def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
 def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, which may not be installed
     try:
         return ray.get(task)
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
         return f"its node was lost {_NUM_RAY_RETRIES + 1} times: {_said(error)}"
+    except ray.exceptions.RayError as error:
+        return f"Ray could not run it: {_said(error)}"
+
+
+@contextmanager
+def _kept_handlers() -> Generator[None]:
+    """Put back, after this block, what SIGTERM and SIGINT did before it: Ray would end this process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread has handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ray() -> Any:  # noqa: ANN401 - a module that may not be installed
@@ -239,5 +268,5 @@ def _ray() -> Any:  # noqa: ANN401 - a module that may not be installed
 
 def _said(error: BaseException) -> str:
     """The error in one line: its text alone where it was written for people, with its type where not."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:_LONGEST_ERROR]
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"

@@ -81,12 +81,11 @@ def end_with_parent() -> None:
     """End this process when its parent ends, however that ends. Linux only; elsewhere children notice by themselves."""
     if platform.system() != "Linux":
         return
-    # A parent that ended while this process was still starting is not its parent any more.
-    begetter = multiprocessing.parent_process()
-    parent = os.getppid() if begetter is None else begetter.pid
+    parent, begetter = os.getppid(), multiprocessing.parent_process()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before it could be heard
+    # It may have ended before it could be heard, also while this process was still starting.
+    if os.getppid() != parent or (begetter is not None and not begetter.is_alive()):
+        os._exit(1)
 
 
 def serve_parent() -> None:

@@ -149,6 +149,13 @@ def make_folders(path: Path) -> None:
     disk.sync_folder(path.parent)
 
 
+def is_vacant(folder: Path, *, but: Collection[str] = ()) -> bool:
+    """Whether `folder` is free to be taken: absent, or nothing in it but a lock, torn files, and files called `but`."""
+    if not folder.exists():
+        return True
+    return all(f.name in (LOCK, *but) or f.name.startswith(PARTIAL) for f in folder.iterdir())
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder with all that is in it; nothing, if there is none.
 

@@ -1,6 +1,7 @@
 """Comparisons of trials: laws, and how often they are wrong where the truth is known."""
 
 import inspect
+import time
 
 import numpy as np
 import pytest
@@ -82,8 +83,16 @@ def test_the_interval_of_a_mean_covers_the_truth():
     truth = np.mean([crossed(rng)[0].mean() for _ in range(2000)])
     found = [mean_of_hits(crossed(rng)[0]) for _ in range(300)]
     covered = sum(mean.low <= truth <= mean.high for mean in found)
-    # Three seeds are few for a bootstrap; 90 % is what it holds here.
-    assert covered >= stats.binom.ppf(0.001, 300, 0.90)
+    assert covered >= stats.binom.ppf(0.001, 300, 0.95)
+
+
+def test_the_interval_of_fifty_thousand_pictures_is_quick_and_that_of_a_binomial():
+    hits = np.random.default_rng(9).random((1, 50_000)) < 0.8
+    begin = time.process_time()
+    mean = mean_of_hits(hits)
+    assert time.process_time() - begin < 1
+    low, high = stats.binom.interval(0.95, 50_000, hits.mean())
+    assert (mean.low, mean.high) == pytest.approx((low / 50_000, high / 50_000), abs=2e-4)
 
 
 def test_one_seed_has_no_spread_and_an_interval_over_the_pictures():
@@ -108,6 +117,15 @@ def test_one_seed_is_compared_by_mcnemar():
     new, old = crossed(np.random.default_rng(8), num_seeds=1, gain=0.2)
     won, lost = int((new & ~old).sum()), int((old & ~new).sum())
     assert paired_difference(new, old).p == mcnemar(won, lost)
+
+
+@pytest.mark.parametrize("num_pictures", [1, 5])
+def test_a_handful_of_pictures_proves_nothing(num_pictures):
+    """Won all of them: exact is 1 of 1, and 0.0625 of 5, though they do not vary."""
+    new, old = np.ones((1, num_pictures), dtype=bool), np.zeros((1, num_pictures), dtype=bool)
+    assert paired_difference(new, old).p == 2 * 0.5**num_pictures
+    seeds = np.ones((2, num_pictures), dtype=bool), np.zeros((2, num_pictures), dtype=bool)
+    assert paired_difference(*seeds).p == 1.0
 
 
 def test_holm_equals_a_worked_example():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resnet_rs.processes import Stop
 from resnet_rs.studies.planning import Request, plan
 from resnet_rs.studies.study import Step, Study, additive
 
@@ -22,6 +23,13 @@ STEPS = [
     Step(label="plain", edits={"task.label_smoothing": 0.0}, paper=70.0),
     Step(label="+ dropout", edits={"task.dropout": 0.1}, paper=71.5),
 ]
+
+
+def asked_to_stop():
+    """What makes a study end before its next run."""
+    stop = Stop()
+    stop.reason = "SIGTERM"
+    return stop
 
 
 def request(folder):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies.conftest import STEPS
+from studies.conftest import STEPS, asked_to_stop
 
 from resnet_rs import storage
 from resnet_rs.jobs import Here, Local
@@ -66,15 +66,17 @@ def test_hits_are_those_of_the_runs_own_scores(whole):
         assert hits[seed].mean() == pytest.approx(scores["top1"])
 
 
+class Nobody(Here):
+    """A runner that must not be needed."""
+
+    def run(self, work, payloads, *, stop):
+        assert not payloads
+        return iter(())
+
+
 def test_what_is_finished_is_never_run_again(whole, tiny_plan):
     folder, results = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
-
-    class Nobody(Here):
-        def run(self, work, payloads, *, stop):
-            assert not payloads
-            return iter(())
-
     again = conducted(tiny_plan, folder, Nobody())
     assert sorted(again, key=str) == sorted(results, key=str)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
@@ -127,18 +129,65 @@ def test_a_folder_of_another_study_is_refused_with_the_difference(whole, tiny_pl
         conducted(changed, folder)
     with pytest.raises(ValueError, match="now: other data"):
         conducted(replace(tiny_plan, setting=replace(tiny_plan.setting, test_digest="0")), folder)
-    trials = additive([*STEPS, Step(label="more", edits={})])
-    with pytest.raises(ValueError, match="now: other trials"):
-        conducted(replace(tiny_plan, study=replace(tiny_plan.study, trials=trials)), folder)
+    with pytest.raises(ValueError, match="now: another --micro-batch"):
+        conducted(replace(tiny_plan, setting=replace(tiny_plan.setting, micro_batch=4)), folder)
+    for trials, said in (
+        (additive([STEPS[0], Step(label="+ dropout", edits={"task.dropout": 0.2})]), "another trial"),
+        (additive(STEPS[:1]), "no trial"),
+    ):
+        with pytest.raises(ValueError, match=f"now: {said} '. dropout'"):
+            conducted(replace(tiny_plan, study=replace(tiny_plan.study, trials=trials)), folder)
 
 
-def test_a_run_of_another_experiment_in_a_trials_place_is_refused(whole, tiny_plan, tmp_path):
+def test_trials_that_are_added_are_run_and_the_others_stay(whole, tiny_plan, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(whole[0], folder)
+    more = additive([*STEPS, Step(label="more", edits={"task.label_smoothing": 0.2})])
+    plan = replace(tiny_plan, study=replace(tiny_plan.study, trials=more), seeds=(0,))
+    assert [r.label for r in conducted(plan, folder)] == ["plain", "+ dropout", "more"]
+    kept = [r for r in timeless(records.read(folder)) if r.label != "more"]
+    assert kept == timeless(records.read(whole[0])), "the results of seed 1 are kept, though not asked for"
+
+
+def test_results_outlive_the_folders_of_their_runs(whole, tiny_plan, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[0], folder)
+    shutil.rmtree(folder / "trials")
+    before = records.read(folder)
+    assert len(conducted(tiny_plan, folder, Nobody())) == 4
+    assert records.read(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("dropout/seed-0", "another experiment"), ("plain/seed-1", "another seed")]
+)
+def test_another_run_in_a_trials_place_is_no_result(whole, tiny_plan, tmp_path, source, said):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[0], folder)
+    (folder / "record.jsonl").unlink()
     shutil.rmtree(folder / "trials/plain/seed-0")
-    shutil.copytree(folder / "trials/dropout/seed-0", folder / "trials/plain/seed-0")
-    with pytest.raises(ValueError, match="plain/seed-0 holds the run of another experiment"):
-        conducted(tiny_plan, folder)
+    shutil.copytree(folder / "trials" / source, folder / "trials/plain/seed-0")
+    conducted(tiny_plan, folder, stop=asked_to_stop())
+    errors = {(r.label, r.seed): r.error for r in records.read(folder).results}
+    assert f"it is a run of {said}" in errors["plain", 0]
+    assert list(errors.values()).count(None) == 3
+
+
+def test_a_damaged_log_is_the_error_of_its_trial_alone(whole, tiny_plan, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[0], folder)
+    (folder / "record.jsonl").unlink()
+    (folder / "trials/plain/seed-0/log.jsonl").write_text("torn")
+    conducted(tiny_plan, folder, stop=asked_to_stop())
+    (error,) = [r.error for r in records.read(folder).results if r.error is not None]
+    assert "its log holds no evaluation" in error
+
+
+def test_the_folder_of_something_else_is_not_taken(tiny_plan, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty and holds no study"):
+        conducted(tiny_plan, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_two_studies_never_share_a_folder(whole, tiny_plan):
@@ -155,10 +204,27 @@ def test_a_record_reads_what_it_writes(whole, tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{}\n", "[]\n", "null\n", '{"version": 2}\n', "not json\n", '{"version": 1, "study": 3}\n']
 )
-def test_a_file_that_is_no_record_is_refused(tmp_path, text):
+def test_a_file_that_is_no_record_is_refused_whatever_it_holds(tmp_path, text):
     (tmp_path / "odd.jsonl").write_text(text)
     with pytest.raises(ValueError, match="odd.jsonl is no record of a study"):
         records.read(tmp_path / "odd.jsonl")
+
+
+@pytest.mark.parametrize(("name", "value"), [("missed", [40]), ("missed", ["x"]), ("unscored", [-1])])
+def test_a_result_that_cannot_be_is_refused(whole, tmp_path, name, value):
+    head, line, *_ = (whole[0] / "record.jsonl").read_text().splitlines()
+    (tmp_path / "odd.jsonl").write_text(f"{head}\n{json.dumps({**json.loads(line), name: value})}\n")
+    with pytest.raises(ValueError, match="odd.jsonl is no record of a study"):
+        records.read(tmp_path / "odd.jsonl")
+
+
+def test_pictures_that_one_run_could_not_read_count_in_none(whole):
+    record = records.read(whole[0])
+    first, *others = record.results
+    torn = replace(record, results=(replace(first, unscored=(3, 7), count=38), *others))
+    before, after = record.hits("+ dropout", (0, 1)), torn.hits("+ dropout", (0, 1))
+    assert after.shape == (2, 38)
+    assert np.array_equal(after, np.delete(before, [3, 7], axis=1))
 
 
 def test_a_killed_study_goes_on_to_the_same_results(whole, tiny_plan, tmp_path):

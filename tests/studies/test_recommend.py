@@ -59,11 +59,17 @@ def test_short_training_is_not_regularized():
     assert edits["data.randaugment"] is None and edits["task.label_smoothing"] == edits["task.dropout"] == 0
 
 
-def test_time_is_enough_for_thirty_epochs():
-    advice = recommend(Wish(num_images=50_000, minutes=1000.0))
-    assert advice.chosen.epochs >= 30
-    assert advice.chosen.minutes == pytest.approx(1000, rel=0.01)
-    assert "30 are wanted" in advice.larger.broken[0]
+def test_time_for_long_training_goes_into_depth_and_less_into_width():
+    much, little = (recommend(Wish(num_images=50_000, minutes=minutes)) for minutes in (4000.0, 30.0))
+    assert 100 <= much.chosen.epochs and "100 are wanted" in much.larger.broken[0]
+    assert much.chosen.minutes == pytest.approx(4000, rel=0.01) and "can overfit" in much.reasons[0]
+    assert 10 <= little.chosen.epochs < 100 and "10 are wanted" in little.larger.broken[0]
+    assert "width pays more" in little.reasons[0]
+
+
+def test_small_pictures_get_a_stem_that_leaves_something_of_them():
+    assert recommend(replace(WISH, side=28)).chosen.edits["arch.stem"] == "small"
+    assert "arch.stem" not in recommend(replace(WISH, side=160)).chosen.edits
 
 
 def test_pictures_are_not_made_up_larger_than_they_are():

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from resnet_rs import config
-from resnet_rs.deploy.bench import Protocol, Timing
+from resnet_rs.deploy.bench import Protocol, Timing, surroundings
 from resnet_rs.studies import speed, speed_report
 from resnet_rs.studies.reports import is_study, report
 
@@ -144,7 +144,7 @@ def test_what_is_measured_is_not_measured_again(known, tmp_path, monkeypatch):
     def bench(experiments, protocol):
         asked.append((protocol.mode, list(experiments)))
         for name in experiments:
-            yield timed(known[name], 10.0, protocol.mode)
+            yield replace(timed(known[name], 10.0, protocol.mode), **surroundings(protocol))
 
     monkeypatch.setattr(speed, "bench", bench)
     first = speed.conduct(tmp_path / "s", PROTOCOL, chosen)
@@ -155,6 +155,20 @@ def test_what_is_measured_is_not_measured_again(known, tmp_path, monkeypatch):
     assert asked == [("infer", names), ("infer", names[1:]), ("train", names)]
     with pytest.raises(ValueError, match="was measured with another protocol"):
         list(speed.conduct(tmp_path / "s", replace(PROTOCOL, batch_size=2), chosen))
+
+
+def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
+    candidate = known["resnet-rs-50-i160"]
+    here = replace(timed(candidate, 1.0), **{**surroundings(PROTOCOL), "device_name": "another processor"})
+    speed.SpeedRecord(protocol=PLAIN, timings=(here,)).write(tmp_path)
+    with pytest.raises(ValueError, match="was measured with device_name another processor, now "):
+        next(speed.conduct(tmp_path, PROTOCOL, [candidate]))
+
+
+def test_the_folder_of_something_else_is_not_taken(known, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty and holds no study of speed"):
+        next(speed.conduct(tmp_path, PROTOCOL, list(known.values())))
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from resnet_rs import config, zoo
+from resnet_rs.studies.catalog import build
 from resnet_rs.studies.file import read
 from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
 
@@ -79,9 +80,38 @@ def test_a_study_of_ones_own_is_read_from_yaml(tmp_path):
     ]
 
 
+def test_a_row_of_ones_own_may_say_what_it_is_compared_with_and_what_was_published(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "additive:\n  a: {}\n  b: {data.min_area: 0.5, paper: 71}\n  c: {data.min_area: 0.3, versus: a}\n"
+    )
+    assert [(t.versus, t.paper) for t in read(path, BASE).trials] == [(None, None), ("a", 71), ("a", None)]
+
+
+@pytest.mark.parametrize("name", ["scaling", "speed", "training-methods"])
+def test_a_file_is_not_taken_for_a_study_of_the_paper(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("alternatives: {a: {}}\n")
+    with pytest.raises(ValueError, match="has the name of a study of the paper"):
+        build(str(path), BASE, num_samples=100, settings={})
+
+
+def test_every_label_has_a_folder_of_its_own():
+    labels = ["大", "小", "x" * 300, "x" * 299, "a", "Über", "über uns"]
+    names = [Trial(label=label, edits={}).folder_name for label in labels]
+    assert len(set(names)) == len(names)
+    assert all(name.isascii() and 0 < len(name) < 100 and "/" not in name for name in names)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("alternatives: {a: {}, a: {}}\n", "'a' stands in it twice"),
+        ("alternatives: {a: {recipe.epochs: 1, recipe.epochs: 2}}\n", "'recipe.epochs' stands in it twice"),
+        ("alternatives: {a: {paper: much}}\n", "`paper` of trial 'a' must be a number"),
+        ("alternatives: {a: {versus: b}}\n", "is no trial"),
+        (f"grid: {{recipe.epochs: [1{'0' * 400}]}}\n", "odd.yaml: "),
+        ("grid:\n" + "".join(f"  data.f{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for i in range(9)), "387,420,489"),
         ("", "expected a title and one of additive, alternatives or grid"),
         ("title: x\n", "expected a title and one of"),
         ("additive: {a: {}}\ngrid: {b: [1]}\n", "expected a title and one of"),

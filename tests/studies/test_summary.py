@@ -158,6 +158,18 @@ def test_the_scaling_rules_are_judged():
     assert [s.finding for s in judge(scaling_report.claims(opposite))] == ["not seen"] * 5
 
 
+def test_multiply_adds_mislead_where_a_cheaper_network_is_better():
+    grows = {"size": 0.02, "depth": 0.02, "width": 0.02}
+    (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: grows}))
+    assert found.finding == "not seen" and found.figure.startswith("in 0 of 26 pairs")
+    shrinks = {**grows, "width": -0.1}
+    (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: shrinks}))
+    assert found.finding == "seen"
+    assert "the most: 100.0 32 14 0.5 against 100.0 16 26 1.0, +" in found.figure
+    record = grid_record({10.0: grows, 100.0: shrinks})
+    assert "| multiply-adds do not predict accuracy (100 epochs) | seen | in " in summary.markdown(record)
+
+
 def test_returns_are_points_for_a_doubling():
     gains = {"size": 0.02, "depth": 0.01, "width": 0.06}
     statements = judge(scaling_report.claims(grid_record({10.0: gains, 100.0: gains})))
@@ -177,6 +189,7 @@ def test_a_grid_without_neighbors_is_not_tried():
     trials = [Trial(label="one", edits={}, at={"epochs": 1.0, "size": 8.0, "depth": 14.0, "width": 1.0})]
     record = made(trials, {"one": 0.5}, name="scaling", macs={"one": 10}, images_per_second={"one": 5.0})
     assert {s.finding for s in judge(scaling_report.claims(record))} == {"not tried"}
+    assert [s.finding for s in scaling_report.flops_mislead(record)] == ["not tried"]
 
 
 def test_a_lone_file_of_results_is_reported_and_its_page_goes_where_it_is_told(tmp_path):

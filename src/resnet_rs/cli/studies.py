@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,7 +63,11 @@ def study(
     from resnet_rs.studies import planning
 
     if name == "speed":
-        _measure(edits or [], out=out, device=device, minutes=minutes)
+        given = {"--base": base, "--data": data, "--jobs": jobs, "--minutes": minutes, "--max-macs": max_macs}
+        given |= {"--micro-batch": micro_batch, "--fit": fit or None, "--workers": workers or None}
+        given |= {"--seeds": seeds if seeds > 1 else None}
+        _refuse_given(given)
+        _measure(edits or [], out=out, device=device)
         return
     if name == "list":
         for label, line in planning.outline().items():
@@ -87,7 +92,17 @@ def study(
     _conduct(planning.plan(request, folder=out), out, runner)
 
 
-def _measure(edits: list[str], *, out: Path | None, device: str | None, minutes: float | None) -> None:
+def _refuse_given(options: Mapping[str, object]) -> None:
+    """The study of speed has no base, data or runs, and so none of the options that are about them."""
+    odd = next((name for name, value in options.items() if value is not None), None)
+    if odd is not None:
+        raise ValueError(
+            f"study 'speed' has no {odd}: it measures published networks on noise. Its settings are such as "
+            "protocol.batch_size=4; protocol.max_seconds=20 bounds each network."
+        )
+
+
+def _measure(edits: list[str], *, out: Path | None, device: str | None) -> None:
     """The study of speed: it has no base and no data, only a protocol."""
     from resnet_rs.config import edit, parse_assignments
     from resnet_rs.deploy.bench import Protocol
@@ -95,8 +110,6 @@ def _measure(edits: list[str], *, out: Path | None, device: str | None, minutes:
 
     if out is None:
         raise ValueError("study 'speed' needs --out FOLDER.")
-    if minutes is not None:
-        raise ValueError("study 'speed' has no --minutes; protocol.max_seconds=20 bounds each network.")
     typed = parse_assignments(edits)
     odd = [path for path in typed if not path.startswith("protocol.") or path == "protocol.mode"]
     if odd:

@@ -2,7 +2,7 @@
 
 Every network is measured in a process of its own, so its peak memory is its own; with several rounds all networks take
 turns, so a machine that grows slower grows slower for all of them. The clock runs over the computation alone: pictures
-are made beforehand and lie on the device.
+are made beforehand; a training step brings its own to the device, as in a run.
 
 The paper's latencies are those of a *training step* at batch 128, halved until it fits (README of the TF1 release).
 """
@@ -63,7 +63,7 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode must be train or infer, got {self.mode!r}.")
-        for name, least in {"batch_size": 1, "num_warmup": 0, "num_repeats": 2, "num_rounds": 1}.items():
+        for name, least in {"batch_size": 1, "num_warmup": 1, "num_repeats": 2, "num_rounds": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}.")
         if self.mode == "train" and self.batch_size < 2:
@@ -137,11 +137,15 @@ def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
         is_late = protocol.max_seconds is not None and time.perf_counter() - begin > protocol.max_seconds
         if is_late and len(seconds) >= _FEWEST_REPEATS:
             break
+    return {"seconds": seconds, "memory": _peak_memory(device, before), **surroundings(protocol)}
+
+
+def surroundings(protocol: Protocol) -> dict[str, Any]:
+    """Where a measurement by `protocol` takes place: `num_threads`, `precision`, `device_name` and `torch` of a row."""
+    device = Device.choose(protocol.device, precision=protocol.precision)
     described = device.describe()
     return {
-        "seconds": seconds,
-        "memory": _peak_memory(device, before),
-        "num_threads": int(described["threads"]),
+        "num_threads": protocol.num_threads or int(described["threads"]),
         "precision": described["precision"],
         "device_name": described["device"] if device.name != "cpu" else described["processor"],
         "torch": described["torch"],
@@ -235,7 +239,7 @@ def _measure_for_parent(answers: Connection, order: str) -> None:
     try:
         experiment = config.from_plain(plain["experiment"], kinds=(Experiment,))
         found = measure(experiment, Protocol(**plain["protocol"]))
-    except (RuntimeError, ValueError, MemoryError) as error:  # torch tells of memory by a RuntimeError
+    except Exception as error:  # whatever it is, it is this network's row
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
     answers.send_bytes(json.dumps(found).encode())
     answers.close()

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
 _NUM_RESAMPLES = 4000
@@ -57,22 +57,25 @@ class Difference:
 def mean_of_hits(hits: Bool[np.ndarray, "S N"], *, seed: int = 0) -> Mean:
     """The mean of `hits` with its interval by the bootstrap over seeds and over pictures.
 
-    Both are drawn anew, with replacement, and their deviations add up. Since S seeds drawn from S vary too little by
-    S / (S - 1), the deviation over seeds is stretched by its root; of one seed nothing is known, so its interval is
-    over the pictures alone. Source: Efron 1979 for the bootstrap; Owen and Eckles 2012, arXiv:1106.2125, for crossed
-    factors; the stretching is the usual one for few observations.
+    Both are drawn anew, with replacement, and their deviations add up. S seeds drawn from S vary too little by
+    S / (S - 1), so the deviation over seeds is stretched by its root; and a spread that is known from few seeds may be
+    too small by chance, so the interval is stretched as Student's t is against the normal, with Satterthwaite's degrees
+    of freedom. Of one seed nothing is known: its interval is over the pictures alone. Source: Efron 1979 for the
+    bootstrap; Owen and Eckles 2012, arXiv:1106.2125, for crossed factors; the stretching is ours, since without it
+    three seeds covered the truth in 90 % of simulations.
     """
-    num_seeds, num_pictures = _checked(hits)
+    num_seeds, _ = _checked(hits)
     of_seeds, of_pictures = hits.mean(axis=1), hits.mean(axis=0)
     value = float(hits.mean())
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_pictures, np.full(num_pictures, 1 / num_pictures), size=_NUM_RESAMPLES)
-    means = draws @ of_pictures / num_pictures
+    means = _redrawn(hits.sum(axis=0), rng) / num_seeds
     if num_seeds > 1:
         chosen = rng.integers(num_seeds, size=(_NUM_RESAMPLES, num_seeds))
         stretch = math.sqrt(num_seeds / (num_seeds - 1))
         means = means + stretch * (of_seeds[chosen].mean(axis=1) - value)
-    low, high = np.quantile(means, [0.025, 0.975])
+    errors = [error for error in (_error(of_seeds), _error(of_pictures)) if error.squared > 0]
+    few = float(stats.t.isf(0.025, _freedom(errors)) / stats.norm.isf(0.025)) if errors else 1.0
+    low, high = value + few * (np.quantile(means, [0.025, 0.975]) - value)
     return Mean(
         value=value,
         low=max(0.0, float(low)),
@@ -80,6 +83,13 @@ def mean_of_hits(hits: Bool[np.ndarray, "S N"], *, seed: int = 0) -> Mean:
         spread=float(of_seeds.std(ddof=1)) if num_seeds > 1 else None,
         num_seeds=num_seeds,
     )
+
+
+def _redrawn(counts: Int[np.ndarray, " N"], rng: np.random.Generator) -> Float[np.ndarray, " R"]:
+    """Mean of as many `counts`, drawn with replacement, many times; equal counts are drawn together."""
+    levels, sizes = np.unique(counts, return_counts=True)
+    draws = rng.multinomial(len(counts), sizes / len(counts), size=_NUM_RESAMPLES)
+    return draws @ levels / len(counts)
 
 
 Scored = Bool[np.ndarray, "_ _"] | Float[np.ndarray, "_ _"]
@@ -163,17 +173,20 @@ def _change(new: Scored, old: Scored) -> Float[np.ndarray, "S N"]:
 def _difference(change: Float[np.ndarray, "S N"], luck: _Error, *, is_hits: bool) -> Difference:
     value, num_seeds = float(change.mean()), len(change)
     parts = [part for part in (luck, _error(change.mean(axis=0))) if part.squared > 0]
-    if not parts:
-        p = 1.0 if value == 0 else 0.0
-        return Difference(value=value, low=value, high=value, p=p, num_seeds=num_seeds)
     squared = sum(part.squared for part in parts)
-    freedom = squared**2 / sum(part.squared**2 / part.freedom for part in parts)
-    radius = float(stats.t.isf(0.025, freedom)) * math.sqrt(squared)
+    radius = float(stats.t.isf(0.025, _freedom(parts))) * math.sqrt(squared) if parts else 0.0
     if num_seeds == 1 and is_hits:
         p = mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+    elif parts:
+        p = float(2 * stats.t.sf(abs(value) / math.sqrt(squared), _freedom(parts)))
     else:
-        p = float(2 * stats.t.sf(abs(value) / math.sqrt(squared), freedom))
+        p = 1.0  # nothing is known of how it would vary
     return Difference(value=value, low=value - radius, high=value + radius, p=p, num_seeds=num_seeds)
+
+
+def _freedom(parts: Sequence[_Error]) -> float:
+    """Degrees of freedom of a sum of squared errors. Source: Satterthwaite 1946."""
+    return sum(part.squared for part in parts) ** 2 / sum(part.squared**2 / part.freedom for part in parts)
 
 
 def _luck(change: Float[np.ndarray, "S N"]) -> _Error:

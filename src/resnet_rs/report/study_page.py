@@ -73,6 +73,7 @@ def render_study_page(page: StudyPage) -> str:
         ],
         tables=[(table, _columns(table)) for table in page.tables],
         percent_cell=percent,
+        spread_cell=percent,
         points_cell=points,
         chance_cell=chance,
     )

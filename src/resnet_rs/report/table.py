@@ -59,6 +59,7 @@ class Table:
             "",
             "top-1 (95 %)",
             "seeds",
+            "spread",
             "against",
             "difference (95 %)",
             "p",
@@ -66,8 +67,12 @@ class Table:
             "paper",
             "paper's step",
         )
-        lines = [f"**{self.title}**", "", _line(head), _line(["---"] * len(head))]
-        return "\n".join([*lines, *(_line(_cells(row)) for row in self.rows)])
+        return f"**{self.title}**\n\n{markdown_table(head, [_cells(row) for row in self.rows])}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table of Markdown."""
+    return "\n".join(_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
 def percent(share: float | None) -> str:
@@ -89,12 +94,12 @@ def chance(p: float | None) -> str:
 
 def _cells(row: Row) -> Sequence[str]:
     top1, step = row.top1, row.difference
+    score = "" if top1 is None else f"{percent(top1.value)} ({percent(top1.low)} to {percent(top1.high)})"
     return (
         row.label,
-        "; ".join(row.errors)
-        if top1 is None
-        else f"{percent(top1.value)} ({percent(top1.low)} to {percent(top1.high)})",
+        "; ".join(filter(None, (score, *row.errors))),
         "" if top1 is None else str(top1.num_seeds),
+        "" if top1 is None else percent(top1.spread),
         row.versus or "",
         "" if step is None else f"{points(step.value)} ({points(step.low)} to {points(step.high)})",
         chance(row.adjusted_p),

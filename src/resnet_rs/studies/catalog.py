@@ -48,6 +48,8 @@ def build(name: str, base: Experiment, *, num_samples: int, settings: Mapping[st
             raise ValueError(
                 f"a study from a file has no settings but those in it, got {', '.join(settings)}."
             )
+        if Path(name).stem in (*STUDIES, "speed"):
+            raise ValueError(f"{name} has the name of a study of the paper. Call the file otherwise.")
         return file.read(Path(name), base)
     if name not in STUDIES:
         close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)

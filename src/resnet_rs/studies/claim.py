@@ -1,17 +1,11 @@
-"""`Claim`: a sentence of the paper as a comparison, and what may be said of it.
-
-Shapes: `S` seeds, `N` pictures.
-"""
+"""`Claim`: a sentence of the paper as a comparison, and what may be said of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float
-
-from resnet_rs.report.comparison import Difference, Verdict, holm, paired_differences, verdict
+from resnet_rs.report.comparison import Difference, Scored, Verdict, holm, paired_differences, verdict
 from resnet_rs.report.study_page import Statement
 from resnet_rs.report.table import chance
 
@@ -21,23 +15,28 @@ class Claim:
     """That one thing is larger than another, of which both are known for every seed and picture."""
 
     text: str
-    larger: Float[np.ndarray, "S N"] | None
-    """What is claimed to be larger; None where it was not run."""
-    smaller: Float[np.ndarray, "S N"] | None
+    larger: Scored | None
+    """What is claimed to be larger, a row per seed and a column per picture; None where it was not run."""
+    smaller: Scored | None
     unit: str = "points"
+    """Claims of one unit are about equally noisy, and estimate the luck of seeds together."""
 
 
 def judge(claims: Sequence[Claim]) -> tuple[Statement, ...]:
     """What was seen of each claim, corrected for each other (Holm)."""
-    pairs = [(c.larger, c.smaller) for c in claims if c.larger is not None and c.smaller is not None]
-    differences = paired_differences(pairs)
-    adjusted = holm([difference.p for difference in differences])
-    outcomes = iter(zip(differences, adjusted, strict=True))
+    tried: dict[str, dict[int, tuple[Scored, Scored]]] = {}
+    for i, claim in enumerate(claims):
+        if claim.larger is not None and claim.smaller is not None:
+            tried.setdefault(claim.unit, {})[i] = claim.larger, claim.smaller
+    found: dict[int, Difference] = {}
+    for pairs in tried.values():
+        found |= zip(pairs, paired_differences(list(pairs.values())), strict=True)
+    adjusted = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
     return tuple(
-        Statement(claim=claim.text, finding="not tried", figure="")
-        if claim.larger is None or claim.smaller is None
-        else _statement(claim, *next(outcomes))
-        for claim in claims
+        _statement(claim, found[i], adjusted[i])
+        if i in found
+        else Statement(claim=claim.text, finding="not tried", figure="")
+        for i, claim in enumerate(claims)
     )
 
 

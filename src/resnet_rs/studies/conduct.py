@@ -4,14 +4,16 @@
     OUT/trials/LABEL/seed-0/      the run, as `train --out` makes it
 
 A trial is an ordinary run, so it is continued where it was stopped, to the last bit; one that is finished is never run
-again. One that fails is a result with its error, and is tried again when the study is conducted again.
+again, also when its folder is gone by now. One that fails is a result with its error, and is tried again when the study
+is conducted again. Trials and seeds may be added to a study; none of its results is ever dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +28,8 @@ from resnet_rs.training.events import Finished, Stopped
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 from resnet_rs.training.machine import Machine
+
+_TRIALS = "trials"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +54,32 @@ class Plan:
 def conduct(plan: Plan, folder: Path, runner: Runner, *, stop: Stop) -> Iterator[Result]:
     """Run what is not finished yet; yields each result, those of earlier times first.
 
-    Raises `ValueError` if `folder` holds another study, and `storage.InUse` if somebody else conducts it.
+    Raises `ValueError` if `folder` holds anything else, and `storage.InUse` if somebody else conducts it.
     """
     experiments = plan.study.of(plan.base)
+    if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=(_TRIALS, "page.html")):
+        raise ValueError(f"{folder} is not empty and holds no study. Choose a new folder for `--out`.")
     storage.make_folders(folder)
     with storage.locked(folder):
-        _refuse_another(plan, folder)
         record = _gathered(plan, experiments, folder)
-        yield from record.results
-        finished = {_key(result.label, result.seed) for result in record.results}
+        wanted = {(trial.label, seed) for trial in plan.study.trials for seed in plan.seeds}
+        finished = [r for r in record.results if r.error is None and (r.label, r.seed) in wanted]
+        yield from finished
+        done = {(result.label, result.seed) for result in finished}
         orders = {
             _key(trial.label, seed): _order(
                 plan, experiments[trial.label], _run_folder(folder, trial.folder_name, seed), seed
             )
             for seed in plan.seeds
             for trial in plan.study.trials
-            if _key(trial.label, seed) not in finished
+            if (trial.label, seed) not in done
         }
         record.write(folder)
         for outcome in runner.run(work, orders, stop=stop):
             label, seed = json.loads(outcome.key)
             result = Result(label=label, seed=seed, error=outcome.error)
             if outcome.error is None:
-                result = _read_result(_run_folder(folder, _folder_name(plan.study, label), seed), result)
+                result = _read_or_failed(plan, experiments[label], folder, result)
             record = _with(record, result)
             record.write(folder)
             yield result
@@ -103,8 +110,9 @@ def _order(plan: Plan, experiment: Experiment, folder: Path, seed: int) -> str:
         {
             "base": plan.setting.base,
             "experiment": config.to_plain(experiment),
-            "data": plan.data,
-            "folder": str(folder),
+            # A node of a cluster works in a directory of its own.
+            "data": plan.data if plan.data == "builtin" else str(Path(plan.data).resolve()),
+            "folder": str(folder.resolve()),
             "seed": seed,
             "device": plan.device,
             "micro_batch": plan.micro_batch,
@@ -113,22 +121,42 @@ def _order(plan: Plan, experiment: Experiment, folder: Path, seed: int) -> str:
     )
 
 
-def _refuse_another(plan: Plan, folder: Path) -> None:
-    """Refuse a folder in which another study, or the same on something else, was begun."""
-    if not (folder / RECORD).is_file():
-        return
-    before = read(folder)
-    # Data that has moved is still the same, if its names are.
-    if replace(before.setting, data=plan.setting.data) == plan.setting and before.study == _as_read(
-        plan.study
-    ):
-        return
+def _gathered(plan: Plan, experiments: Mapping[str, Experiment], folder: Path) -> Record:
+    """What is recorded already, and the finished runs that are not; any of another study is refused."""
+    record = Record(study=_as_read(plan.study), setting=plan.setting)
+    if (folder / RECORD).is_file():
+        before = read(folder)
+        _refuse_another(plan, before, folder)
+        record = replace(record, results=before.results)
+    done = {(result.label, result.seed) for result in record.results if result.error is None}
+    for trial in plan.study.trials:
+        for seed in plan.seeds:
+            run = _run_folder(folder, trial.folder_name, seed)
+            if (trial.label, seed) not in done and (run / "scores.json").is_file():
+                result = Result(label=trial.label, seed=seed)
+                record = _with(record, _read_or_failed(plan, experiments[trial.label], folder, result))
+    return record
+
+
+def _refuse_another(plan: Plan, before: Record, folder: Path) -> None:
+    """Refuse a folder in which another study, or the same on something else, was begun; trials may be added."""
     cure = "Use a new folder for `--out`, or the same command to go on with that study."
     if before.study.name != plan.study.name:
         raise ValueError(f"{folder} holds the study {before.study.name!r}, not {plan.study.name!r}. {cure}")
     old = config.from_plain(before.setting.experiment, kinds=(Experiment,))
     changed = config.describe(config.diff(old, plan.base))
-    what = changed or ("other data" if before.study == _as_read(plan.study) else "other trials")
+    now = {trial.label: trial for trial in _as_read(plan.study).trials}
+    lost = [trial.label for trial in before.study.trials if now.get(trial.label) != trial]
+    # Data that has moved is still the same, if its names are.
+    moved = replace(plan.setting, data=before.setting.data, limits=before.setting.limits)
+    if changed:
+        what = changed
+    elif before.setting != moved:
+        what = "other data" if before.setting.micro_batch == moved.micro_batch else "another --micro-batch"
+    elif lost:
+        what = f"another trial {lost[0]!r}" if lost[0] in now else f"no trial {lost[0]!r}"
+    else:
+        return
     raise ValueError(f"{folder} holds this study with other settings; now: {what}. {cure}")
 
 
@@ -141,46 +169,51 @@ def _as_read(study: Study) -> Study:
     return replace(study, trials=tuple(trials))
 
 
-def _gathered(plan: Plan, experiments: dict[str, Experiment], folder: Path) -> Record:
-    """The results of the runs that are finished; the folder of another run in their place is refused."""
-    results: list[Result] = []
-    for trial in plan.study.trials:
-        for seed in plan.seeds:
-            run = _run_folder(folder, trial.folder_name, seed)
-            if not (run / "scores.json").is_file():
-                continue
-            found = storage.read_json(run / "experiment.json")
-            if found != config.to_plain(experiments[trial.label].suited_to(_classes(run))):
-                raise ValueError(
-                    f"{run} holds the run of another experiment. Move it away, or use a new folder."
-                )
-            results.append(_read_result(run, Result(label=trial.label, seed=seed)))
-    return Record(study=_as_read(plan.study), setting=plan.setting, results=tuple(results))
+def _read_or_failed(plan: Plan, experiment: Experiment, folder: Path, result: Result) -> Result:
+    """`result` with what its finished run has written down; files that are damaged are its error."""
+    run = _run_folder(folder, _folder_name(plan.study, result.label), result.seed)
+    try:
+        return _read_result(plan, experiment, run, result)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return replace(result, error=f"{run} cannot be read: {type(error).__name__}: {error}")
 
 
-def _classes(run: Path) -> tuple[str, ...]:
-    return tuple(storage.read_json(run / "run.json", needs=("classes",))["classes"])
-
-
-def _read_result(run: Path, result: Result) -> Result:
-    """`result` with what a finished run has written down."""
-    scores: dict[str, Any] = storage.read_json(run / "scores.json", needs=("top1", "count", "missed"))
-    info = storage.read_json(run / "run.json", needs=("environment",))
-    experiment = config.from_plain(storage.read_json(run / "experiment.json"), kinds=(Experiment,))
+def _read_result(plan: Plan, experiment: Experiment, run: Path, result: Result) -> Result:
+    needs = ("environment", "classes", "seed", "train_digest", "test_digest")
+    info: dict[str, Any] = storage.read_json(run / "run.json", needs=needs)
+    suited = experiment.suited_to(tuple(info["classes"]))
+    expected = {
+        "seed": result.seed,
+        "train_digest": plan.setting.train_digest,
+        "test_digest": plan.setting.test_digest,
+    }
+    odd = [name for name, value in expected.items() if info[name] != value]
+    if storage.read_json(run / "experiment.json") != config.to_plain(suited):
+        odd = ["experiment", *odd]
+    if odd:
+        raise ValueError(f"it is a run of another {odd[0]}; move it away")
+    scores: dict[str, Any] = storage.read_json(
+        run / "scores.json", needs=("top1", "count", "missed", "unreadable")
+    )
     evaluations = [line for line in read_log(run / "log.jsonl") if line["kind"] == "evaluation"]
-    cost = experiment.count_cost()
+    if not evaluations:
+        raise ValueError("its log holds no evaluation")
+    cost = suited.count_cost()
     weights = scores["weights"]
+    # Of a run that was stopped while it was scored, the first speed is unknown.
+    speeds = [line["images_per_second"] for line in evaluations if line["images_per_second"]]
     return replace(
         result,
         count=scores["count"],
         missed=tuple(scores["missed"]),
+        unscored=tuple(item["index"] for item in scores["unreadable"]),
         top1=scores["top1"],
         curve=tuple((line["epoch"], round(line["summaries"][weights]["top1"], 6)) for line in evaluations),
         minutes=round(evaluations[-1]["seconds"] / 60, 3),
-        images_per_second=round(median(line["images_per_second"] for line in evaluations), 1),
+        images_per_second=round(median(speeds), 1) if speeds else None,
         params=cost.params,
         macs=cost.macs,
-        environment=info["environment"],
+        environment={**info["environment"], "resnet_rs": version("resnet-rs")},
     )
 
 
@@ -193,7 +226,7 @@ def _with(record: Record, result: Result) -> Record:
 
 
 def _run_folder(folder: Path, name: str, seed: int) -> Path:
-    return folder / "trials" / name / f"seed-{seed}"
+    return folder / _TRIALS / name / f"seed-{seed}"
 
 
 def _folder_name(study: Study, label: str) -> str:
@@ -202,8 +235,3 @@ def _folder_name(study: Study, label: str) -> str:
 
 def _key(label: str, seed: int) -> str:
     return json.dumps([label, seed])
-
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """What is going to be run, as JSON."""
-    return {"study": plan.study.name, "seeds": list(plan.seeds), **asdict(plan.setting)}

@@ -3,7 +3,10 @@
 title: Does the crop matter?
 alternatives:                     # or `additive`: each trial keeps the edits of those above it
   whole picture: {data.min_area: 1.0}
-  half of it: {data.min_area: 0.5}
+  half of it: {data.min_area: 0.5, versus: whole picture, paper: 77.7}
+
+A trial is compared with the first one, or in `additive` with the one above it, unless it says `versus`; `paper` is the
+top-1 of a published row, in percent.
 
 title: How large a rate, how large a batch?
 grid:                             # every combination
@@ -36,15 +39,34 @@ def read(path: Path, base: Experiment) -> Study:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a study has at most {_MAX_BYTES:,}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
     try:
         study = _study(path.stem, content)
         study.of(base)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
     return study
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone, and every name once: of two equal ones YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [name.value for name, _ in node.value]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise yaml.YAMLError(f"{double!r} stands in it twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the file holds
@@ -57,18 +79,19 @@ def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the fil
     if kind == "grid":
         trials = grid({str(path): _list(path, values) for path, values in body.items()})
     else:
-        trials = _KINDS[kind](
-            [Step(label=str(label), edits=_edits(label, edits)) for label, edits in body.items()]
-        )
+        trials = _KINDS[kind]([_step(str(label), edits) for label, edits in body.items()])
     return Study(name=name, title=str(content.get("title", name)), trials=trials)
 
 
-def _edits(label: object, edits: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds
-    if edits is None:
-        return {}
-    if not isinstance(edits, Mapping):
+def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file holds
+    if not isinstance(edits, Mapping | None):
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
-    return {str(path): value for path, value in edits.items()}
+    fields = {str(path): value for path, value in (edits or {}).items()}
+    paper, versus = fields.pop("paper", None), fields.pop("versus", None)
+    if not isinstance(paper, int | float | None) or not isinstance(versus, str | None):
+        raise ValueError(f"`paper` of trial {label!r} must be a number and `versus` a label.")
+    paper = None if paper is None else float(paper)
+    return Step(label=label, edits=fields, paper=paper, versus=versus)
 
 
 def _list(path: object, values: Any) -> list[Any]:  # noqa: ANN401 - whatever the file holds

@@ -49,8 +49,7 @@ def _claim(record: Record, text: str, larger: str, smaller: str) -> Claim:
     seeds = record.seeds(larger, smaller)
     if not seeds:
         return Claim(text=text, larger=None, smaller=None)
-    first, second = (record.hits(label, seeds).astype(np.float64) for label in (larger, smaller))
-    return Claim(text=text, larger=first, smaller=second)
+    return Claim(text=text, larger=record.hits(larger, seeds), smaller=record.hits(smaller, seeds))
 
 
 def _step(record: Record, before: str, after: str, all_rows: list[str]) -> Float[np.ndarray, "S N"] | None:

@@ -41,6 +41,12 @@ class Request:
     micro_batch: int | None = None
     workers: int = 0
 
+    @property
+    def limits(self) -> str:
+        """Those beyond which trials are left out, as typed."""
+        typed = {"--minutes": self.minutes, "--max-macs": self.max_macs}
+        return " ".join(f"{name} {value:g}" for name, value in typed.items() if value is not None)
+
     def __post_init__(self) -> None:
         for name in ("minutes", "max_macs", "num_seeds"):
             value = getattr(self, name)
@@ -72,6 +78,8 @@ def plan(request: Request, *, folder: Path) -> Plan:
         num_test=len(splits.test),
         train_digest=splits.train.digest(),
         test_digest=splits.test.digest(),
+        micro_batch=request.micro_batch,
+        limits=request.limits,
     )
     made = Plan(
         study=study,
@@ -82,7 +90,7 @@ def plan(request: Request, *, folder: Path) -> Plan:
         micro_batch=request.micro_batch,
         workers=request.workers,
     )
-    return replace(made, study=_begun(study, folder) or _affordable(made, request, machine, prepared))
+    return replace(made, study=_begun(made, folder) or _affordable(made, request, machine, prepared))
 
 
 def outline() -> dict[str, str]:
@@ -94,14 +102,15 @@ def outline() -> dict[str, str]:
     }
 
 
-def _begun(study: Study, folder: Path) -> Study | None:
-    """The part of `study` that was begun in `folder`."""
-    if not (folder / RECORD).is_file():
+def _begun(made: Plan, folder: Path) -> Study | None:
+    """The part of the study that was begun in `folder` under the same limits; they are not measured anew."""
+    if not made.setting.limits or not (folder / RECORD).is_file():
         return None
-    before = read(folder).study
-    labels = [trial.label for trial in before.trials]
-    is_part = before.name == study.name and set(labels) <= {trial.label for trial in study.trials}
-    return study.among(labels) if is_part else study
+    before = read(folder)
+    if before.study.name != made.study.name or before.setting.limits != made.setting.limits:
+        return None
+    kept = made.study.among([trial.label for trial in before.study.trials])
+    return replace(kept, notes=before.study.notes)
 
 
 def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.Prepared) -> Study:

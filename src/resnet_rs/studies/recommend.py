@@ -19,15 +19,15 @@ from resnet_rs import config, zoo
 from resnet_rs.data.opening import open_data
 from resnet_rs.data.pipeline import SMALLEST_SIZE
 from resnet_rs.deploy.bench import Protocol, Timing, bench
-from resnet_rs.fit import fitting_batch_size, fitting_decay, picture_side
+from resnet_rs.fit import SMALL_PICTURE, fitting_batch_size, fitting_decay, picture_side
 from resnet_rs.models.resnet import BLOCKS
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 
 LONG = 100.0
 """Epochs from which on training is long. Source: the regimes of paper, Figure 3: 10, 100, 350."""
-_FEWEST_EPOCHS = 30.0
-"""A time budget must allow this many passes; fewer would leave a large network half trained (ours)."""
+_FEWEST_SHORT = 10.0
+"""A time budget must allow this many passes: the shortest training of the paper's regimes."""
 _SHARE_FOR_TRAINING = 0.85
 _SMALLEST = ((14, 0.125), (14, 0.25), (26, 0.25), (26, 0.5), (26, 1.0))
 """Depth and width of the first candidates, which are below the published ones; 14 is one block per stage."""
@@ -100,37 +100,58 @@ class Advice:
 
 
 def recommend(wish: Wish) -> Advice:
-    """The configuration for a wish. Raises `ValueError` if not even the smallest keeps its limits."""
-    ladder = _ladder(wish)
-    measured: dict[int, Candidate] = {}
+    """The configuration for a wish. Raises `ValueError` if not even the smallest keeps its limits.
 
-    def at(i: int) -> Candidate:
-        if i not in measured:
-            measured[i] = _measured(ladder[i], wish)
-        return measured[i]
+    A time budget is first tried for long training; where not even the smallest network can be trained for long, short
+    training is the best that it allows.
+    """
+    ladders = [
+        is_long for is_long in (True, False) if wish.epochs is None or is_long == (wish.epochs >= LONG)
+    ]
+    broken: tuple[str, ...] = ()
+    for is_long in ladders:
+        ladder = _Ladder(wish, is_long=is_long)
+        broken = ladder.at(0).broken
+        if not broken:
+            return _highest(ladder)
+    raise ValueError(
+        f"not even the smallest network keeps the limits: {'; '.join(broken)}. Loosen them, or use fewer pictures."
+    )
 
-    # Cost grows along the ladder, so the last that keeps its limits is found by halving.
-    low, high = 0, len(ladder)
-    if at(0).broken:
-        raise ValueError(
-            f"not even the smallest network keeps the limits: {'; '.join(at(0).broken)}. Loosen them, or use fewer "
-            "pictures."
-        )
+
+class _Ladder:
+    """Candidates by cost, each measured when it is first asked for."""
+
+    def __init__(self, wish: Wish, *, is_long: bool) -> None:
+        self.wish = wish
+        self.is_long = is_long
+        self.steps = _steps(wish, is_long=is_long)
+        self._measured: dict[int, Candidate] = {}
+
+    def at(self, i: int) -> Candidate:
+        """The candidate on step `i`."""
+        if i not in self._measured:
+            self._measured[i] = _measured(self.steps[i], self.wish, is_long=self.is_long)
+        return self._measured[i]
+
+
+def _highest(ladder: _Ladder) -> Advice:
+    """The last that keeps its limits, found by halving, since cost grows along the ladder; the first one does."""
+    at, low, high = ladder.at, 0, len(ladder.steps)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if at(middle).broken else (middle, high)
     return Advice(
         chosen=at(low),
         smaller=at(low - 1) if low > 0 else None,
-        larger=at(low + 1) if low + 1 < len(ladder) else None,
-        reasons=tuple(_reasons(wish, at(low))),
+        larger=at(low + 1) if low + 1 < len(ladder.steps) else None,
+        reasons=tuple(_reasons(ladder, at(low))),
     )
 
 
-def _ladder(wish: Wish) -> list[Experiment]:
+def _steps(wish: Wish, *, is_long: bool) -> list[Experiment]:
     """Candidates by cost: first as wide as it goes at the smallest depth, then, in long training, deeper."""
     base = zoo.experiment(BASE)
-    is_long = _is_long(wish)
     deeper = [(depth, 1.0) for depth in _DEPTHS]
     wider = [(26, 1.5), (26, 2.0), (50, 2.0), (50, 3.0)]
     steps = [*_SMALLEST, *(deeper if is_long else wider)]
@@ -142,6 +163,8 @@ def _ladder(wish: Wish) -> list[Experiment]:
             "arch.width": width,
             "data.size": size,
         }
+        if size <= SMALL_PICTURE:
+            edits["arch.stem"] = "small"  # as the fit does: after a stem of stride 4 little would be left
         edits["arch.drop_path"] = 0.1 if depth >= 200 else 0.0
         edits["recipe.batch_size"] = min(4096, fitting_batch_size(wish.num_images))
         if not is_long:
@@ -151,12 +174,7 @@ def _ladder(wish: Wish) -> list[Experiment]:
     return sorted(found, key=lambda experiment: experiment.count_cost().macs)
 
 
-def _is_long(wish: Wish) -> bool:
-    """Whether training is long: by the epochs that are asked for; a time budget is for a small network many."""
-    return wish.minutes is not None or (wish.epochs or 0.0) >= LONG
-
-
-def _measured(experiment: Experiment, wish: Wish) -> Candidate:
+def _measured(experiment: Experiment, wish: Wish, *, is_long: bool) -> Candidate:
     macs = experiment.count_cost().macs
     # A small network needs a large batch to show its speed, and a large one would take long for it.
     batch_size = max(8, min(64, 2 ** int(math.log2(_MACS_OF_A_STEP / macs))))
@@ -167,7 +185,7 @@ def _measured(experiment: Experiment, wish: Wish) -> Candidate:
         epochs = wish.epochs
     else:
         affordable = 60 * (wish.minutes or 0.0) * _SHARE_FOR_TRAINING / (seconds * wish.num_images)
-        epochs = float(f"{min(350.0, affordable):.3g}")
+        epochs = float(f"{min(350.0 if is_long else LONG - 1, affordable):.3g}")
     memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
     return Candidate(
@@ -178,7 +196,10 @@ def _measured(experiment: Experiment, wish: Wish) -> Candidate:
         memory_gib=memory,
         epochs=epochs,
         minutes=epochs * wish.num_images * seconds / _SHARE_FOR_TRAINING / 60,
-        broken=tuple(_broken(wish, epochs=epochs, latency_ms=latency, memory_gib=memory)),
+        broken=(
+            *_too_few(wish, epochs, fewest=LONG if is_long else _FEWEST_SHORT),
+            *_broken(wish, latency_ms=latency, memory_gib=memory),
+        ),
     )
 
 
@@ -210,17 +231,21 @@ def _timing(experiment: Experiment, protocol: Protocol) -> Timing:
     return timing
 
 
-def _broken(wish: Wish, *, epochs: float, latency_ms: float, memory_gib: float | None) -> Iterator[str]:
-    if wish.minutes is not None and epochs < _FEWEST_EPOCHS:
-        yield f"{wish.minutes:g} minutes are enough for {epochs:.3g} epochs only, {_FEWEST_EPOCHS:g} are wanted"
+def _too_few(wish: Wish, epochs: float, *, fewest: float) -> Iterator[str]:
+    if wish.minutes is not None and epochs < fewest:
+        yield f"{wish.minutes:g} minutes are enough for {epochs:.3g} epochs only, {fewest:g} are wanted"
+
+
+def _broken(wish: Wish, *, latency_ms: float, memory_gib: float | None) -> Iterator[str]:
     if wish.latency_ms is not None and latency_ms > wish.latency_ms:
         yield f"a picture takes {latency_ms:.3g} ms, {wish.latency_ms:g} are allowed"
     if wish.memory_gib is not None and memory_gib is not None and memory_gib > wish.memory_gib:
         yield f"a training step takes {memory_gib:.3g} GiB, {wish.memory_gib:g} are allowed"
 
 
-def _reasons(wish: Wish, chosen: Candidate) -> Sequence[str]:
-    if _is_long(wish):
+def _reasons(ladder: _Ladder, chosen: Candidate) -> Sequence[str]:
+    wish = ladder.wish
+    if ladder.is_long:
         shape = (
             f"{chosen.epochs:.3g} epochs over {wish.num_images:,} pictures: a network that sees them so often can "
             "overfit, so depth is raised before width (rule 1)"
@@ -230,7 +255,10 @@ def _reasons(wish: Wish, chosen: Candidate) -> Sequence[str]:
     size = "size grows slowly, with the depth, as in the released family (rule 2)"
     if wish.side is not None:
         size += f", and not beyond the {wish.side} pixels of the pictures"
-    return (shape, size, "of the candidates it is the largest that keeps every limit, as measured here")
+    limits = "of the candidates it is the largest that keeps every limit, as measured here"
+    if wish.memory_gib is not None and chosen.memory_gib is None:
+        limits = f"{limits}; but memory cannot be measured on this device, and is not among them"
+    return (shape, size, limits)
 
 
 def wish_for(data: str | None, *, num_images: int | None, **limits: Any) -> Wish:  # noqa: ANN401 - the fields of `Wish`

@@ -2,6 +2,8 @@
 
 The first line is the study: its base, its data, its trials. Each further line is a result: a trial with one seed. Which
 test pictures were missed is part of it, so that trials can be compared picture by picture wherever the file lies.
+
+Shapes: `S` seeds, `N` pictures that every finished run has scored.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ class Setting:
     num_test: int
     train_digest: str
     test_digest: str
+    micro_batch: int | None = None
+    """As given; None lets each run choose."""
+    limits: str = ""
+    """Those beyond which trials were left out, as typed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +56,14 @@ class Result:
     count: int = 0
     """Test pictures that were scored."""
     missed: tuple[int, ...] = ()
-    """Places, among the scored pictures in their order, of those whose class was not named first."""
+    """Places in the test split of the pictures whose class was not named first."""
+    unscored: tuple[int, ...] = ()
+    """Places of those that could not be read."""
     top1: float | None = None
     curve: tuple[tuple[float, float], ...] = ()
     """Epoch and top-1 of each evaluation."""
     minutes: float | None = None
-    """Of training, evaluation aside."""
+    """Of the whole run, with its evaluations."""
     images_per_second: float | None = None
     """In training, median over evaluations, of one process among those that ran at once."""
     params: int | None = None
@@ -78,13 +86,14 @@ class Record:
         return sorted(found, key=lambda result: result.seed)
 
     def hits(self, label: str, seeds: Iterable[int]) -> Bool[np.ndarray, "S N"]:
-        """Which of the scored pictures each of `seeds` got right in a trial."""
+        """Which pictures each of `seeds` got right in a trial, of those that every finished run has scored."""
         by_seed = {result.seed: result for result in self.of(label)}
         chosen = [by_seed[seed] for seed in seeds]
-        hits = np.ones((len(chosen), max((result.count for result in chosen), default=0)), dtype=bool)
+        hits = np.ones((len(chosen), self.setting.num_test), dtype=bool)
         for row, result in zip(hits, chosen, strict=True):
             row[list(result.missed)] = False
-        return hits
+        lost = sorted({place for result in self.results if result.error is None for place in result.unscored})
+        return np.delete(hits, lost, axis=1)
 
     def seeds(self, *labels: str) -> tuple[int, ...]:
         """The seeds with which all of `labels` are finished."""
@@ -138,15 +147,17 @@ def _record(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Reco
         notes=tuple(head["notes"]),
     )
     setting = Setting(**{name: head[name] for name in names})
-    return Record(study=study, setting=setting, results=tuple(_result(line) for line in lines))
+    num_test = int(setting.num_test)
+    return Record(study=study, setting=setting, results=tuple(_result(line, num_test) for line in lines))
 
 
-def _result(line: Mapping[str, Any]) -> Result:
-    values: dict[str, Any] = {
-        **line,
-        "missed": tuple(line["missed"]),
-        "curve": tuple((float(epoch), float(top1)) for epoch, top1 in line["curve"]),
-    }
+def _result(line: Mapping[str, Any], num_test: int) -> Result:
+    missed, unscored = (tuple(int(place) for place in line[name]) for name in ("missed", "unscored"))
+    odd = next((place for place in (*missed, *unscored) if not 0 <= place < num_test), None)
+    if odd is not None:
+        raise ValueError(f"it names test picture {odd} of {num_test}")
+    curve = tuple((float(epoch), float(top1)) for epoch, top1 in line["curve"])
+    values: dict[str, Any] = {**line, "missed": missed, "unscored": unscored, "curve": curve}
     return Result(**values)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from resnet_rs import config
 from resnet_rs.fit import fitting_decay
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
-from resnet_rs.studies.study import Study, Trial
+from resnet_rs.studies.study import Study, Trial, refuse_odd_number
 from resnet_rs.training.experiment import Experiment
 
 _WARMUP_SHARE = 0.1
@@ -58,6 +58,7 @@ def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> 
     if not isinstance(base.arch, ResNetArch):
         raise ValueError(f"this study scales a ResNet, and the base has a {type(base.arch).__name__}.")
     axes = config.edit(Grid(), {path.removeprefix("grid."): value for path, value in settings.items()})
+    refuse_odd_number(len(axes.epochs) * len(axes.sizes) * len(axes.depths) * len(axes.widths))
     trials: list[Trial] = []
     for epochs, size, depth, width in product(axes.epochs, axes.sizes, axes.depths, axes.widths):
         is_longest = epochs == max(axes.epochs)

@@ -13,21 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from statistics import mean
 
 import numpy as np
 from jaxtyping import Float
 
-from resnet_rs.report.comparison import mean_of_hits
+from resnet_rs.report.comparison import Verdict, holm, mean_of_hits, paired_differences, verdict
 from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
-from resnet_rs.report.study_page import Chart
+from resnet_rs.report.study_page import Chart, Statement
 from resnet_rs.studies.claim import Claim
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
 
 AXES = ("epochs", "size", "depth", "width")
-_UNIT = "points for a doubling"
 _SHARE_OF_SMALL = 0.5
 """Share of the trials, the cheapest, through which the power law is drawn."""
 
@@ -37,24 +36,49 @@ def claims(record: Record) -> list[Claim]:
     lengths = sorted({trial.at["epochs"] for trial in record.study.trials})
     longest, shortest = lengths[-1], lengths[0]
 
-    def claim(text: str, larger: str, smaller: str, length: float, cost: Cost) -> Claim:
+    def claim(text: str, larger: str, smaller: str, length: float, per: str) -> Claim:
         return Claim(
             text=text,
-            unit=_UNIT,
-            larger=_return(record, axis=larger, length=length, cost=cost),
-            smaller=_return(record, axis=smaller, length=length, cost=cost),
+            unit=f"points for a doubling of {per}",
+            larger=_return(record, axis=larger, length=length, measure=_COSTS[per]),
+            smaller=_return(record, axis=smaller, length=length, measure=_COSTS[per]),
         )
 
     found: list[Claim] = []
-    for name, cost in _COSTS.items():
-        text = f"rule 1, long ({longest:g} epochs): depth returns more than width for the same {name}"
-        found.append(claim(text, "depth", "width", longest, cost))
+    for per in _COSTS:
+        text = f"rule 1, long ({longest:g} epochs): depth returns more than width for the same {per}"
+        found.append(claim(text, "depth", "width", longest, per))
         if shortest < longest:
-            text = f"rule 1, short ({shortest:g} epochs): width returns more than depth for the same {name}"
-            found.append(claim(text, "width", "depth", shortest, cost))
+            text = f"rule 1, short ({shortest:g} epochs): width returns more than depth for the same {per}"
+            found.append(claim(text, "width", "depth", shortest, per))
     text = f"rule 2 ({longest:g} epochs): size returns less than depth for the same multiply-adds"
-    found.append(claim(text, "depth", "size", longest, _macs))
+    found.append(claim(text, "depth", "size", longest, "multiply-adds"))
     return [*found, *_diminishing(record, longest)]
+
+
+def flops_mislead(record: Record) -> Iterator[Statement]:
+    """Whether of two networks trained for the longest the one with fewer multiply-adds can be the more accurate."""
+    longest = max(trial.at["epochs"] for trial in record.study.trials)
+    trials = sorted(_finished(record, longest), key=lambda trial: _macs(record, trial))
+    seeds = record.seeds(*(trial.label for trial in trials))
+    pairs = [(a, b) for a, b in combinations(trials, 2) if _macs(record, a) < _macs(record, b)]
+    text = f"multiply-adds do not predict accuracy ({longest:g} epochs)"
+    if not pairs or not seeds:
+        yield Statement(claim=text, finding="not tried", figure="")
+        return
+    hits = {trial.label: record.hits(trial.label, seeds) for trial in trials}
+    steps = paired_differences([(hits[a.label], hits[b.label]) for a, b in pairs])
+    adjusted = holm([step.p for step in steps])
+    better = [
+        (step.value, a, b)
+        for step, p, (a, b) in zip(steps, adjusted, pairs, strict=True)
+        if verdict(step.value, p) is Verdict.BETTER
+    ]
+    figure = f"in {len(better)} of {len(pairs)} pairs the network with fewer is better, of those told apart"
+    if better:
+        value, a, b = max(better, key=lambda found: found[0])
+        figure += f"; the most: {a.label} against {b.label}, {100 * value:+.2f} points"
+    yield Statement(claim=text, finding="seen" if better else "not seen", figure=figure)
 
 
 def charts(record: Record) -> tuple[Chart, ...]:
@@ -77,6 +101,7 @@ def charts(record: Record) -> tuple[Chart, ...]:
     for length in sorted({trial.at["epochs"] for trial in record.study.trials}):
         for size in sorted({trial.at["size"] for trial in record.study.trials}):
             cell = [trial for trial in _finished(record, length) if trial.at["size"] == size]
+            cell = [trial for trial in cell if _milliseconds(record, trial) is not None]
             figure = points_figure(
                 [_speed_point(record, trial) for trial in cell],
                 x=Axis(title="milliseconds for a picture in training", is_log=True),
@@ -91,10 +116,9 @@ def charts(record: Record) -> tuple[Chart, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
-    """Error = scale * macs ** exponent, fitted on the cheaper trials."""
+    """Error proportional to macs ** exponent, fitted on the cheaper trials."""
 
     exponent: float
-    scale: float
     residual_of_small: float
     """Root mean square of log10(error) about the law, of the trials it was fitted on."""
     residual_of_large: float
@@ -120,7 +144,7 @@ def power_law(record: Record, length: float) -> PowerLaw | None:
     if len(trials) < 6:
         return None
     x = np.log10([_macs(record, trial) for trial in trials])
-    errors = [1 - mean_of_hits(record.hits(t.label, record.seeds(t.label))).value for t in trials]
+    errors = [1 - record.hits(t.label, record.seeds(t.label)).mean() for t in trials]
     y = np.log10(np.maximum(errors, 1e-6))
     small = max(3, round(len(trials) * _SHARE_OF_SMALL))
     exponent, offset = np.polyfit(x[:small], y[:small], 1)
@@ -128,43 +152,45 @@ def power_law(record: Record, length: float) -> PowerLaw | None:
     ends = [(float(10**at), float(100 * 10 ** (exponent * at + offset))) for at in (x[0], x[-1])]
     return PowerLaw(
         exponent=float(exponent),
-        scale=float(10**offset),
         residual_of_small=float(np.sqrt(np.mean(residual[:small] ** 2))),
         residual_of_large=float(np.sqrt(np.mean(residual[small:] ** 2))),
         line=Line(label="power law of the cheaper half", points=ends, is_dashed=True),
     )
 
 
-Cost = Callable[[Record, Trial], float]
+Measure = Callable[[Record, Trial], float | None]
 
 
 def _macs(record: Record, trial: Trial) -> float:
     return mean(float(result.macs or 0) for result in record.of(trial.label))
 
 
-def _milliseconds(record: Record, trial: Trial) -> float:
-    return mean(1000 / (result.images_per_second or math.inf) for result in record.of(trial.label))
+def _milliseconds(record: Record, trial: Trial) -> float | None:
+    """Of a picture in training; none where a run was too short to tell."""
+    speeds = [result.images_per_second for result in record.of(trial.label)]
+    return mean(1000 / speed for speed in speeds if speed) if all(speeds) else None
 
 
-_COSTS: Mapping[str, Cost] = {"multiply-adds": _macs, "training time": _milliseconds}
+_COSTS: Mapping[str, Measure] = {"multiply-adds": _macs, "training time": _milliseconds}
 
 
 def _return(
-    record: Record, *, axis: str, length: float, cost: Cost, step: tuple[float, float] | None = None
+    record: Record, *, axis: str, length: float, measure: Measure, step: tuple[float, float] | None = None
 ) -> Float[np.ndarray, "S N"] | None:
-    """Hits gained for each doubling of cost along `axis`, over all neighbors at one length; none without neighbors.
+    """Hits gained for each doubling of a cost along `axis`, over all neighbors at one length; none without neighbors.
 
     With `step` only the neighbors between those two values of the axis count.
     """
     pairs = [
         (low, high)
-        for low, high in _neighbors(_finished(record, length), axis)
+        for low, high in _neighbors(record, length, axis)
         if step is None or (low.at[axis], high.at[axis]) == step
     ]
     # The same seeds in every claim, so that returns can be compared seed by seed.
     seeds = record.seeds(*(trial.label for trial in record.study.trials if record.of(trial.label)))
-    doublings = sum(math.log2(cost(record, high) / cost(record, low)) for low, high in pairs)
-    if not pairs or not seeds or doublings <= 0:
+    costs = [(measure(record, low), measure(record, high)) for low, high in pairs]
+    doublings = sum(math.log2(high / low) if low and high else math.nan for low, high in costs)
+    if not pairs or not seeds or not doublings > 0:
         return None
     gains = [_gain(record, low, high, seeds) for low, high in pairs]
     return np.sum(gains, axis=0) / doublings
@@ -182,21 +208,24 @@ def _diminishing(record: Record, length: float) -> Iterator[Claim]:
     first, last = (sizes[0], sizes[1]), (sizes[-2], sizes[-1])
     steps = f"from {first[0]:g} to {first[1]:g} px returns more than from {last[0]:g} to {last[1]:g}"
     yield Claim(
-        unit=_UNIT,
+        unit="points for a doubling of multiply-adds",
         text=f"rule 2 ({length:g} epochs): {steps}",
-        larger=_return(record, axis="size", length=length, cost=_macs, step=first),
-        smaller=_return(record, axis="size", length=length, cost=_macs, step=last),
+        larger=_return(record, axis="size", length=length, measure=_macs, step=first),
+        smaller=_return(record, axis="size", length=length, measure=_macs, step=last),
     )
 
 
-def _neighbors(trials: Sequence[Trial], axis: str) -> Iterator[tuple[Trial, Trial]]:
-    """Pairs that differ in `axis` alone, by one step of the grid."""
+def _neighbors(record: Record, length: float, axis: str) -> Iterator[tuple[Trial, Trial]]:
+    """Finished pairs that differ in `axis` alone, by one step of the grid."""
+    steps = set(pairwise(sorted({trial.at[axis] for trial in record.study.trials})))
     others = [name for name in AXES if name != axis]
     lines: dict[tuple[float, ...], list[Trial]] = {}
-    for trial in trials:
+    for trial in _finished(record, length):
         lines.setdefault(tuple(trial.at[name] for name in others), []).append(trial)
     for line in lines.values():
-        yield from pairwise(sorted(line, key=lambda trial: trial.at[axis]))
+        for low, high in pairwise(sorted(line, key=lambda trial: trial.at[axis])):
+            if (low.at[axis], high.at[axis]) in steps:
+                yield low, high
 
 
 def _finished(record: Record, length: float) -> list[Trial]:
@@ -219,7 +248,7 @@ def _speed_point(record: Record, trial: Trial) -> Point:
     top1 = mean_of_hits(record.hits(trial.label, record.seeds(trial.label)))
     return Point(
         label=trial.label,
-        x=_milliseconds(record, trial),
+        x=_milliseconds(record, trial) or math.nan,
         y=100 * top1.value,
         low=100 * top1.low,
         high=100 * top1.high,

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any, Literal, get_args
 
 from resnet_rs import config, paper, storage, zoo
-from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
+from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench, surroundings
 from resnet_rs.training.experiment import Experiment
 
 RECORD = "speed.jsonl"
@@ -110,7 +110,10 @@ class SpeedRecord:
     """One for each network, mode and turn, as they came."""
 
     def of(self, name: str, mode: str) -> Timing | None:
-        """What a network takes: the median over its turns, the most memory, and its error if one has failed."""
+        """What a network takes: the median over its turns, from the least p10 to the largest p90, the most memory.
+
+        Its error, if a turn has failed; None if it was not measured.
+        """
         turns = [t for t in self.timings if (t.name, t.mode) == (name, mode)]
         if not turns:
             return None
@@ -163,16 +166,13 @@ def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate]) -> It
     another protocol.
     """
     own = {name: value for name, value in asdict(protocol).items() if name != "mode"}
+    if not (folder / RECORD).is_file() and not storage.is_vacant(folder):
+        raise ValueError(
+            f"{folder} is not empty and holds no study of speed. Choose a new folder for `--out`."
+        )
     storage.make_folders(folder)
     with storage.locked(folder):
-        record = SpeedRecord(protocol=own)
-        if (folder / RECORD).is_file():
-            record = read(folder)
-            if record.protocol != own:
-                raise ValueError(
-                    f"{folder} was measured with another protocol: {json.dumps(record.protocol)}. Use a new folder."
-                )
-        record = replace(record, timings=tuple(t for t in record.timings if t.error is None))
+        record = _begun(folder, SpeedRecord(protocol=own), surroundings(protocol))
         yield from record.timings
         for turn in range(protocol.num_rounds):
             for mode in reversed(MODES):
@@ -181,6 +181,23 @@ def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate]) -> It
                     record = replace(record, timings=(*record.timings, timing))
                     record.write(folder)
                     yield timing
+
+
+def _begun(folder: Path, new: SpeedRecord, here: Mapping[str, Any]) -> SpeedRecord:
+    """What was measured in `folder` before, failures aside; refused if that was otherwise, or elsewhere."""
+    if not (folder / RECORD).is_file():
+        return new
+    before = read(folder)
+    if before.protocol != new.protocol:
+        raise ValueError(
+            f"{folder} was measured with another protocol: {json.dumps(before.protocol)}. Use a new folder."
+        )
+    kept = tuple(timing for timing in before.timings if timing.error is None)
+    for name, value in here.items():
+        was = next((getattr(timing, name) for timing in kept if getattr(timing, name) != value), value)
+        if was != value:
+            raise ValueError(f"{folder} was measured with {name} {was}, now {value}. Use a new folder.")
+    return replace(before, timings=kept)
 
 
 def _is_missing(record: SpeedRecord, name: str, mode: Mode, turn: int) -> bool:

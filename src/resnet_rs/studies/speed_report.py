@@ -16,6 +16,7 @@ from resnet_rs.deploy.bench import Mode, Timing
 from resnet_rs.report.figures import Figure
 from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
 from resnet_rs.report.study_page import Chart, Listing, Statement, StudyPage, render_study_page
+from resnet_rs.report.table import markdown_table
 from resnet_rs.studies.speed import MODES, TITLE, Candidate, Family, SpeedRecord, candidates
 
 _CALLED: Mapping[Mode, str] = {"train": "training step", "infer": "inference"}
@@ -46,7 +47,7 @@ class SpeedUp:
 
 
 def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
-    """Of every EfficientNet whose published accuracy lies within that of the measured ResNet-RS."""
+    """Of every EfficientNet; none where its accuracy lies beyond that of the measured ResNet-RS."""
     known = candidates()
     ours = [c for c in known if c.family == "ResNet-RS"]
     here: dict[Mode, dict[str, float | None]] = {
@@ -93,10 +94,10 @@ def markdown(record: SpeedRecord) -> str:
         [
             f"**{TITLE}**",
             f"{_protocol(record)}",
-            _table(_HEAD, _rows(record)),
+            markdown_table(_HEAD, _rows(record)),
             "How many times faster ResNet-RS is:",
-            _table(_UPS_HEAD, _up_rows(record)),
-            _table(("claim", "finding", "figure"), claims),
+            markdown_table(_UPS_HEAD, _up_rows(record)),
+            markdown_table(("claim", "finding", "figure"), claims),
         ]
     )
 
@@ -146,14 +147,15 @@ def _flops_mislead(record: SpeedRecord) -> Iterator[Statement]:
     found = (record.of(name, "train") for name in record.names())
     timed = [(t, t.latency_ms) for t in found if t is not None and t.latency_ms is not None]
     pairs = [(a, b) for a in timed for b in timed if a[0].macs < b[0].macs]
-    wrong = [(a, b) for a, b in pairs if a[1] > b[1]]
+    # Clearly, beyond what repeats of one network differ by.
+    wrong = [(a, b) for a, b in pairs if (a[0].latency_ms_p10 or 0.0) > (b[0].latency_ms_p90 or math.inf)]
     if pairs:
         worst = max(wrong, key=lambda pair: pair[0][1] / pair[1][1], default=None)
         said = "" if worst is None else f"; the most: {worst[0][0].name} against {worst[1][0].name}"
         yield Statement(
             claim="multiply-adds do not predict the time of a training step",
             finding="seen" if wrong else "not seen",
-            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is the slower{said}",
+            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower{said}",
         )
 
 
@@ -292,10 +294,6 @@ def _up_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
         )
         for up in speed_ups(record)
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def _times(value: float | None) -> str:

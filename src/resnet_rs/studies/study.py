@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -12,6 +15,7 @@ from resnet_rs import config
 from resnet_rs.training.experiment import Experiment
 
 _MAX_TRIALS = 10_000
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,12 @@ class Trial:
 
     @property
     def folder_name(self) -> str:
-        """Its label in letters that every file system takes."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.") or "trial"
+        """Its label in letters that every file system takes; where some are lost, with a digest of it."""
+        name = re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
+        if self.label.isascii() and 0 < len(name) <= _LONGEST_NAME:
+            return name
+        digest = hashlib.sha256(self.label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return f"{name[:_LONGEST_NAME]}-{digest}".strip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +53,9 @@ class Study:
     """What a reader must know of how the trials were made from the base."""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.trials) <= _MAX_TRIALS:
-            raise ValueError(f"a study has 1 to {_MAX_TRIALS:,} trials, got {len(self.trials):,}.")
-        names = [trial.folder_name for trial in self.trials]
-        double = next((trial for trial in self.trials if names.count(trial.folder_name) > 1), None)
+        refuse_odd_number(len(self.trials))
+        counts = Counter(trial.folder_name for trial in self.trials)
+        double = next((trial for trial in self.trials if counts[trial.folder_name] > 1), None)
         if double is not None:
             raise ValueError(
                 f"two trials are called {double.label!r}, or nearly so. Give each a label of its own."
@@ -94,6 +101,8 @@ class Step:
     label: str
     edits: Mapping[str, Any]
     paper: float | None = None
+    versus: str | None = None
+    """Label of the row that it is compared with, if that is another than usual."""
 
 
 def additive(steps: Sequence[Step]) -> tuple[Trial, ...]:
@@ -102,7 +111,7 @@ def additive(steps: Sequence[Step]) -> tuple[Trial, ...]:
     edits: dict[str, Any] = {}
     for step in steps:
         edits = {**edits, **step.edits}
-        versus = trials[-1].label if trials else None
+        versus = step.versus or (trials[-1].label if trials else None)
         trials.append(Trial(label=step.label, edits=edits, versus=versus, paper=step.paper))
     return tuple(trials)
 
@@ -111,13 +120,25 @@ def alternatives(steps: Sequence[Step]) -> tuple[Trial, ...]:
     """One trial per step with its own edits alone, each compared with the first."""
     first = steps[0].label if steps else None
     return tuple(
-        Trial(label=s.label, edits=s.edits, versus=None if s.label == first else first, paper=s.paper)
+        Trial(
+            label=s.label,
+            edits=s.edits,
+            versus=s.versus or (None if s.label == first else first),
+            paper=s.paper,
+        )
         for s in steps
     )
 
 
+def refuse_odd_number(num_trials: int) -> None:
+    """Refuse more trials than anybody can run, before they are made, and none at all."""
+    if not 1 <= num_trials <= _MAX_TRIALS:
+        raise ValueError(f"a study has 1 to {_MAX_TRIALS:,} trials, got {num_trials:,}.")
+
+
 def grid(axes: Mapping[str, Sequence[Any]]) -> tuple[Trial, ...]:
     """One trial per combination of values, each compared with the one before along the last axis."""
+    refuse_odd_number(math.prod(len(values) for values in axes.values()))
     trials: list[Trial] = []
     last = list(axes.values())[-1] if axes else []
     for values in product(*axes.values()):

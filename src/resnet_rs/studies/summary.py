@@ -11,16 +11,18 @@ import numpy as np
 from jaxtyping import Bool
 
 from resnet_rs import config, storage
+from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.report.comparison import holm, mean_of_hits, paired_differences, verdict
 from resnet_rs.report.study_figures import curves_figure, dots_figure
-from resnet_rs.report.study_page import Chart, StudyPage, render_study_page
-from resnet_rs.report.table import Link, Row, Table
+from resnet_rs.report.study_page import Chart, Statement, StudyPage, render_study_page
+from resnet_rs.report.table import Link, Row, Table, markdown_table
 from resnet_rs.studies import methods_report, scaling_report
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
 
 PAGE = "page.html"
+_NOT_COMPARABLE = "; not comparable with the paper's ImageNet"
 
 _CLAIMS: dict[str, Callable[[Record], list[Claim]]] = {
     "training-methods": methods_report.additive_claims,
@@ -74,12 +76,11 @@ def tabulate(record: Record, *, has_folder: bool = False) -> Table:
 
 def markdown(record: Record) -> str:
     """The table, and what may be said of the paper's claims."""
-    lines = [tabulate(record).markdown()]
-    statements = judge(_CLAIMS.get(record.study.name, _no_claims)(record))
+    parts = [tabulate(record).markdown()]
+    statements = [(s.claim, s.finding, s.figure) for s in _statements(record)]
     if statements:
-        lines += ["", "| claim | finding | figure |", "|---|---|---|"]
-        lines += [f"| {s.claim} | {s.finding} | {s.figure} |" for s in statements]
-    return "\n".join(lines)
+        parts.append(markdown_table(("claim", "finding", "figure"), statements))
+    return "\n\n".join(parts)
 
 
 def describe_setting(record: Record) -> str:
@@ -99,18 +100,19 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
     )
     seeds = sorted({result.seed for result in record.results})
     minutes = sum(result.minutes or 0.0 for result in record.results)
+    is_imagenet = record.setting.num_train == IMAGENET_IMAGES
     is_grid = record.study.name == "scaling" and bool(record.results)
     page = StudyPage(
         title=record.study.title,
-        base=f"{describe_setting(record)}; not comparable with the paper's ImageNet",
+        base=f"{describe_setting(record)}{'' if is_imagenet else _NOT_COMPARABLE}",
         headline={
             "runs": f"{done} of {len(record.study.trials) * max(1, len(seeds))}",
             **({"failed": str(failed)} if failed else {}),
             "seeds": str(len(seeds)),
-            "training": f"{minutes:,.0f} min",
+            "time of the runs": f"{minutes:,.0f} min",
         },
         notes=record.study.notes,
-        statements=judge(_CLAIMS.get(record.study.name, _no_claims)(record)),
+        statements=_statements(record),
         tables=(replace(table, title="Trials"),),
         charts=(*_charts(record, table), *(scaling_report.charts(record) if is_grid else ())),
         environment=next((r.environment for r in record.results if r.environment), {}),
@@ -154,6 +156,13 @@ def _pair(record: Record, trial: Trial) -> Iterator[tuple[Hits, Hits]]:
 
 def _link(trial: Trial, seed: int) -> Link:
     return Link(text=f"seed {seed}", href=f"trials/{trial.folder_name}/seed-{seed}/page.html")
+
+
+def _statements(record: Record) -> tuple[Statement, ...]:
+    statements = judge(_CLAIMS.get(record.study.name, _no_claims)(record))
+    if record.study.name == "scaling":
+        statements = (*statements, *scaling_report.flops_mislead(record))
+    return statements
 
 
 def _no_claims(record: Record) -> list[Claim]:

@@ -165,8 +165,8 @@ class ClassificationMeter(Meter):
             "confusion": self.confusion(rows).tolist(),
             "reliability": [bin._asdict() for bin in reliability_bins(confidence, hit)],
             "worst": self._worst(rows),
-            # Their places among the scored, so that two models can be compared picture by picture.
-            "missed": np.flatnonzero(~hit).tolist(),
+            # Their places in the source, so that two models can be compared picture by picture.
+            "missed": rows["index"][~hit].tolist(),
         }
 
     def confusion(self, rows: np.ndarray) -> Int[np.ndarray, "K K"]:

@@ -60,15 +60,9 @@ def _claim(job: Job) -> None:
 
 
 def _refuse_foreign_folder(folder: Path) -> None:
-    if (folder / "experiment.json").is_file() or not folder.exists():
-        return
-    if any(not _is_ours(file) for file in folder.iterdir()):
+    # A run that was killed while it claimed its folder leaves `run.json`.
+    if not (folder / "experiment.json").is_file() and not storage.is_vacant(folder, but=("run.json",)):
         raise ValueError(f"{folder} is not empty and holds no run. Choose a new folder for `--out`.")
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file can be left over from a run that was killed while it claimed its folder."""
-    return file.name in ("run.json", storage.LOCK) or file.name.startswith(storage.PARTIAL)
 
 
 def _refuse_other_run(job: Job) -> None:

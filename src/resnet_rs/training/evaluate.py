@@ -102,10 +102,15 @@ def scores(evaluation: Evaluation, source: Source) -> dict[str, Any]:
         first = evaluation.unreadable[0] if evaluation.unreadable else "the data is empty"
         raise ValueError(f"none of {len(source)} samples could be scored; the first: {first}.")
     worst = [{**item, "key": source.key(item["index"])} for item in found.get("worst", [])]
+    lost = {error.key for error in evaluation.unreadable}
+    places = {source.key(i): i for i in range(len(source)) if source.key(i) in lost} if lost else {}
     return {
         **found,
         **({"worst": worst} if worst else {}),
         "weights": name,
         "summaries": {name: meter.summary() for name, meter in evaluation.meters.items()},
-        "unreadable": [{"key": error.key, "reason": error.reason} for error in evaluation.unreadable],
+        "unreadable": [
+            {"key": error.key, "index": places.get(error.key), "reason": error.reason}
+            for error in evaluation.unreadable
+        ],
     }

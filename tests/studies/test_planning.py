@@ -1,0 +1,74 @@
+"""From a request to a plan: limits leave trials out, and a study that is begun keeps those it began with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from studies.conftest import asked_to_stop, request
+
+from resnet_rs.jobs import Here
+from resnet_rs.studies import record as records
+from resnet_rs.studies.conduct import conduct
+from resnet_rs.studies.planning import plan
+
+GRID = {"grid.widths": "1, 2", "grid.depths": "14", "grid.sizes": "1", "grid.epochs": "1"}
+
+
+@pytest.fixture(scope="module")
+def scaling(tmp_path_factory):
+    asked = request(tmp_path_factory.mktemp("pictures"))
+    return replace(asked, name="scaling", edits={**asked.edits, **GRID}, num_seeds=1)
+
+
+def begin(made, folder):
+    """Write the record and run nothing."""
+    assert list(conduct(made, folder, Here(), stop=asked_to_stop())) == []
+
+
+def widths(made):
+    return [trial.at["width"] for trial in made.study.trials]
+
+
+def macs(scaling):
+    made = plan(scaling, folder=Path("no such folder"))
+    return [experiment.count_cost().macs for experiment in made.study.of(made.base).values()]
+
+
+def test_trials_beyond_a_limit_are_left_out_and_the_study_says_so(scaling, tmp_path):
+    small, large = macs(scaling)
+    assert small < large
+    made = plan(replace(scaling, max_macs=float(small)), folder=tmp_path)
+    assert widths(made) == [1.0]
+    assert made.study.notes[-1] == "1 of 2 trials were beyond the limits and left out."
+    with pytest.raises(ValueError, match="is within the limits"):
+        plan(replace(scaling, max_macs=1.0), folder=tmp_path)
+
+
+def test_the_same_request_goes_on_with_a_study_that_a_limit_has_cut(scaling, tmp_path):
+    limited = replace(scaling, max_macs=float(macs(scaling)[0]))
+    made = plan(limited, folder=tmp_path / "study")
+    begin(made, tmp_path / "study")
+    again = plan(limited, folder=tmp_path / "study")
+    assert again == made
+    begin(again, tmp_path / "study")
+
+
+def test_a_budget_of_time_is_measured_once(scaling, tmp_path, monkeypatch):
+    from resnet_rs.studies import planning
+
+    made = plan(replace(scaling, minutes=60.0), folder=tmp_path / "study")
+    begin(made, tmp_path / "study")
+    monkeypatch.setattr(planning, "measure_speed", None)
+    assert plan(replace(scaling, minutes=60.0), folder=tmp_path / "study") == made
+
+
+def test_a_looser_limit_adds_trials_and_a_tighter_one_is_refused(scaling, tmp_path):
+    small, large = macs(scaling)
+    begin(plan(replace(scaling, max_macs=float(small)), folder=tmp_path / "study"), tmp_path / "study")
+    looser = plan(replace(scaling, max_macs=float(large)), folder=tmp_path / "study")
+    assert widths(looser) == [1.0, 2.0]
+    begin(looser, tmp_path / "study")
+    assert len(records.read(tmp_path / "study").study.trials) == 2
+    tighter = plan(replace(scaling, max_macs=float(small)), folder=tmp_path / "study")
+    with pytest.raises(ValueError, match="now: no trial"):
+        begin(tighter, tmp_path / "study")
