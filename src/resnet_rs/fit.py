@@ -31,7 +31,7 @@ _NUM_MEASURED = 48
 _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
 _NUM_TIMED = 8
-_SHARE_FOR_TRAINING = 0.85
+SHARE_FOR_TRAINING = 0.85
 """Of a time budget; the rest is for evaluation, checkpoints and the page."""
 
 
@@ -113,9 +113,9 @@ def _to_budget(
 ) -> Iterator[tuple[str, Any, str]]:
     """Edits for a time budget at `rate` pictures per second."""
     recipe = experiment.recipe
-    affordable = 60 * minutes * _SHARE_FOR_TRAINING * rate / num_samples
+    affordable = 60 * minutes * SHARE_FOR_TRAINING * rate / num_samples
     epochs = min(recipe.epochs, float(f"{affordable:.3g}"))
-    warmup = min(recipe.schedule.warmup_epochs, float(f"{epochs * _WARMUP_SHARE:.2g}"))
+    warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
     # First the warm-up: at no moment may it be longer than the run.
     yield "recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run"
     yield "recipe.epochs", epochs, f"{minutes:g} minutes at {rate:.3g} pictures per second, as measured here"
@@ -152,6 +152,11 @@ def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
 def half_life_steps(decay: float) -> float:
     """Updates after which a weight counts half in the average."""
     return math.log(0.5) / math.log(decay)
+
+
+def fitting_warmup(warmup_epochs: float, epochs: float) -> float:
+    """A warm-up that is at most a tenth of the run, which five epochs can exceed."""
+    return min(warmup_epochs, float(f"{epochs * _WARMUP_SHARE:.3g}"))
 
 
 def fitting_decay(total_steps: int) -> float:

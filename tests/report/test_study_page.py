@@ -148,6 +148,7 @@ def test_a_table_in_markdown_keeps_ours_and_the_papers_apart():
         "+ dropout",
         "80.50 (79.00 to 82.00)",
         "3",
+        "1.00",
         "plain",
         "+2.00 (+1.00 to +3.00)",
         "0.002",

@@ -21,6 +21,7 @@ from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import NORM_EPS, SqueezeExcite, build_stochastic_depth, init_as_released
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
@@ -34,7 +35,8 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
 }
 """Depth -> blocks in c2, c3, c4 and c5. Source: paper, Table 11; 300 and 400: appendix E.
 
-26 is ours, as no source gives its layout: 3 * 8 + 2 layers, the eight bottlenecks spread evenly.
+14 and 26 are ours: 14 is one block per stage, for small pictures; of 26 no source gives the layout: 3 * 8 + 2 layers,
+the eight bottlenecks spread evenly.
 """
 
 Stem = Literal["2015", "released", "small"]

@@ -19,7 +19,14 @@ from resnet_rs import config, zoo
 from resnet_rs.data.opening import open_data
 from resnet_rs.data.pipeline import SMALLEST_SIZE
 from resnet_rs.deploy.bench import Protocol, Timing, bench
-from resnet_rs.fit import SMALL_PICTURE, fitting_batch_size, fitting_decay, picture_side
+from resnet_rs.fit import (
+    SHARE_FOR_TRAINING,
+    SMALL_PICTURE,
+    fitting_batch_size,
+    fitting_decay,
+    fitting_warmup,
+    picture_side,
+)
 from resnet_rs.models.resnet import BLOCKS
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
@@ -28,7 +35,6 @@ LONG = 100.0
 """Epochs from which on training is long. Source: the regimes of paper, Figure 3: 10, 100, 350."""
 _FEWEST_SHORT = 10.0
 """A time budget must allow this many passes: the shortest training of the paper's regimes."""
-_SHARE_FOR_TRAINING = 0.85
 _SMALLEST = ((14, 0.125), (14, 0.25), (26, 0.25), (26, 0.5), (26, 1.0))
 """Depth and width of the first candidates, which are below the published ones; 14 is one block per stage."""
 _DEPTHS = (50, 101, 152, 200, 270, 350, 420)
@@ -36,7 +42,6 @@ _SIZES = {14: 128, 26: 128, 50: 160, 101: 192, 152: 224, 200: 256, 270: 256, 350
 """Size that belongs to a depth, as in the released family; 14, 26 and 350 are ours."""
 BASE = "resnet-rs-50-i160"
 """What the edits of a candidate start from."""
-_WARMUP_SHARE = 0.1
 _MACS_OF_A_STEP = 2e10
 """About how many multiply-adds a measured forward pass may take."""
 
@@ -159,7 +164,7 @@ def _steps(wish: Wish, *, is_long: bool) -> list[Experiment]:
     for depth, width in steps:
         size = _SIZES[depth] if wish.side is None else min(_SIZES[depth], max(SMALLEST_SIZE, wish.side))
         edits: dict[str, Any] = {
-            "arch.blocks": BLOCKS.get(depth, (1, 1, 1, 1)),
+            "arch.blocks": BLOCKS[depth],
             "arch.width": width,
             "data.size": size,
         }
@@ -184,7 +189,7 @@ def _measured(experiment: Experiment, wish: Wish, *, is_long: bool) -> Candidate
     if wish.epochs is not None:
         epochs = wish.epochs
     else:
-        affordable = 60 * (wish.minutes or 0.0) * _SHARE_FOR_TRAINING / (seconds * wish.num_images)
+        affordable = 60 * (wish.minutes or 0.0) * SHARE_FOR_TRAINING / (seconds * wish.num_images)
         epochs = float(f"{min(350.0 if is_long else LONG - 1, affordable):.3g}")
     memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
@@ -195,7 +200,7 @@ def _measured(experiment: Experiment, wish: Wish, *, is_long: bool) -> Candidate
         latency_ms=latency,
         memory_gib=memory,
         epochs=epochs,
-        minutes=epochs * wish.num_images * seconds / _SHARE_FOR_TRAINING / 60,
+        minutes=epochs * wish.num_images * seconds / SHARE_FOR_TRAINING / 60,
         broken=(
             *_too_few(wish, epochs, fewest=LONG if is_long else _FEWEST_SHORT),
             *_broken(wish, latency_ms=latency, memory_gib=memory),
@@ -205,7 +210,7 @@ def _measured(experiment: Experiment, wish: Wish, *, is_long: bool) -> Candidate
 
 def _of_length(experiment: Experiment, epochs: float, num_images: int) -> Experiment:
     """The experiment with `epochs`, and with a warm-up and an average that suit them."""
-    warmup = min(experiment.recipe.schedule.warmup_epochs, float(f"{epochs * _WARMUP_SHARE:.2g}"))
+    warmup = fitting_warmup(experiment.recipe.schedule.warmup_epochs, epochs)
     shorter = config.edit(experiment, {"recipe.schedule.warmup_epochs": warmup, "recipe.epochs": epochs})
     decay = fitting_decay(shorter.recipe.plan(num_images).total_steps)
     return config.edit(shorter, {"recipe.ema_decay": min(shorter.recipe.ema_decay or 1.0, decay)})

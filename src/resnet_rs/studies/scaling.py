@@ -14,12 +14,11 @@ from itertools import product
 from typing import Any
 
 from resnet_rs import config
-from resnet_rs.fit import fitting_decay
+from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.studies.study import Study, Trial, refuse_odd_number
 from resnet_rs.training.experiment import Experiment
 
-_WARMUP_SHARE = 0.1
 _SMALLEST_SIZE = 8
 
 
@@ -30,7 +29,7 @@ class Grid:
     widths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
     """Times the base's width."""
     depths: tuple[int, ...] = (26, 50, 101, 200, 300, 350, 400)
-    """Names of layouts in the paper's Table 11; 14 is one block per stage."""
+    """Names of layouts: the paper's Table 11 and appendix E; 14 and 26 are ours."""
     sizes: tuple[float, ...] = (128 / 224, 160 / 224, 1.0, 320 / 224, 448 / 224)
     """Times the base's size."""
     epochs: tuple[float, ...] = (10 / 350, 100 / 350, 1.0)
@@ -41,11 +40,9 @@ class Grid:
             values = getattr(self, name)
             if not values or min(values) <= 0 or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be different numbers above 0, got {list(values)}.")
-        unknown = [depth for depth in self.depths if depth not in _layouts()]
+        unknown = [depth for depth in self.depths if depth not in BLOCKS]
         if unknown:
-            raise ValueError(
-                f"depths must be among {', '.join(map(str, sorted(_layouts())))}, got {unknown[0]}."
-            )
+            raise ValueError(f"depths must be among {', '.join(map(str, sorted(BLOCKS)))}, got {unknown[0]}.")
 
 
 def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
@@ -89,11 +86,11 @@ def _edits(
 ) -> dict[str, Any]:
     width, depth, size, epochs = at
     length = float(f"{base.recipe.epochs * epochs:.4g}")
-    warmup = min(base.recipe.schedule.warmup_epochs, float(f"{length * _WARMUP_SHARE:.3g}"))
+    warmup = fitting_warmup(base.recipe.schedule.warmup_epochs, length)
     recipe = replace(base.recipe, schedule=replace(base.recipe.schedule, warmup_epochs=warmup), epochs=length)
     edits: dict[str, Any] = {
         "arch.width": getattr(base.arch, "width", 1.0) * width,
-        "arch.blocks": _layouts()[depth],
+        "arch.blocks": BLOCKS[depth],
         "data.size": max(_SMALLEST_SIZE, round(base.data.size * size)),
         "recipe.epochs": length,
         "recipe.schedule": recipe.schedule,
@@ -109,7 +106,3 @@ def _edits(
             "task.dropout": 0.0,
         }
     return edits
-
-
-def _layouts() -> dict[int, tuple[int, int, int, int]]:
-    return {14: (1, 1, 1, 1), **BLOCKS}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_rs import config, paper
-from resnet_rs.fit import fitting_decay
+from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.resnet import ResNetArch
@@ -24,7 +24,6 @@ _EPOCHS_OF_2015 = 90 / 350
 """Length of the baseline's runs over that of the long ones. Source: paper, Table 10."""
 _DECAY_OF_2015 = 1e-4 / 4e-5
 """Weight decay of the baseline over the smaller one. Source: paper, Table 1."""
-_WARMUP_SHARE = 0.1
 _DROP_PATH = 0.1
 _DROPOUT = 0.25
 _SMOOTHING = 0.1
@@ -123,7 +122,7 @@ def _methods(base: Experiment, num_samples: int) -> list[_Method]:
     """The methods in the order of Table 1."""
     arch, recipe = _arch(base), base.recipe
     short = float(f"{recipe.epochs * _EPOCHS_OF_2015:.4g}")
-    warmup = min(recipe.schedule.warmup_epochs, float(f"{short * _WARMUP_SHARE:.3g}"))
+    warmup = fitting_warmup(recipe.schedule.warmup_epochs, short)
     decay = recipe.ema_decay or fitting_decay(recipe.plan(num_samples).total_steps)
     augment = base.data.randaugment or RandAugment(magnitude=_MAGNITUDE)
     large = float(f"{recipe.weight_decay * _DECAY_OF_2015:.6g}")
