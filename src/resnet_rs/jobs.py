@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from resnet_rs.processes import Stop, end_with_parent, listening
+from resnet_rs.processes import SIGNALS, Stop, end_with_parent, listening
 
 Work = Callable[[str, "Share", Stop], None]
 """Takes a payload, its share of the machine, and where it is asked to leave. A function of a module, found by name."""
@@ -177,10 +177,11 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         answers, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_in_child, args=(theirs, work, payload, share))
-        # Ctrl-C reaches every process of a terminal, but a child obeys its parent alone, who asks it to leave. The
-        # tracker, which would be started with the first child, lets signals through again; so it is started before.
+        # What asks to stop may reach every process of a terminal or a job: no child dies of it before it can listen,
+        # and of Ctrl-C it hears from its parent. The tracker, which would be started with the first child, lets
+        # signals through again; so it is started before.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             process.start()
         finally:
@@ -211,6 +212,7 @@ class _Child:
 def _in_child(answers: Connection, work: Work, payload: str, share: Share) -> None:
     end_with_parent()
     with listening() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGINT})
         try:
             work(payload, share, stop)
         except Left:

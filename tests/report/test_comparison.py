@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -61,6 +62,19 @@ def test_equal_trials_of_a_study_are_told_apart_no_more_often_than_the_level(num
     ]
     wrong = sum(difference.p < 0.05 for pairs in studies for difference in paired_differences(pairs))
     assert wrong <= stats.binom.isf(0.001, 800, 0.05)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3])
+def test_equal_trials_that_are_all_compared_with_each_other_are_rarely_told_apart(num_seeds):
+    """Sixty-six pairs of twelve trials share their luck; corrected, one of them is wrong in one of twenty studies."""
+    rng = np.random.default_rng(10 + num_seeds)
+    wrong = 0
+    for _ in range(200):
+        luck = rng.normal(0, 0.02, (12, num_seeds, 1))
+        trials = list(0.5 + luck + np.zeros((12, num_seeds, 4)))
+        differences = paired_differences(list(combinations(trials, 2)))
+        wrong += min(holm([difference.p for difference in differences])) < 0.05
+    assert wrong <= stats.binom.isf(0.001, 200, 0.05)
 
 
 def test_three_seeds_with_a_large_gain_are_told_apart():

@@ -53,6 +53,27 @@ def test_the_same_request_goes_on_with_a_study_that_a_limit_has_cut(scaling, tmp
     begin(again, tmp_path / "study")
 
 
+def test_a_trial_that_is_added_under_the_same_limit_is_planned(scaling, tmp_path):
+    small = replace(scaling, max_macs=float(macs(scaling)[0]))
+    begin(plan(small, folder=tmp_path / "study"), tmp_path / "study")
+    more = replace(small, edits={**small.edits, "grid.widths": "0.5, 1, 2"})
+    made = plan(more, folder=tmp_path / "study")
+    assert widths(made) == [0.5, 1.0] and len(made.setting.left_out) == 1
+    begin(made, tmp_path / "study")
+
+
+def test_a_looser_limit_that_brings_the_first_trial_back_is_taken(scaling, tmp_path):
+    """What the others are compared with changes then, not they themselves."""
+    asked = replace(scaling, name="leave-one-out", edits=request(tmp_path / "pictures").edits)
+    experiments = plan(asked, folder=tmp_path / "none")
+    costs = {t: e.count_cost().macs for t, e in experiments.study.of(experiments.base).items()}
+    limit = float(sorted(set(costs.values()))[0])
+    tight = plan(replace(asked, max_macs=limit), folder=tmp_path / "study")
+    assert "all methods" in tight.setting.left_out
+    begin(tight, tmp_path / "study")
+    begin(plan(asked, folder=tmp_path / "study"), tmp_path / "study")
+
+
 def test_a_budget_of_time_is_measured_once(scaling, tmp_path, monkeypatch):
     from resnet_rs.studies import planning
 

@@ -60,11 +60,18 @@ def test_short_training_is_not_regularized():
 
 
 def test_time_for_long_training_goes_into_depth_and_less_into_width():
-    much, little = (recommend(Wish(num_images=50_000, minutes=minutes)) for minutes in (4000.0, 30.0))
+    much, little = (recommend(Wish(num_images=50_000, minutes=minutes)) for minutes in (20_000.0, 60.0))
     assert 100 <= much.chosen.epochs and "100 are wanted" in much.larger.broken[0]
-    assert much.chosen.minutes == pytest.approx(4000, rel=0.01) and "can overfit" in much.reasons[0]
-    assert 10 <= little.chosen.epochs < 100 and "10 are wanted" in little.larger.broken[0]
+    assert much.chosen.minutes == pytest.approx(20_000, rel=0.01) and "can overfit" in much.reasons[0]
+    assert 30 <= little.chosen.epochs < 100 and "30 are wanted" in little.larger.broken[0]
     assert "width pays more" in little.reasons[0]
+
+
+def test_more_time_gives_a_larger_network_or_long_training():
+    found = [recommend(Wish(num_images=50_000, minutes=2.0**i)).chosen for i in range(5, 16)]
+    for before, after in zip(found, found[1:], strict=False):
+        assert after.macs >= before.macs or before.epochs < 100 <= after.epochs
+    assert found[0].epochs < 100 <= found[-1].epochs
 
 
 def test_small_pictures_get_a_stem_that_leaves_something_of_them():
@@ -112,3 +119,15 @@ def test_a_wish_without_sense_is_refused(fields, said):
 def test_limits_that_nothing_keeps_are_named():
     with pytest.raises(ValueError, match=r"not even the smallest network keeps the limits: a picture takes"):
         recommend(replace(WISH, latency_ms=1e-6))
+
+
+def test_what_does_not_fit_into_the_memory_is_not_chosen(monkeypatch):
+    whole = recommending.bench
+
+    def bench(experiments, protocol):
+        for timing in whole(experiments, protocol):
+            yield replace(timing, error="killed") if timing.macs > 3e9 else timing
+
+    monkeypatch.setattr(recommending, "bench", bench)
+    advice = recommend(replace(WISH, latency_ms=1000.0))
+    assert advice.chosen.macs <= 3e9 and advice.larger is None

@@ -6,6 +6,7 @@ import pytest
 
 from resnet_rs import config
 from resnet_rs.deploy.bench import Protocol, Timing, surroundings
+from resnet_rs.processes import Stop
 from resnet_rs.studies import speed, speed_report
 from resnet_rs.studies.reports import is_study, report
 
@@ -147,14 +148,14 @@ def test_what_is_measured_is_not_measured_again(known, tmp_path, monkeypatch):
             yield replace(timed(known[name], 10.0, protocol.mode), **surroundings(protocol))
 
     monkeypatch.setattr(speed, "bench", bench)
-    first = speed.conduct(tmp_path / "s", PROTOCOL, chosen)
+    first = speed.conduct(tmp_path / "s", PROTOCOL, chosen, stop=Stop())
     next(first)
     first.close()
-    assert len(list(speed.conduct(tmp_path / "s", PROTOCOL, chosen))) == 4
+    assert len(list(speed.conduct(tmp_path / "s", PROTOCOL, chosen, stop=Stop()))) == 4
     names = [c.name for c in chosen]
     assert asked == [("infer", names), ("infer", names[1:]), ("train", names)]
     with pytest.raises(ValueError, match="was measured with another protocol"):
-        list(speed.conduct(tmp_path / "s", replace(PROTOCOL, batch_size=2), chosen))
+        list(speed.conduct(tmp_path / "s", replace(PROTOCOL, batch_size=2), chosen, stop=Stop()))
 
 
 def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
@@ -162,13 +163,13 @@ def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
     here = replace(timed(candidate, 1.0), **{**surroundings(PROTOCOL), "device_name": "another processor"})
     speed.SpeedRecord(protocol=PLAIN, timings=(here,)).write(tmp_path)
     with pytest.raises(ValueError, match="was measured with device_name another processor, now "):
-        next(speed.conduct(tmp_path, PROTOCOL, [candidate]))
+        next(speed.conduct(tmp_path, PROTOCOL, [candidate], stop=Stop()))
 
 
 def test_the_folder_of_something_else_is_not_taken(known, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not empty and holds no study of speed"):
-        next(speed.conduct(tmp_path, PROTOCOL, list(known.values())))
+        next(speed.conduct(tmp_path, PROTOCOL, list(known.values()), stop=Stop()))
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):

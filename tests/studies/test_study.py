@@ -58,7 +58,7 @@ def test_labels_that_would_share_a_folder_are_refused():
 
 
 def test_a_comparison_with_nobody_is_refused():
-    with pytest.raises(ValueError, match=r"compared with 'b', which is no trial. The trials are: a"):
+    with pytest.raises(ValueError, match=r"compared with 'b', which is no other trial. The trials are: a"):
         Study(name="mine", title="", trials=(Trial(label="a", edits={}, versus="b"),))
 
 
@@ -109,7 +109,11 @@ def test_every_label_has_a_folder_of_its_own():
         ("alternatives: {a: {}, a: {}}\n", "'a' stands in it twice"),
         ("alternatives: {a: {recipe.epochs: 1, recipe.epochs: 2}}\n", "'recipe.epochs' stands in it twice"),
         ("alternatives: {a: {paper: much}}\n", "`paper` of trial 'a' must be a number"),
-        ("alternatives: {a: {versus: b}}\n", "is no trial"),
+        ("alternatives: {a: {paper: .nan}}\n", "`paper` of trial 'a' must be a number"),
+        ("alternatives: {a: {versus: b}}\n", "is no other trial"),
+        ("alternatives: {a: {}, b: {versus: b}}\n", "is no other trial"),
+        ("alternatives: !!set foo\n", "odd.yaml is no YAML"),
+        ("title: 2020-13-45\n", "odd.yaml is no YAML"),
         (f"grid: {{recipe.epochs: [1{'0' * 400}]}}\n", "odd.yaml: "),
         ("grid:\n" + "".join(f"  data.f{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for i in range(9)), "387,420,489"),
         ("", "expected a title and one of additive, alternatives or grid"),

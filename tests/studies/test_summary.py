@@ -161,13 +161,14 @@ def test_the_scaling_rules_are_judged():
 def test_multiply_adds_mislead_where_a_cheaper_network_is_better():
     grows = {"size": 0.02, "depth": 0.02, "width": 0.02}
     (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: grows}))
-    assert found.finding == "not seen" and found.figure.startswith("in 0 of 26 pairs")
+    assert found.finding == "not told apart"
+    assert found.figure.startswith("of 26 pairs the network with fewer is better in 0 and worse in ")
     shrinks = {**grows, "width": -0.1}
     (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: shrinks}))
     assert found.finding == "seen"
     assert "the most: 100.0 32 14 0.5 against 100.0 16 26 1.0, +" in found.figure
     record = grid_record({10.0: grows, 100.0: shrinks})
-    assert "| multiply-adds do not predict accuracy (100 epochs) | seen | in " in summary.markdown(record)
+    assert "| multiply-adds do not predict accuracy (100 epochs) | seen | of 26" in summary.markdown(record)
 
 
 def test_returns_are_points_for_a_doubling():

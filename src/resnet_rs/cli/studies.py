@@ -17,6 +17,7 @@ from resnet_rs.cli.output import say, say_json
 if TYPE_CHECKING:
     from resnet_rs.deploy.bench import Timing
     from resnet_rs.jobs import Runner
+    from resnet_rs.processes import Stop
     from resnet_rs.studies.conduct import Plan
     from resnet_rs.studies.record import Result
 
@@ -106,6 +107,7 @@ def _measure(edits: list[str], *, out: Path | None, device: str | None) -> None:
     """The study of speed: it has no base and no data, only a protocol."""
     from resnet_rs.config import edit, parse_assignments
     from resnet_rs.deploy.bench import Protocol
+    from resnet_rs.processes import listening
     from resnet_rs.studies import reports, speed
 
     if out is None:
@@ -120,12 +122,16 @@ def _measure(edits: list[str], *, out: Path | None, device: str | None) -> None:
     protocol = edit(Protocol(batch_size=4, num_repeats=5, device=device), chosen)
     candidates = speed.candidates()
     say(f"{speed.TITLE}: {len(candidates)} networks")
-    for timing in speed.conduct(out, protocol, candidates):
-        say(_timed(timing))
+    failed = 0
+    with listening() as stop:
+        for timing in speed.conduct(out, protocol, candidates, stop=stop):
+            failed += timing.error is not None
+            say(_timed(timing))
     text, page = reports.report(out)
     for line in text.splitlines():
         say(line)
     say(f"page: {page}")
+    _leave(stop, f"{failed} measurements" if failed else "")
 
 
 @app.command()
@@ -243,11 +249,16 @@ def _conduct(plan: Plan, folder: Path, runner: Runner) -> None:
     for line in summary.markdown(found).splitlines():
         say(line)
     say(f"page: {path}")
+    _leave(stop, f"{failed} of {total} runs" if failed else "")
+
+
+def _leave(stop: Stop, failed: str) -> None:
+    """End with the exit code of a study that was stopped, or of which something has failed."""
     if stop.is_requested:
         say(f"stopped by {stop.reason}; the same command continues.", is_error=True)
         raise typer.Exit(EXIT_STOPPED)
     if failed:
-        say(f"{failed} of {total} runs failed; the same command tries them again.", is_error=True)
+        say(f"{failed} failed; the same command tries them again.", is_error=True)
         raise typer.Exit(EXIT_FAILED)
 
 

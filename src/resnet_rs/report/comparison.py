@@ -106,15 +106,16 @@ def paired_differences(pairs: Sequence[tuple[Scored, Scored]]) -> list[Differenc
     equal trials of two seeds were told apart in one of eight simulations.
     """
     changes = [_change(new, old) for new, old in pairs]
+    # Pairs that share a trial share its luck, so they tell no more than their trials do.
+    num_trials = len({id(scored) for pair in pairs for scored in pair})
     luck: dict[int, list[float]] = {}
     for change in changes:
-        luck.setdefault(len(change), []).append(_luck(change).squared)
+        luck.setdefault(change.num_seeds, []).append(change.luck.squared)
     found: list[Difference] = []
-    for change, (new, old) in zip(changes, pairs, strict=True):
-        same = luck[len(change)]
-        pooled = _Error(sum(same) / len(same), len(same) * (len(change) - 1))
-        is_hits = new.dtype == old.dtype == np.bool_
-        found.append(_difference(change, max(_luck(change), pooled), is_hits=is_hits))
+    for change in changes:
+        same = luck[change.num_seeds]
+        freedom = min(len(same), num_trials - 1) * (change.num_seeds - 1)
+        found.append(_difference(change, max(change.luck, _Error(sum(same) / len(same), freedom))))
     return found
 
 
@@ -161,37 +162,56 @@ class _Error(NamedTuple):
     freedom: int
 
 
-def _change(new: Scored, old: Scored) -> Float[np.ndarray, "S N"]:
+class _Change(NamedTuple):
+    """What is known of the change from one trial to another."""
+
+    value: float
+    num_seeds: int
+    luck: _Error
+    """How far another choice of seeds would move it."""
+    pictures: _Error
+    """How far another choice of pictures would."""
+    outcome: tuple[int, int] | None
+    """Pictures won and lost, of a single seed of hits."""
+
+
+def _change(new: Scored, old: Scored) -> _Change:
     if new.shape != old.shape:
         raise ValueError(
             f"the two must have the same seeds and pictures, got {new.shape} and {old.shape} (seeds, pictures)."
         )
-    _checked(new)
-    return new.astype(np.float64) - old.astype(np.float64)
+    num_seeds, _ = _checked(new)
+    change = new.astype(np.float64) - old.astype(np.float64)
+    is_hits = num_seeds == 1 and new.dtype == old.dtype == np.bool_
+    return _Change(
+        value=float(change.mean()),
+        num_seeds=num_seeds,
+        luck=_error(change.mean(axis=1)),
+        pictures=_error(change.mean(axis=0)),
+        outcome=(int((change > 0).sum()), int((change < 0).sum())) if is_hits else None,
+    )
 
 
-def _difference(change: Float[np.ndarray, "S N"], luck: _Error, *, is_hits: bool) -> Difference:
-    value, num_seeds = float(change.mean()), len(change)
-    parts = [part for part in (luck, _error(change.mean(axis=0))) if part.squared > 0]
-    squared = sum(part.squared for part in parts)
-    radius = float(stats.t.isf(0.025, _freedom(parts))) * math.sqrt(squared) if parts else 0.0
-    if num_seeds == 1 and is_hits:
-        p = mcnemar(int((change > 0).sum()), int((change < 0).sum()))
-    elif parts:
-        p = float(2 * stats.t.sf(abs(value) / math.sqrt(squared), _freedom(parts)))
+def _difference(change: _Change, luck: _Error) -> Difference:
+    value = change.value
+    parts = [part for part in (luck, change.pictures) if part.squared > 0]
+    if not parts:
+        # Nothing is known of how it would vary, unless it can be counted.
+        p = 1.0 if change.outcome is None else mcnemar(*change.outcome)
+        low, high = (value, value) if value == 0 else (-1.0, 1.0)
+        return Difference(value=value, low=low, high=high, p=p, num_seeds=change.num_seeds)
+    error = math.sqrt(sum(part.squared for part in parts))
+    radius = float(stats.t.isf(0.025, _freedom(parts))) * error
+    if change.outcome is not None:
+        p = mcnemar(*change.outcome)
     else:
-        p = 1.0  # nothing is known of how it would vary
-    return Difference(value=value, low=value - radius, high=value + radius, p=p, num_seeds=num_seeds)
+        p = float(2 * stats.t.sf(abs(value) / error, _freedom(parts)))
+    return Difference(value=value, low=value - radius, high=value + radius, p=p, num_seeds=change.num_seeds)
 
 
 def _freedom(parts: Sequence[_Error]) -> float:
     """Degrees of freedom of a sum of squared errors. Source: Satterthwaite 1946."""
     return sum(part.squared for part in parts) ** 2 / sum(part.squared**2 / part.freedom for part in parts)
-
-
-def _luck(change: Float[np.ndarray, "S N"]) -> _Error:
-    """How far another choice of seeds would move the mean."""
-    return _error(change.mean(axis=1))
 
 
 def _error(values: Float[np.ndarray, " M"]) -> _Error:

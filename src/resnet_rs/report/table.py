@@ -40,7 +40,7 @@ class Row:
     paper_difference: float | None = None
     """The paper's step from the row that it is compared with, in points."""
     minutes: float | None = None
-    """Training time of a seed, mean."""
+    """Of a whole run, mean over its seeds."""
     errors: tuple[str, ...] = ()
     """Of the seeds that failed, each with its seed."""
     links: tuple[Link, ...] = ()

@@ -145,14 +145,15 @@ def _refuse_another(plan: Plan, before: Record, folder: Path) -> None:
         raise ValueError(f"{folder} holds the study {before.study.name!r}, not {plan.study.name!r}. {cure}")
     old = config.from_plain(before.setting.experiment, kinds=(Experiment,))
     changed = config.describe(config.diff(old, plan.base))
-    now = {trial.label: trial for trial in _as_read(plan.study).trials}
-    lost = [trial.label for trial in before.study.trials if now.get(trial.label) != trial]
+    now = {trial.label: trial.edits for trial in _as_read(plan.study).trials}
+    lost = [trial.label for trial in before.study.trials if now.get(trial.label) != trial.edits]
     # Data that has moved is still the same, if its names are.
-    moved = replace(plan.setting, data=before.setting.data, limits=before.setting.limits)
+    was = before.setting
+    moved = replace(plan.setting, data=was.data, limits=was.limits, left_out=was.left_out)
     if changed:
         what = changed
-    elif before.setting != moved:
-        what = "other data" if before.setting.micro_batch == moved.micro_batch else "another --micro-batch"
+    elif was != moved:
+        what = "other data" if was.micro_batch == moved.micro_batch else "another --micro-batch"
     elif lost:
         what = f"another trial {lost[0]!r}" if lost[0] in now else f"no trial {lost[0]!r}"
     else:

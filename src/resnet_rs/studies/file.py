@@ -16,6 +16,7 @@ grid:                             # every combination
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def read(path: Path, base: Experiment) -> Study:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a study has at most {_MAX_BYTES:,}.")
     try:
         content = _parsed(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
     try:
         study = _study(path.stem, content)
@@ -61,7 +62,9 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever the file holds
 class _Loader(yaml.SafeLoader):
     """Plain values alone, and every name once: of two equal ones YAML would silently keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.YAMLError(f"{node.value!r} is called a mapping and is none")
         names = [name.value for name, _ in node.value]
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
@@ -91,6 +94,8 @@ def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file h
     if not isinstance(paper, int | float | None) or not isinstance(versus, str | None):
         raise ValueError(f"`paper` of trial {label!r} must be a number and `versus` a label.")
     paper = None if paper is None else float(paper)
+    if paper is not None and not math.isfinite(paper):
+        raise ValueError(f"`paper` of trial {label!r} must be a number, got {paper}.")
     return Step(label=label, edits=fields, paper=paper, versus=versus)
 
 

@@ -11,7 +11,6 @@ from resnet_rs.fit import measure_speed, refuse_unfit
 from resnet_rs.studies import catalog
 from resnet_rs.studies.conduct import Plan
 from resnet_rs.studies.record import RECORD, Setting, read
-from resnet_rs.studies.study import Study
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
@@ -34,7 +33,7 @@ class Request:
     is_fitted: bool = False
     """Whether the base's recipe is adapted to the data before the trials edit it."""
     minutes: float | None = None
-    """Time for all trials and seeds together; the costliest trials are left out."""
+    """Time for all trials and seeds of the first such request; the costliest trials are left out."""
     max_macs: float | None = None
     """Multiply-adds of a picture, above which a trial is left out."""
     device: str | None = None
@@ -55,7 +54,7 @@ class Request:
 
 
 def plan(request: Request, *, folder: Path) -> Plan:
-    """The plan for `request`; a study that was begun in `folder` keeps the trials it began with."""
+    """The plan for `request`; a study begun in `folder` for the same time leaves out what it left out then."""
     own = {path: value for path, value in request.edits.items() if path.partition(".")[0] not in _SLOTS}
     typed = {path: value for path, value in request.edits.items() if path not in own}
     machine = Machine(
@@ -90,7 +89,7 @@ def plan(request: Request, *, folder: Path) -> Plan:
         micro_batch=request.micro_batch,
         workers=request.workers,
     )
-    return replace(made, study=_begun(made, folder) or _affordable(made, request, machine, prepared))
+    return _begun(made, folder) or _affordable(made, request, machine, prepared)
 
 
 def outline() -> dict[str, str]:
@@ -102,21 +101,21 @@ def outline() -> dict[str, str]:
     }
 
 
-def _begun(made: Plan, folder: Path) -> Study | None:
-    """The part of the study that was begun in `folder` under the same limits; they are not measured anew."""
-    if not made.setting.limits or not (folder / RECORD).is_file():
+def _begun(made: Plan, folder: Path) -> Plan | None:
+    """The plan without what was left out in `folder` for the same time, which is not measured anew."""
+    if "--minutes" not in made.setting.limits or not (folder / RECORD).is_file():
         return None
     before = read(folder)
     if before.study.name != made.study.name or before.setting.limits != made.setting.limits:
         return None
-    kept = made.study.among([trial.label for trial in before.study.trials])
-    return replace(kept, notes=before.study.notes)
+    left_out = set(before.setting.left_out)
+    return _without(made, [trial.label for trial in made.study.trials if trial.label in left_out])
 
 
-def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.Prepared) -> Study:
-    """The study without the trials beyond the limits of the request."""
+def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.Prepared) -> Plan:
+    """The plan without the trials beyond the limits of the request."""
     if request.max_macs is None and request.minutes is None:
-        return made.study
+        return made
     experiments = made.study.of(made.base)
     macs = {label: experiment.count_cost().macs for label, experiment in experiments.items()}
     kept = [label for label in macs if request.max_macs is None or macs[label] <= request.max_macs]
@@ -128,10 +127,21 @@ def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.
             f"no trial of {made.study.name!r} is within the limits: the least takes {min(macs.values()):,} "
             "multiply-adds. Raise --max-macs or --minutes, or choose a smaller base."
         )
-    study = made.study.among(kept)
-    dropped = len(macs) - len(kept)
-    note = f"{dropped} of {len(macs)} trials were beyond the limits and left out." if dropped else ""
-    return replace(study, notes=(*study.notes, *([note] if note else [])))
+    return _without(made, [label for label in macs if label not in kept])
+
+
+def _without(made: Plan, left_out: list[str]) -> Plan:
+    """The plan without some trials, which says so."""
+    if not left_out:
+        return made
+    labels = [trial.label for trial in made.study.trials]
+    study = made.study.among([label for label in labels if label not in left_out])
+    note = f"{len(left_out)} of {len(labels)} trials were beyond the limits and left out."
+    return replace(
+        made,
+        study=replace(study, notes=(*study.notes, note)),
+        setting=replace(made.setting, left_out=tuple(left_out)),
+    )
 
 
 def _minutes(

@@ -1,7 +1,8 @@
 """Which configuration to train: the paper's scaling rules, and what this machine is measured to take.
 
 1. The length of training decides on the shape. Where a network can overfit (a hundred epochs and more), depth is
-   raised at full width; in short training width pays more, so the shallowest network is taken (paper, section 6.1).
+   raised at full width; in short training width pays more, so width is raised first (paper, section 6.1). A time budget
+   is for long training where a network of 26 layers at full width can be trained for so long, else for short.
 2. Size is raised slowly: never beyond the pictures at hand, and with the depth, as along the ResNet-RS family.
 3. The largest candidate that keeps every limit is taken; what the limits are held against is measured here.
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,10 +35,11 @@ from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 
 LONG = 100.0
 """Epochs from which on training is long. Source: the regimes of paper, Figure 3: 10, 100, 350."""
-_FEWEST_SHORT = 10.0
-"""A time budget must allow this many passes: the shortest training of the paper's regimes."""
+_FEWEST_SHORT = 30.0
+"""A time budget must allow this many passes; fewer would leave a large network half trained (ours)."""
 _SMALLEST = ((14, 0.125), (14, 0.25), (26, 0.25), (26, 0.5), (26, 1.0))
 """Depth and width of the first candidates, which are below the published ones; 14 is one block per stage."""
+_OF_SOME_USE = (26, 1.0)
 _DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 _SIZES = {14: 128, 26: 128, 50: 160, 101: 192, 152: 224, 200: 256, 270: 256, 350: 288, 420: 320}
 """Size that belongs to a depth, as in the released family; 14, 26 and 350 are ours."""
@@ -105,23 +108,21 @@ class Advice:
 
 
 def recommend(wish: Wish) -> Advice:
-    """The configuration for a wish. Raises `ValueError` if not even the smallest keeps its limits.
+    """The configuration for a wish. Raises `ValueError` if not even the smallest keeps its limits."""
+    long = _Ladder(wish, is_long=True)
+    # Of a time budget, what a network of some use can be trained for says whether it is long.
+    epochs = long.at(_SMALLEST.index(_OF_SOME_USE)).epochs if wish.epochs is None else wish.epochs
+    ladder = long if epochs >= LONG else _Ladder(wish, is_long=False)
+    if ladder.at(0).broken:
+        raise ValueError(
+            f"not even the smallest network keeps the limits: {'; '.join(ladder.at(0).broken)}. Loosen them, or use "
+            "fewer pictures."
+        )
+    return _highest(ladder)
 
-    A time budget is first tried for long training; where not even the smallest network can be trained for long, short
-    training is the best that it allows.
-    """
-    ladders = [
-        is_long for is_long in (True, False) if wish.epochs is None or is_long == (wish.epochs >= LONG)
-    ]
-    broken: tuple[str, ...] = ()
-    for is_long in ladders:
-        ladder = _Ladder(wish, is_long=is_long)
-        broken = ladder.at(0).broken
-        if not broken:
-            return _highest(ladder)
-    raise ValueError(
-        f"not even the smallest network keeps the limits: {'; '.join(broken)}. Loosen them, or use fewer pictures."
-    )
+
+class _Unmeasurable(ValueError):
+    """A network that could not be measured here, as for want of memory."""
 
 
 class _Ladder:
@@ -133,6 +134,12 @@ class _Ladder:
         self.steps = _steps(wish, is_long=is_long)
         self._measured: dict[int, Candidate] = {}
 
+    def find(self, i: int) -> Candidate | None:
+        """The candidate on step `i`; none beyond the ends, or where it could not be measured."""
+        with suppress(_Unmeasurable):
+            return self.at(i) if 0 <= i < len(self.steps) else None
+        return None
+
     def at(self, i: int) -> Candidate:
         """The candidate on step `i`."""
         if i not in self._measured:
@@ -142,20 +149,21 @@ class _Ladder:
 
 def _highest(ladder: _Ladder) -> Advice:
     """The last that keeps its limits, found by halving, since cost grows along the ladder; the first one does."""
-    at, low, high = ladder.at, 0, len(ladder.steps)
+    low, high = 0, len(ladder.steps)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if at(middle).broken else (middle, high)
+        found = ladder.find(middle)
+        low, high = (middle, high) if found is not None and not found.broken else (low, middle)
     return Advice(
-        chosen=at(low),
-        smaller=at(low - 1) if low > 0 else None,
-        larger=at(low + 1) if low + 1 < len(ladder.steps) else None,
-        reasons=tuple(_reasons(ladder, at(low))),
+        chosen=ladder.at(low),
+        smaller=ladder.find(low - 1),
+        larger=ladder.find(low + 1),
+        reasons=tuple(_reasons(ladder, ladder.at(low))),
     )
 
 
 def _steps(wish: Wish, *, is_long: bool) -> list[Experiment]:
-    """Candidates by cost: first as wide as it goes at the smallest depth, then, in long training, deeper."""
+    """Candidates by cost: first small ones, then, in long training, deeper ones, in short training wider ones."""
     base = zoo.experiment(BASE)
     deeper = [(depth, 1.0) for depth in _DEPTHS]
     wider = [(26, 1.5), (26, 2.0), (50, 2.0), (50, 3.0)]
@@ -232,7 +240,9 @@ def _memory_gib(few: Timing, many: Timing, *, batch_size: int) -> float | None:
 def _timing(experiment: Experiment, protocol: Protocol) -> Timing:
     timing = next(bench({BASE: experiment}, protocol))
     if timing.error is not None:
-        raise ValueError(f"a network of {timing.macs:,} multiply-adds could not be measured: {timing.error}.")
+        raise _Unmeasurable(
+            f"a network of {timing.macs:,} multiply-adds could not be measured: {timing.error}."
+        )
     return timing
 
 

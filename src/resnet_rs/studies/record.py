@@ -44,6 +44,8 @@ class Setting:
     """As given; None lets each run choose."""
     limits: str = ""
     """Those beyond which trials were left out, as typed."""
+    left_out: tuple[str, ...] = ()
+    """Their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,11 @@ class Record:
         hits = np.ones((len(chosen), self.setting.num_test), dtype=bool)
         for row, result in zip(hits, chosen, strict=True):
             row[list(result.missed)] = False
-        lost = sorted({place for result in self.results if result.error is None for place in result.unscored})
-        return np.delete(hits, lost, axis=1)
+        return np.delete(hits, self.unscored(), axis=1)
+
+    def unscored(self) -> list[int]:
+        """Places of the test pictures that at least one finished run could not read, which count in none."""
+        return sorted({place for r in self.results if r.error is None for place in r.unscored})
 
     def seeds(self, *labels: str) -> tuple[int, ...]:
         """The seeds with which all of `labels` are finished."""
@@ -132,7 +137,7 @@ def read(path: Path) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of a study: {type(error).__name__}: {error}. "
-            "Write it anew with the command that made it; finished trials are not run again."
+            "Move it away and give the command that made it: it is made anew from the runs beside it."
         ) from None
 
 
@@ -146,7 +151,8 @@ def _record(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Reco
         trials=tuple(Trial(**trial) for trial in head["trials"]),
         notes=tuple(head["notes"]),
     )
-    setting = Setting(**{name: head[name] for name in names})
+    values: dict[str, Any] = {**{name: head[name] for name in names}, "left_out": tuple(head["left_out"])}
+    setting = Setting(**values)
     num_test = int(setting.num_test)
     return Record(study=study, setting=setting, results=tuple(_result(line, num_test) for line in lines))
 

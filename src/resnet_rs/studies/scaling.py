@@ -74,7 +74,7 @@ def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> 
         title="Width, depth, size and length of training (Figures 2 and 3)",
         trials=tuple(trials),
         notes=(
-            "Width is a multiple of the base's; depth names a layout of Table 11 (14: one block per stage).",
+            "Width is a multiple of the base's; depth names a layout (14: one block per stage, 26: two).",
             "The longest runs keep the base's regularizers; shorter ones have flips and crops alone, as in the paper's "
             "appendix E. Dropout by width (Table 12) is left out: its values could not be verified.",
         ),

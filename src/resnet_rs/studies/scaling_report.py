@@ -69,16 +69,18 @@ def flops_mislead(record: Record) -> Iterator[Statement]:
     hits = {trial.label: record.hits(trial.label, seeds) for trial in trials}
     steps = paired_differences([(hits[a.label], hits[b.label]) for a, b in pairs])
     adjusted = holm([step.p for step in steps])
-    better = [
-        (step.value, a, b)
-        for step, p, (a, b) in zip(steps, adjusted, pairs, strict=True)
-        if verdict(step.value, p) is Verdict.BETTER
-    ]
-    figure = f"in {len(better)} of {len(pairs)} pairs the network with fewer is better, of those told apart"
-    if better:
-        value, a, b = max(better, key=lambda found: found[0])
-        figure += f"; the most: {a.label} against {b.label}, {100 * value:+.2f} points"
-    yield Statement(claim=text, finding="seen" if better else "not seen", figure=figure)
+    verdicts = [verdict(step.value, p) for step, p in zip(steps, adjusted, strict=True)]
+    num_better, num_worse = verdicts.count(Verdict.BETTER), verdicts.count(Verdict.WORSE)
+    figure = (
+        f"of {len(pairs)} pairs the network with fewer is better in {num_better} and worse in {num_worse}; the others "
+        "are not told apart"
+    )
+    if num_better:
+        best = max(range(len(pairs)), key=lambda i: (verdicts[i] is Verdict.BETTER, steps[i].value))
+        a, b = pairs[best]
+        figure += f"; the most: {a.label} against {b.label}, {100 * steps[best].value:+.2f} points"
+    finding = "seen" if num_better else "not seen" if num_worse == len(pairs) else "not told apart"
+    yield Statement(claim=text, finding=finding, figure=figure)
 
 
 def charts(record: Record) -> tuple[Chart, ...]:

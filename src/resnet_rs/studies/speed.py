@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from resnet_rs import config, paper, storage, zoo
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench, surroundings
+from resnet_rs.processes import Stop
 from resnet_rs.training.experiment import Experiment
 
 RECORD = "speed.jsonl"
@@ -159,10 +160,11 @@ def read(path: Path) -> SpeedRecord:
         ) from None
 
 
-def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate]) -> Iterator[Timing]:
+def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate], *, stop: Stop) -> Iterator[Timing]:
     """Measure inference and training steps of `chosen`, in turns; yields each timing, those of earlier times first.
 
-    What is measured is not measured again, but for what has failed. Raises `ValueError` if `folder` was begun with
+    What is measured is not measured again, but for what has failed. Asked to stop, it ends after the network in hand,
+    whose timing is not kept: the signal may have reached it. Raises `ValueError` if `folder` was begun with
     another protocol.
     """
     own = {name: value for name, value in asdict(protocol).items() if name != "mode"}
@@ -178,6 +180,8 @@ def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate]) -> It
             for mode in reversed(MODES):
                 missing = {c.name: c.experiment for c in chosen if _is_missing(record, c.name, mode, turn)}
                 for timing in bench(missing, replace(protocol, mode=mode, num_rounds=1)):
+                    if stop.is_requested:
+                        return
                     record = replace(record, timings=(*record.timings, timing))
                     record.write(folder)
                     yield timing

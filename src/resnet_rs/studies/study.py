@@ -34,7 +34,7 @@ class Trial:
 
     @property
     def folder_name(self) -> str:
-        """Its label in letters that every file system takes; where some are lost, with a digest of it."""
+        """Its label in small letters, digits and hyphens; a foreign, empty or long one with a digest."""
         name = re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
         if self.label.isascii() and 0 < len(name) <= _LONGEST_NAME:
             return name
@@ -61,10 +61,11 @@ class Study:
                 f"two trials are called {double.label!r}, or nearly so. Give each a label of its own."
             )
         labels = {trial.label for trial in self.trials}
-        lost = next((t for t in self.trials if t.versus is not None and t.versus not in labels), None)
+        odd = (t for t in self.trials if t.versus == t.label or t.versus not in {None, *labels})
+        lost = next(odd, None)
         if lost is not None:
             raise ValueError(
-                f"trial {lost.label!r} is compared with {lost.versus!r}, which is no trial. "
+                f"trial {lost.label!r} is compared with {lost.versus!r}, which is no other trial. "
                 f"The trials are: {', '.join(trial.label for trial in self.trials)}."
             )
 

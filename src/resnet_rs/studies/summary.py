@@ -88,7 +88,10 @@ def describe_setting(record: Record) -> str:
     setting = record.setting
     data = "the built-in pictures" if setting.data == "builtin" else setting.data
     edits = f" with {setting.edits}" if setting.edits else ""
-    return f"{setting.base}{edits} on {data} ({setting.num_train:,} to train, {setting.num_test:,} to test)"
+    lost = len(record.unscored())
+    left_out = f", of which {lost:,} are left out since some run could not read them" if lost else ""
+    sizes = f"{setting.num_train:,} to train, {setting.num_test:,} to test{left_out}"
+    return f"{setting.base}{edits} on {data} ({sizes})"
 
 
 def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
@@ -142,16 +145,12 @@ def _mean_curve(record: Record, label: str) -> list[tuple[float, float]]:
 
 
 def _pair(record: Record, trial: Trial) -> Iterator[tuple[Hits, Hits]]:
-    """The hits of a trial and of the one it is compared with, over the seeds that both have.
-
-    Nothing where there is none, or where other pictures were scored.
-    """
+    """The hits of a trial and of the one it is compared with, over the seeds that both have; nothing without them."""
     if trial.versus is None:
         return
     seeds = record.seeds(trial.label, trial.versus)
-    new, old = record.hits(trial.label, seeds), record.hits(trial.versus, seeds)
-    if seeds and new.shape == old.shape:
-        yield new, old
+    if seeds:
+        yield record.hits(trial.label, seeds), record.hits(trial.versus, seeds)
 
 
 def _link(trial: Trial, seed: int) -> Link:
