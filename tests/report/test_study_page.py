@@ -158,6 +158,11 @@ def test_a_table_in_markdown_keeps_ours_and_the_papers_apart():
     ]
 
 
+def test_columns_without_anything_in_them_are_left_out_of_markdown():
+    alone = Table(title="t", rows=(Row(label="a", edits="", top1=None),))
+    assert alone.markdown().splitlines()[2] == "|  | top-1 (95 %) | seeds |"
+
+
 def test_what_is_not_known_is_an_empty_cell():
     assert (percent(None), points(None), chance(None)) == ("", "", "")
     assert chance(0.0001) == "< 0.001"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from resnet_rs.report.comparison import Difference, Mean, Verdict
 
+_ALWAYS_SHOWN = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
@@ -54,7 +56,7 @@ class Table:
     rows: tuple[Row, ...]
 
     def markdown(self) -> str:
-        """As a table of Markdown, in percent and points."""
+        """As a table of Markdown, in percent and points; columns in which no row has anything are left out."""
         head = (
             "",
             "top-1 (95 %)",
@@ -67,7 +69,10 @@ class Table:
             "paper",
             "paper's step",
         )
-        return f"**{self.title}**\n\n{markdown_table(head, [_cells(row) for row in self.rows])}"
+        rows = [_cells(row) for row in self.rows]
+        kept = [i for i in range(len(head)) if i < _ALWAYS_SHOWN or any(row[i] for row in rows)]
+        shown = markdown_table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+        return f"**{self.title}**\n\n{shown}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -41,9 +41,10 @@ def judge(claims: Sequence[Claim]) -> tuple[Statement, ...]:
 
 
 def _statement(claim: Claim, step: Difference, p: float) -> Statement:
+    luck = ", whose luck is not in the interval" if step.num_seeds == 1 else ""
     figure = (
         f"{100 * step.value:+.2f} {claim.unit} ({100 * step.low:+.2f} to {100 * step.high:+.2f}), "
-        f"p {chance(p) if p < 0.001 else '= ' + chance(p)}, seeds: {step.num_seeds}"
+        f"p {chance(p) if p < 0.001 else '= ' + chance(p)}, seeds: {step.num_seeds}{luck}"
     )
     match verdict(step.value, p):
         case Verdict.BETTER:
