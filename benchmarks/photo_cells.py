@@ -2,8 +2,9 @@
 
 A photo is cropped to 3:2 about its middle, made 1152 x 768 pixels (768 x 1152 if it stands) and cut into 24 x 16 cells
 of 48 pixels. A keyed draw takes a quarter of each photo's cells for the test and others for training, so no pixel is in
-both halves. What is measured is which scene a cell comes from: texture, colour and light, not objects. With `--num-train`
-few of the others are taken, so that networks can overfit as in the paper's long runs. The photographs are Debian's:
+both halves. What is measured is which scene a cell comes from: texture, colour and light, not objects. With
+`--num-train` few of the others are taken, so that networks can overfit as in the paper's long runs. The photographs are
+Debian's:
 
     apt-get download lomiri-wallpapers-16.04 mate-backgrounds
     for package in *.deb; do dpkg-deb -x $package photos; done
