@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,12 @@ def test_an_error_of_any_length_is_heard():
 def test_ctrl_c_asks_the_children_to_leave_even_while_they_start(tmp_path):
     """A terminal sends it to all of them at once."""
     script = f"""
-import json, sys
+import signal
 from resnet_rs.jobs import Local
 from resnet_rs.processes import listening
 from test_jobs import wait_for_stop
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     with listening() as stop:
         print("ready", flush=True)
         payloads = {{str(i): {str(tmp_path)!r} + f"/piece-{{i}}" for i in range(2)}}
@@ -109,7 +111,11 @@ if __name__ == "__main__":
             assert process.stdout.readline() == "ready\n"
             time.sleep(delay)
             os.killpg(process.pid, signal.SIGINT)
-            out, error = process.communicate(timeout=60)
+            try:
+                out, error = process.communicate(timeout=60)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         assert (process.returncode, out, error) == (0, "[]\n", "")
 
 

@@ -224,7 +224,7 @@ def test_unreadable_samples_are_named_and_not_counted_in_scores(job, shapes):
     finish(job(splits=Splits(train=shapes.train, test=Holes(num_samples=40, size=16, seed=1))))
     scores = json.loads((job().folder / "scores.json").read_text())
     assert scores["count"] == 35
-    assert scores["unreadable"][0] == {"key": "shapes/shape/1/3", "reason": "a hole"}
+    assert scores["unreadable"][0] == {"key": "shapes/shape/1/3", "index": 3, "reason": "a hole"}
     assert len(scores["unreadable"]) == 5
 
 
