@@ -59,7 +59,7 @@ COMMAND = [
         "--save-every",
         "5",
         "--workers",
-        "1",
+        "2",
         "--micro-batch",
         "8",
     ),

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
-from chaos.conftest import SCALE, TINY, tiny_job
+from chaos.conftest import TINY, tiny_job
 from chaos.faults import in_child, shared_memory, wait
 
 from resnet_rs.config import edit
 from resnet_rs.training.events import Progressed
 from resnet_rs.training.run import run
 
-NUM_STEPS = 10_000 if SCALE > 1 else 3_000
+NUM_STEPS = 10_000
 WARM_UP = NUM_STEPS // 5
 
 
@@ -36,7 +36,7 @@ def soak(folder):
     np.save(folder / "measured.npy", np.array(rows))
 
 
-def test_thousands_of_steps_leak_nothing(tmp_path, ledger):
+def test_ten_thousand_steps_leak_nothing(tmp_path, ledger):
     assert wait(in_child(soak, tmp_path / "run"), seconds=500) == 0
     rows = np.load(tmp_path / "run/measured.npy")
     assert rows[-1, 0] == NUM_STEPS
