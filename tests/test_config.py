@@ -82,7 +82,8 @@ def test_edits_are_applied_all_at_once():
         ({"arch.blocks": "[1, 2]"}, "it must be a list of 4 values"),
         ({"arch.width.x": "1"}, "'arch.width' is 1.0, which has no fields"),
         ({"recipe.schedule": "cosine"}, "it must be Cosine or StepDecay or JSON"),
-        ({"recipe.schedule": "Cosine", "recipe.schedule.warmup_epochs": 3.0}, "contradict each other"),
+        ({"recipe.schedule.warmup_epochs": 3.0, "recipe.schedule": "Cosine"}, "first set the whole"),
+        ({"data.randaugment": "none", "data.randaugment.magnitude": 3.0}, "contradict each other"),
         ({"recipe.epochs": "3"}, "the warm-up of 5.0 epochs must end before the run of 3.0"),
         ({"recipe.ema_decay": "none"}, "Set arch.norm_momentum=0.1 as well"),
         ({"data.mean": "123.7,116.3,103.5"}, "mean must be in [0, 1]"),
@@ -102,6 +103,15 @@ def test_an_edit_below_an_absent_value_says_how_to_set_it():
     without = edit(BASE, {"data.randaugment": None})
     with pytest.raises(ValueError, match="Set it first, as in data.randaugment=RandAugment"):
         edit(without, {"data.randaugment.magnitude": "15"})
+
+
+def test_a_whole_may_be_set_and_then_its_fields():
+    without = edit(BASE, {"data.randaugment": None})
+    typed = parse_assignments(["data.randaugment=RandAugment", "data.randaugment.magnitude=15"])
+    assert edit(without, typed).data.randaugment == RandAugment(magnitude=15.0)
+    assert edit(without, {**typed, "data.randaugment": RandAugment(num_layers=3)}).data.randaugment == (
+        RandAugment(num_layers=3, magnitude=15.0)
+    )
 
 
 @pytest.mark.parametrize("assignments", [["recipe.epochs"], ["=3"], ["a=1", "a=2"]])

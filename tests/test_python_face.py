@@ -100,7 +100,7 @@ def test_models_are_listed_by_pattern():
 
 
 def test_an_unknown_name_of_the_package_is_refused_with_those_it_has():
-    with pytest.raises(AttributeError, match="It offers: Device, Machine, create_model"):
+    with pytest.raises(AttributeError, match="It offers: Device, Machine, Step"):
         rs.create_modle  # noqa: B018 - the attribute access is what is tested
 
 

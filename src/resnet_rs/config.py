@@ -41,7 +41,7 @@ _shortened.maxlong = 50
 
 
 def edit(value: V, edits: Mapping[str, Any]) -> V:
-    """`value` with the fields that `edits` names set anew, all at once.
+    """`value` with the fields that `edits` names set anew, all at once; a whole may be named before its fields.
 
     Raises `ValueError` for a field that does not exist, a value of another type or out of range, and edits
     that contradict each other.
@@ -129,25 +129,26 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
     hints = _hints(type(value))
     changes: dict[str, Any] = {}
     for name in dict.fromkeys(keys[0] for keys in paths.values()):
-        whole = [path for path, keys in paths.items() if keys == [name]]
-        deeper = {path: keys[1:] for path, keys in paths.items() if keys[0] == name and len(keys) > 1}
-        if whole and deeper:
-            raise ValueError(
-                f"{_shown(whole[0])} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them."
-            )
-        if whole:
-            present = type(getattr(value, name))
-            changes[name] = _read(edits[whole[0]], hints[name], whole[0], present=present, is_edit=True)
-            continue
+        below = {path: keys[1:] for path, keys in paths.items() if keys[0] == name}
+        whole = next((path for path, keys in below.items() if not keys), None)
+        deeper = {path: keys for path, keys in below.items() if keys}
         inner = getattr(value, name)
-        if not dataclasses.is_dataclass(inner):
+        if whole is not None:
+            inner = _read(edits[whole], hints[name], whole, present=type(inner), is_edit=True)
+        is_undone = whole is not None and whole != next(iter(below))
+        if deeper and (is_undone or (whole is not None and not dataclasses.is_dataclass(inner))):
+            raise ValueError(
+                f"{_shown(whole)} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them, or "
+                "first set the whole and then its fields."
+            )
+        if deeper and not dataclasses.is_dataclass(inner):
             path = next(iter(deeper))
             parent = path[: -len(".".join(deeper[path])) - 1]
             raise ValueError(
                 f"cannot edit {_shown(path)}: {parent!r} is {as_typed(inner)}, which has no fields."
                 f"{_cure(hints[name], parent)}"
             )
-        changes[name] = _edit(inner, deeper, edits)
+        changes[name] = _edit(inner, deeper, edits) if deeper else inner
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return _build(type(value), fields | changes, among=list(paths))
 

@@ -42,7 +42,9 @@ def request(folder):
             for i in range(count):
                 pixels = np.clip(rng.normal(level, 60, (20, 20)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{i}.png")
-    return Request(name="training-methods", base="resnet-rs-tiny", edits=EDITS, data=str(folder), num_seeds=2)
+    return Request(
+        study="training-methods", base="resnet-rs-tiny", edits=EDITS, data=str(folder), num_seeds=2
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

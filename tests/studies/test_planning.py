@@ -17,7 +17,7 @@ GRID = {"grid.widths": "1, 2", "grid.depths": "14", "grid.sizes": "1", "grid.epo
 @pytest.fixture(scope="module")
 def scaling(tmp_path_factory):
     asked = request(tmp_path_factory.mktemp("pictures"))
-    return replace(asked, name="scaling", edits={**asked.edits, **GRID}, num_seeds=1)
+    return replace(asked, study="scaling", edits={**asked.edits, **GRID}, num_seeds=1)
 
 
 def begin(made, folder):
@@ -64,7 +64,7 @@ def test_a_trial_that_is_added_under_the_same_limit_is_planned(scaling, tmp_path
 
 def test_a_looser_limit_that_brings_the_first_trial_back_is_taken(scaling, tmp_path):
     """What the others are compared with changes then, not they themselves."""
-    asked = replace(scaling, name="leave-one-out", edits=request(tmp_path / "pictures").edits)
+    asked = replace(scaling, study="leave-one-out", edits=request(tmp_path / "pictures").edits)
     experiments = plan(asked, folder=tmp_path / "none")
     costs = {t: e.count_cost().macs for t, e in experiments.study.of(experiments.base).items()}
     limit = float(sorted(set(costs.values()))[0])

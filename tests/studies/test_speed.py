@@ -15,12 +15,12 @@ PLAIN = {name: value for name, value in asdict(PROTOCOL).items() if name != "mod
 FRONT = [(1.0, 60.0), (100.0, 80.0)]
 
 
-def timed(candidate, latency_ms, mode="train"):
-    cost = candidate.experiment.count_cost()
+def timed(network, latency_ms, mode="train"):
+    cost = network.experiment.count_cost()
     return Timing(
-        name=candidate.name,
+        name=network.name,
         mode=mode,
-        size=candidate.experiment.data.size,
+        size=network.experiment.data.size,
         batch_size=4,
         params=cost.params,
         macs=cost.macs,
@@ -38,7 +38,7 @@ def timed(candidate, latency_ms, mode="train"):
 
 @pytest.fixture(scope="module")
 def known():
-    return {c.name: c for c in speed.candidates()}
+    return {c.name: c for c in speed.networks()}
 
 
 def test_all_configurations_of_the_paper_are_measured(known):
@@ -65,12 +65,12 @@ def test_the_path_of_figure_1_leads_to_resnet_rs_200(known):
 
 
 def test_efficientnet_rs_is_the_same_network_on_smaller_pictures(known):
-    for name, candidate in known.items():
-        if candidate.family == "EfficientNet-RS":
+    for name, network in known.items():
+        if network.family == "EfficientNet-RS":
             rival = known[name.rpartition("-i")[0].replace("-rs", "")]
-            assert candidate.experiment.arch == rival.experiment.arch
-            assert candidate.experiment.data.size < rival.experiment.data.size
-            assert candidate.top1 is None, "no source gives its accuracy"
+            assert network.experiment.arch == rival.experiment.arch
+            assert network.experiment.data.size < rival.experiment.data.size
+            assert network.top1 is None, "no source gives its accuracy"
 
 
 def test_the_published_latencies_give_the_papers_speed_ups(known):
@@ -110,17 +110,17 @@ def test_twice_the_rivals_latency_is_twice_the_speed_up(known):
 
 
 def test_turns_count_by_their_median_and_memory_by_its_peak(known):
-    candidate = known["resnet-rs-50-i160"]
-    turns = [timed(candidate, ms) for ms in (30.0, 10.0, 20.0)]
+    network = known["resnet-rs-50-i160"]
+    turns = [timed(network, ms) for ms in (30.0, 10.0, 20.0)]
     turns[1] = replace(turns[1], peak_memory_mib=300.0)
-    found = speed.SpeedRecord(protocol=PLAIN, timings=(*turns, timed(candidate, 1.0, mode="infer")))
-    of_training = found.of(candidate.name, "train")
+    found = speed.SpeedRecord(protocol=PLAIN, timings=(*turns, timed(network, 1.0, mode="infer")))
+    of_training = found.of(network.name, "train")
     assert (of_training.latency_ms, of_training.num_repeats, of_training.num_rounds) == (20.0, 6, 3)
     assert (of_training.latency_ms_p10, of_training.latency_ms_p90) == (10.0, 30.0)
     assert of_training.images_per_second == 200.0 and of_training.peak_memory_mib == 300.0
     assert found.of("efficientnet-b0", "train") is None
     broken = replace(found, timings=(*found.timings, replace(turns[0], error="no memory")))
-    assert broken.of(candidate.name, "train").error == "no memory"
+    assert broken.of(network.name, "train").error == "no memory"
 
 
 def test_a_record_reads_what_it_writes_and_is_reported(known, tmp_path):
@@ -159,11 +159,11 @@ def test_what_is_measured_is_not_measured_again(known, tmp_path, monkeypatch):
 
 
 def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
-    candidate = known["resnet-rs-50-i160"]
-    here = replace(timed(candidate, 1.0), **{**surroundings(PROTOCOL), "device_name": "another processor"})
+    network = known["resnet-rs-50-i160"]
+    here = replace(timed(network, 1.0), **{**surroundings(PROTOCOL), "device_name": "another processor"})
     speed.SpeedRecord(protocol=PLAIN, timings=(here,)).write(tmp_path)
     with pytest.raises(ValueError, match="was measured with device_name another processor, now "):
-        next(speed.conduct(tmp_path, PROTOCOL, [candidate], stop=Stop()))
+        next(speed.conduct(tmp_path, PROTOCOL, [network], stop=Stop()))
 
 
 def test_the_folder_of_something_else_is_not_taken(known, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from resnet_rs import config, zoo
+from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.studies.catalog import build
 from resnet_rs.studies.file import read
 from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
@@ -23,6 +24,18 @@ def test_additive_trials_keep_the_edits_above_them_and_are_compared_with_the_one
         {"recipe.epochs": 3.0, "task.dropout": 0.1},
     ]
     assert [t.versus for t in trials] == [None, "first", "second"]
+
+
+def test_additive_trials_may_refine_what_was_set_above_and_set_it_anew():
+    edits = [
+        {"data.randaugment": "RandAugment"},
+        {"data.randaugment.magnitude": 15.0},
+        {"data.randaugment": "none", "recipe.epochs": 3.0},
+    ]
+    trials = additive([Step(label=str(i), edits=e) for i, e in enumerate(edits)])
+    made = Study(name="mine", title="", trials=trials).of(config.edit(BASE, {"data.randaugment": None}))
+    assert [e.data.randaugment for e in made.values()] == [RandAugment(), RandAugment(magnitude=15.0), None]
+    assert dict(trials[2].edits) == edits[2]
 
 
 def test_alternatives_have_their_own_edits_and_are_compared_with_the_first():
@@ -92,7 +105,7 @@ def test_a_row_of_ones_own_may_say_what_it_is_compared_with_and_what_was_publish
 def test_a_file_is_not_taken_for_a_study_of_the_paper(tmp_path, name):
     path = tmp_path / f"{name}.yaml"
     path.write_text("alternatives: {a: {}}\n")
-    with pytest.raises(ValueError, match="has the name of a study of the paper"):
+    with pytest.raises(ValueError, match="is the name of a study of the paper"):
         build(str(path), BASE, num_samples=100, settings={})
 
 

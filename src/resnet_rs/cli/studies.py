@@ -78,7 +78,7 @@ def study(
         raise ValueError(f"study {name!r} needs --base EXPERIMENT, --data DATA and --out FOLDER.")
     runner = places.parse(jobs)
     request = planning.Request(
-        name=name,
+        study=name,
         base=base,
         edits=parse_assignments(edits or []),
         data=data,
@@ -120,11 +120,11 @@ def _measure(edits: list[str], *, out: Path | None, device: str | None) -> None:
         )
     chosen = {path.removeprefix("protocol."): value for path, value in typed.items()}
     protocol = edit(Protocol(batch_size=4, num_repeats=5, device=device), chosen)
-    candidates = speed.candidates()
-    say(f"{speed.TITLE}: {len(candidates)} networks")
+    networks = speed.networks()
+    say(f"{speed.TITLE}: {len(networks)} networks")
     failed = 0
     with listening() as stop:
-        for timing in speed.conduct(out, protocol, candidates, stop=stop):
+        for timing in speed.conduct(out, protocol, networks, stop=stop):
             failed += timing.error is not None
             say(_timed(timing))
     text, page = reports.report(out)

@@ -41,20 +41,23 @@ STUDIES: dict[str, tuple[str, Builder]] = {
 """Name -> what it is in a line, and its builder."""
 
 
-def build(name: str, base: Experiment, *, num_samples: int, settings: Mapping[str, str]) -> Study:
-    """The study called `name`, or that of a YAML file, for `base`."""
-    if name.endswith((".yaml", ".yml")):
-        if settings:
-            raise ValueError(
-                f"a study from a file has no settings but those in it, got {', '.join(settings)}."
-            )
-        if Path(name).stem in (*STUDIES, "speed"):
-            raise ValueError(f"{name} has the name of a study of the paper. Call the file otherwise.")
-        return file.read(Path(name), base)
+def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: Mapping[str, str]) -> Study:
+    """The study of that name for `base`, or that of a YAML file; one that is made already must be of another name."""
+    if not isinstance(chosen, Study) and not chosen.endswith((".yaml", ".yml")):
+        return _builder(chosen)(base, num_samples, settings)
+    name = chosen.name if isinstance(chosen, Study) else Path(chosen).stem
+    if settings:
+        raise ValueError(f"a study of your own has no settings but those in it, got {', '.join(settings)}.")
+    if name in (*STUDIES, "speed"):
+        raise ValueError(f"{name!r} is the name of a study of the paper. Call yours otherwise.")
+    return chosen if isinstance(chosen, Study) else file.read(Path(chosen), base)
+
+
+def _builder(name: str) -> Builder:
     if name not in STUDIES:
         close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)
         raise ValueError(
             f"there is no study {name!r}. Closest: {', '.join(close)}. `resnet-rs study list` shows all; a study of "
             "your own is a .yaml file."
         )
-    return STUDIES[name][1](base, num_samples, settings)
+    return STUDIES[name][1]

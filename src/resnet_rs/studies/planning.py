@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from resnet_rs import config, verbs, zoo
 from resnet_rs.fit import measure_speed, refuse_unfit
 from resnet_rs.studies import catalog
 from resnet_rs.studies.conduct import Plan
 from resnet_rs.studies.record import RECORD, Setting, read
+from resnet_rs.studies.study import Study
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
@@ -23,10 +25,10 @@ _SLOTS = ("arch", "data", "task", "recipe")
 class Request:
     """A study as it is asked for."""
 
-    name: str
-    """Of the catalog, or a .yaml file."""
+    study: str | Study
+    """A name of the catalog, a .yaml file, or one that is made already."""
     base: str
-    edits: Mapping[str, str]
+    edits: Mapping[str, Any]
     """Of the base's fields, and of the study's own settings such as `grid.widths`."""
     data: str
     num_seeds: int = 1
@@ -65,7 +67,7 @@ def plan(request: Request, *, folder: Path) -> Plan:
         prepared = verbs.fitted(prepared, minutes=None, machine=machine)
     base, splits = prepared.experiment, prepared.splits
     refuse_unfit(base, len(splits.train))
-    study = catalog.build(request.name, base, num_samples=len(splits.train), settings=own)
+    study = catalog.build(request.study, base, num_samples=len(splits.train), settings=own)
     study.of(base)  # an edit that the base does not take is refused before anything is run
     origin = zoo.experiment(request.base).suited_to(splits.train.classes)
     setting = Setting(

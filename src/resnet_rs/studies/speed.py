@@ -30,7 +30,7 @@ Family = Literal["ResNet-RS", "EfficientNet", "EfficientNet-RS", "ResNet-200 of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Network:
     """A configuration to measure, and what is published of it."""
 
     name: str
@@ -42,10 +42,10 @@ class Candidate:
     v100_ms: float | None = None
 
 
-def candidates() -> list[Candidate]:
+def networks() -> list[Network]:
     """All configurations, each family from its smallest to its largest."""
     found = [
-        Candidate(
+        Network(
             name=name,
             family="ResNet-RS",
             experiment=zoo.experiment(name),
@@ -57,7 +57,7 @@ def candidates() -> list[Candidate]:
         for name, released in paper.RELEASED.items()
     ]
     rivals = [
-        Candidate(
+        Network(
             name=name,
             family="EfficientNet",
             experiment=zoo.experiment(name),
@@ -70,11 +70,11 @@ def candidates() -> list[Candidate]:
     return [*found, *rivals, *(_smaller(rival) for rival in rivals), *_path()]
 
 
-def _smaller(rival: Candidate) -> Candidate:
+def _smaller(rival: Network) -> Network:
     """The same network on smaller pictures, with RandAugment by size (paper, section 7.2)."""
     size = round(rival.experiment.data.size * 2 / 3 / _STEP) * _STEP
     magnitude = 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
-    return Candidate(
+    return Network(
         name=f"{rival.name.replace('efficientnet', 'efficientnet-rs')}-i{size}",
         family="EfficientNet-RS",
         experiment=config.edit(
@@ -83,16 +83,14 @@ def _smaller(rival: Candidate) -> Candidate:
     )
 
 
-def _path() -> list[Candidate]:
+def _path() -> list[Network]:
     """Where the path of Figure 1 begins: ResNet-200 with the recipe of 2015, and with all training methods."""
     dated, ours = zoo.experiment("resnet-200-2015"), zoo.experiment("resnet-rs-200-i256")
     kept = {"arch.drop_path": 0.1, "arch.norm_momentum": 1.0}
     trained = config.edit(replace(ours, arch=dated.arch), kept)
     return [
-        Candidate(
-            name="resnet-200-2015", family="ResNet-200 of 2015", experiment=dated, top1=paper.TABLE_1[0]
-        ),
-        Candidate(
+        Network(name="resnet-200-2015", family="ResNet-200 of 2015", experiment=dated, top1=paper.TABLE_1[0]),
+        Network(
             name="resnet-200-2015, trained as ResNet-RS",
             family="ResNet-200 of 2015",
             experiment=trained,
@@ -160,7 +158,7 @@ def read(path: Path) -> SpeedRecord:
         ) from None
 
 
-def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Candidate], *, stop: Stop) -> Iterator[Timing]:
+def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop: Stop) -> Iterator[Timing]:
     """Measure inference and training steps of `chosen`, in turns; yields each timing, those of earlier times first.
 
     What is measured is not measured again, but for what has failed. Asked to stop, it ends after the network in hand,

@@ -17,7 +17,7 @@ from resnet_rs.report.figures import Figure
 from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
 from resnet_rs.report.study_page import Chart, Listing, Statement, StudyPage, render_study_page
 from resnet_rs.report.table import markdown_table
-from resnet_rs.studies.speed import MODES, TITLE, Candidate, Family, SpeedRecord, candidates
+from resnet_rs.studies.speed import MODES, TITLE, Family, Network, SpeedRecord, networks
 
 _CALLED: Mapping[Mode, str] = {"train": "training step", "infer": "inference"}
 _MILLISECONDS = "milliseconds a picture, here"
@@ -48,7 +48,7 @@ class SpeedUp:
 
 def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
     """Of every EfficientNet; none where its accuracy lies beyond that of the measured ResNet-RS."""
-    known = candidates()
+    known = networks()
     ours = [c for c in known if c.family == "ResNet-RS"]
     here: dict[Mode, dict[str, float | None]] = {
         mode: {c.name: _latency(record, c.name, mode) for c in known} for mode in MODES
@@ -175,7 +175,7 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
         x=Axis(title="pixels a side", is_log=False),
         y=Axis(title=_MILLISECONDS, is_log=True),
     )
-    everything = _timed(record, "train", tuple(dict.fromkeys(c.family for c in candidates())))
+    everything = _timed(record, "train", tuple(dict.fromkeys(c.family for c in networks())))
     found["Time of a training step, here, against multiply-adds"] = points_figure(
         [_point(c, x=float(c.experiment.count_cost().macs), y=p.x) for c, p in everything],
         x=Axis(title="multiply-adds of a picture", is_log=True),
@@ -196,7 +196,7 @@ def _accuracy_figure(
     record: SpeedRecord, mode: Mode, families: tuple[Family, ...], *, path: Sequence[Point] = ()
 ) -> Figure | None:
     """Published top-1 against latency here, with the front of each family that has one, or with a path."""
-    points = [point for candidate, point in _timed(record, mode, families) if candidate.top1 is not None]
+    points = [point for network, point in _timed(record, mode, families) if network.top1 is not None]
     fronts = [
         Line(
             label=f"front of {family}",
@@ -216,19 +216,19 @@ def _accuracy_figure(
     )
 
 
-def _timed(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> list[tuple[Candidate, Point]]:
+def _timed(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> list[tuple[Network, Point]]:
     """The measured networks of some families, each as a point of latency and published top-1."""
-    found: list[tuple[Candidate, Point]] = []
-    for candidate in candidates():
-        timing = record.of(candidate.name, mode)
-        if candidate.family in families and timing is not None and timing.latency_ms is not None:
-            top1 = math.nan if candidate.top1 is None else candidate.top1
-            found.append((candidate, _point(candidate, x=_per_picture(timing), y=top1)))
+    found: list[tuple[Network, Point]] = []
+    for network in networks():
+        timing = record.of(network.name, mode)
+        if network.family in families and timing is not None and timing.latency_ms is not None:
+            top1 = math.nan if network.top1 is None else network.top1
+            found.append((network, _point(network, x=_per_picture(timing), y=top1)))
     return found
 
 
-def _point(candidate: Candidate, *, x: float, y: float) -> Point:
-    return Point(label=candidate.name, x=x, y=y, group=candidate.family)
+def _point(network: Network, *, x: float, y: float) -> Point:
+    return Point(label=network.name, x=x, y=y, group=network.family)
 
 
 def _speed_up(
@@ -256,14 +256,14 @@ def _protocol(record: SpeedRecord) -> str:
 
 
 def _rows(record: SpeedRecord) -> list[tuple[str, ...]]:
-    known = {candidate.name: candidate for candidate in candidates()}
+    known = {network.name: network for network in networks()}
     return [_cells(record, name, known.get(name)) for name in record.names()]
 
 
-def _cells(record: SpeedRecord, name: str, candidate: Candidate | None) -> tuple[str, ...]:
+def _cells(record: SpeedRecord, name: str, network: Network | None) -> tuple[str, ...]:
     timings = [record.of(name, mode) for mode in MODES]
     any_one = next(timing for timing in timings if timing is not None)
-    published = () if candidate is None else (candidate.top1, candidate.tpu_ms, candidate.v100_ms)
+    published = () if network is None else (network.top1, network.tpu_ms, network.v100_ms)
     return (
         name,
         str(any_one.size),

@@ -111,10 +111,16 @@ def additive(steps: Sequence[Step]) -> tuple[Trial, ...]:
     trials: list[Trial] = []
     edits: dict[str, Any] = {}
     for step in steps:
-        edits = {**edits, **step.edits}
+        edits = {path: value for path, value in edits.items() if not _is_within(path, step.edits)}
+        edits |= step.edits
         versus = step.versus or (trials[-1].label if trials else None)
         trials.append(Trial(label=step.label, edits=edits, versus=versus, paper=step.paper))
     return tuple(trials)
+
+
+def _is_within(path: str, edits: Mapping[str, Any]) -> bool:
+    """Whether `edits` set anew what `path` names, itself or a whole of which it is a part."""
+    return any(f"{path}.".startswith(f"{whole}.") for whole in edits)
 
 
 def alternatives(steps: Sequence[Step]) -> tuple[Trial, ...]:

@@ -23,7 +23,6 @@ from resnet_rs import storage
 from resnet_rs.data.loader import TrainingSpans, load
 from resnet_rs.data.sample import Batch
 from resnet_rs.training import checkpoint
-from resnet_rs.training.claim import claimed, refuse_full_disk
 from resnet_rs.training.evaluate import Abandoned, Evaluation, evaluate, gather_unreadable, scores
 from resnet_rs.training.events import (
     Evaluated,
@@ -35,6 +34,7 @@ from resnet_rs.training.events import (
     Started,
     Stopped,
 )
+from resnet_rs.training.folder import held, refuse_full_disk
 from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
@@ -68,7 +68,7 @@ def run(job: Job) -> Iterator[Event]:
     Raises `storage.InUse`, `checkpoint.NoneValid`, `CannotSave` and `Diverged`, and `ValueError` for a job that does
     not fit its folder.
     """
-    with claimed(job):
+    with held(job):
         state = new_state(job.experiment, job.machine.device, seed=job.seed)
         log, notices = resume(job, state)
         try:

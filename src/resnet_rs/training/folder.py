@@ -1,4 +1,4 @@
-"""The claim of a run to its folder: one process at a time, one experiment for good, and room for its checkpoints."""
+"""The folder of a run: one process at a time, one experiment for good, and room for its checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 
 @contextmanager
-def claimed(job: Job) -> Generator[None]:
+def held(job: Job) -> Generator[None]:
     """Hold the folder of `job` within the block; refuse one that is in use or holds anything else.
 
     The first rank does that; the others wait for it, and all see that they were given the same job.
@@ -30,7 +30,7 @@ def claimed(job: Job) -> Generator[None]:
     _refuse_foreign_folder(job.folder)
     storage.make_folders(job.folder)
     with storage.locked(job.folder):
-        _claim(job)
+        _take(job)
         _refuse_different_jobs(job)
         yield
 
@@ -47,7 +47,7 @@ def refuse_full_disk(job: Job, state: TrainState) -> None:
         )
 
 
-def _claim(job: Job) -> None:
+def _take(job: Job) -> None:
     """Make the folder this job's own, or see that it is already."""
     path = job.folder / "experiment.json"
     if path.is_file():
@@ -60,7 +60,7 @@ def _claim(job: Job) -> None:
 
 
 def _refuse_foreign_folder(folder: Path) -> None:
-    # A run that was killed while it claimed its folder leaves `run.json`.
+    # A run that was killed while it took its folder leaves `run.json`.
     if not (folder / "experiment.json").is_file() and not storage.is_vacant(folder, but=("run.json",)):
         raise ValueError(f"{folder} is not empty and holds no run. Choose a new folder for `--out`.")
 
