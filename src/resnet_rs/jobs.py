@@ -5,8 +5,7 @@
 
 Work returns nothing: what it finds out it writes itself, so nothing is lost when whoever asked for it is gone. Work
 that fails is an outcome with its error and leaves the others alone. A request to stop is passed on: what is under way
-may save and leave, and nothing new is begun (a cluster's work is ended; it goes on from what it has saved by itself). A
-payload is text, JSON for example, so that no object has to travel.
+may save and leave, and nothing new is begun. A payload is text, JSON for example, so that no object has to travel.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ Work = Callable[[str, "Share", Stop], None]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _NUM_RAY_RETRIES = 3
-_CORES_OF_A_TASK = 1
+_SECONDS_TO_LEAVE = 120.0
+"""How long a cluster's work may save when it is asked to stop; then it is ended."""
 _LONGEST_ERROR = 2000
 """Characters; an answer must fit into a pipe that is read when its process has ended."""
 
@@ -48,6 +48,17 @@ class Share:
     """Threads to compute with; None for as many as it likes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a piece of work reserves of a cluster's node. Work of one machine has its share of what there is."""
+
+    num_cores: int = 1
+    num_gpus: int = 0
+
+
+ONE_CORE = Needs()
+
+
 class Outcome(NamedTuple):
     """A piece of work has ended."""
 
@@ -60,7 +71,9 @@ class Runner(ABC):
     """Where work is done."""
 
     @abstractmethod
-    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+    def run(
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+    ) -> Iterator[Outcome]:
         """Do `work` on every payload; yields each as it ends, in any order. Work that left is not among them."""
 
 
@@ -68,7 +81,9 @@ class Runner(ABC):
 class Here(Runner):
     """One after the other in this process."""
 
-    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+    def run(
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+    ) -> Iterator[Outcome]:
         for key, payload in payloads.items():
             if stop.is_requested:
                 return
@@ -94,7 +109,9 @@ class Local(Runner):
                 f"local jobs must be 1 to 1024, got {self.num_workers}. Example: --jobs local:2."
             )
 
-    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+    def run(
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+    ) -> Iterator[Outcome]:
         share = Share(num_threads=max(1, num_cores() // self.num_workers))
         waiting = list(payloads.items())
         running: dict[str, _Child] = {}
@@ -127,12 +144,16 @@ class Cluster(Runner):
 
     address: str | None = None
 
-    def run(self, work: Work, payloads: Mapping[str, str], *, stop: Stop) -> Iterator[Outcome]:
+    def run(
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+    ) -> Iterator[Outcome]:
         ray = _ray()
         with _kept_handlers():
             ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
-        share = Share(num_threads=_CORES_OF_A_TASK)
-        task = ray.remote(num_cpus=_CORES_OF_A_TASK, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
+        share = Share(num_threads=needs.num_cores)
+        task = ray.remote(num_cpus=needs.num_cores, num_gpus=needs.num_gpus, max_retries=_NUM_RAY_RETRIES)(
+            _on_a_node
+        )
         tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
         try:
             while tasks and not stop.is_requested:
@@ -140,8 +161,7 @@ class Cluster(Runner):
                 for ended in done:
                     yield Outcome(tasks.pop(ended), _result(ray, ended))
         finally:
-            for task_id in tasks:
-                ray.cancel(task_id, force=True)
+            _leave(ray, list(tasks))
             ray.shutdown()
 
 
@@ -227,11 +247,23 @@ def _in_child(answers: Connection, work: Work, payload: str, share: Share) -> No
 
 def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
     """The work as a Ray task: its error, for a raised one would be taken for that of a node."""
-    try:
-        work(payload, share, Stop())
-    except Exception as error:
-        return _said(error)
+    with listening() as stop:
+        try:
+            work(payload, share, stop)
+        except Left:
+            return None  # nobody looks at it any more
+        except Exception as error:
+            return _said(error)
     return None
+
+
+def _leave(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+    """Ask tasks to leave, which is a SIGINT to those under way, and end those that do not."""
+    for force in (False, True):
+        for task in tasks:
+            ray.cancel(task, force=force)
+        if tasks and not force:
+            _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=_SECONDS_TO_LEAVE)
 
 
 def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, which may not be installed

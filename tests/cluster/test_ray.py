@@ -5,12 +5,18 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from studies.conftest import STEPS, request
 
-from resnet_rs.jobs import Cluster
+from resnet_rs.jobs import Cluster, Here
 from resnet_rs.processes import Stop
+from resnet_rs.studies.conduct import conduct
+from resnet_rs.studies.planning import plan
+from resnet_rs.studies.study import Study, additive
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra, which is not installed")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -87,3 +93,63 @@ def test_every_piece_is_done_when_a_node_dies_in_the_middle(two_nodes, tmp_path)
     assert (tmp_path / f"{lost[0]}.begun-1").exists(), "what the lost node had begun was begun again"
     done = {key: json.loads((tmp_path / f"{key}.done").read_text()) for key in keys}
     assert all(node != second.node_id and threads == 1 for node, threads in done.values())
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """Two trials with two seeds, long enough to be interrupted, and what they give when nothing happens."""
+    asked = request(tmp_path_factory.mktemp("pictures"))
+    asked = replace(asked, edits={**asked.edits, "recipe.epochs": "30"})
+    made = plan(asked, folder=tmp_path_factory.mktemp("nothing"))
+    made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = list(conduct(made, tmp_path_factory.mktemp("here"), Here(), stop=Stop()))
+    torch.set_num_threads(before)
+    return made, essence(expected)
+
+
+def essence(results):
+    return sorted((r.label, r.seed, r.error, r.top1, r.missed, r.curve) for r in results)
+
+
+def when_two_are_under_way(folder, act):
+    """Do `act` in a thread as soon as two runs have begun; the runs that had not ended then are put in the list."""
+    unfinished = []
+
+    def wait():
+        while len(begun := list(folder.glob("trials/*/*/log.jsonl"))) < 2:
+            time.sleep(0.02)
+        unfinished.extend(path for path in begun if not (path.parent / "scores.json").exists())
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread, unfinished
+
+
+def test_a_study_has_the_same_results_when_a_node_dies_while_it_trains(two_nodes, trainings, tmp_path):
+    cluster, second = two_nodes
+    made, expected = trainings
+    killer, unfinished = when_two_are_under_way(
+        tmp_path, lambda: cluster.remove_node(second, allow_graceful=False)
+    )
+    results = list(conduct(made, tmp_path, Cluster(cluster.address), stop=Stop()))
+    killer.join()
+    assert len(unfinished) == 2
+    assert essence(results) == expected
+
+
+def test_runs_on_a_cluster_save_when_they_are_asked_to_stop(two_nodes, trainings, tmp_path):
+    cluster, _ = two_nodes
+    made, expected = trainings
+    stop = Stop()
+    asker, unfinished = when_two_are_under_way(tmp_path, lambda: setattr(stop, "reason", "SIGTERM"))
+    assert list(conduct(made, tmp_path, Cluster(cluster.address), stop=stop)) == []
+    asker.join()
+    for path in unfinished:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert lines[-1]["kind"] == "checkpoint", "it has saved before it left"
+    assert len(unfinished) == 2
+    torch.set_num_threads(1)
+    assert essence(conduct(made, tmp_path, Here(), stop=Stop())) == expected

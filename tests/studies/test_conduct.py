@@ -69,7 +69,7 @@ def test_hits_are_those_of_the_runs_own_scores(whole):
 class Nobody(Here):
     """A runner that must not be needed."""
 
-    def run(self, work, payloads, *, stop):
+    def run(self, work, payloads, *, stop, needs):
         assert not payloads
         return iter(())
 

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from resnet_rs import config, storage, verbs, zoo
-from resnet_rs.jobs import Left, Runner, Share
+from resnet_rs.jobs import Left, Needs, Runner, Share
 from resnet_rs.processes import Stop
 from resnet_rs.studies.record import RECORD, Record, Result, Setting, read
 from resnet_rs.studies.study import Study
@@ -75,7 +75,9 @@ def conduct(plan: Plan, folder: Path, runner: Runner, *, stop: Stop) -> Iterator
             if (trial.label, seed) not in done
         }
         record.write(folder)
-        for outcome in runner.run(work, orders, stop=stop):
+        is_cuda = (plan.device or "").startswith("cuda")
+        needs = Needs(num_cores=1 + plan.workers, num_gpus=int(is_cuda))
+        for outcome in runner.run(work, orders, stop=stop, needs=needs):
             label, seed = json.loads(outcome.key)
             result = Result(label=label, seed=seed, error=outcome.error)
             if outcome.error is None:
