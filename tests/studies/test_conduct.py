@@ -238,9 +238,9 @@ from studies.conftest import STEPS, request
 from resnet_rs.studies.planning import plan
 from resnet_rs.studies.study import Study, additive
 from dataclasses import replace
-made = plan(request(Path({str(tmp_path / "pictures")!r})), folder=Path({str(tmp_path / "nothing")!r}))
-made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
-if __name__ == "__main__":
+if __name__ == "__main__":  # a worker that drew the pictures again would do so under the eyes of another
+    made = plan(request(Path({str(tmp_path / "pictures")!r})), folder=Path({str(tmp_path / "nothing")!r}))
+    made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
     for result in conduct(made, Path({str(folder)!r}), Local(2), stop=Stop()):
         print(result.label, flush=True)
 """
