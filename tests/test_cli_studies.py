@@ -74,6 +74,31 @@ def test_the_same_command_goes_on_and_runs_only_what_failed(mine):
     assert again.returncode == 1 and scores.stat().st_mtime_ns == before
     table = [line for line in first.stdout.splitlines() if line.startswith("| ")]
     assert [line for line in again.stdout.splitlines() if line.startswith("| ")] == table
+    assert again.stdout.count("(done before)") == 2 and "(done before)" not in first.stdout
+
+
+def test_a_study_says_how_its_best_trial_is_trained(mine, photos, tmp_path):
+    _, _, result = mine
+    assert "note: The shortest run has" in result.stdout
+    words = shlex.split(next(line for line in result.stdout.splitlines() if "resnet-rs train" in line))
+    assert words[:5] == ["resnet-rs", "train", "resnet-rs-tiny", "--data", str(photos)]
+    edits = [word for word in words if "=" in word]
+    assert {"recipe.epochs=3.0", "arch.width=0.0625"} <= set(edits)
+    assert not any(edit.startswith("task.num_classes") for edit in edits)
+    assert resnet_rs("show", "resnet-rs-tiny", *edits).returncode == 0
+
+
+def test_a_dry_run_shows_the_trials_and_writes_nothing(mine, photos, tmp_path):
+    folder, _, _ = mine
+    (tmp_path / "mine.yaml").write_text(
+        (folder / "mine.yaml").read_text().replace("5000", "8")
+    )  # what cannot be run cannot be foreseen
+    command = ["study", tmp_path / "mine.yaml", "--base", "resnet-rs-tiny", "--data", photos, *QUICK]
+    result = resnet_rs(*command, "--dry-run", "--seeds", "2")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"half: .* multiply-adds, 9 updates, .* min; data.min_area=0.5", result.stdout)
+    assert "3 trials, 2 seeds: about" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_report_prints_the_table_from_the_record_alone(mine, tmp_path):
@@ -101,6 +126,7 @@ def test_study_list_names_all():
             ["study", "training-method", "--base", "resnet-rs-tiny", "--data", "builtin"],
             "Closest: training-methods",
         ),
+        (["study", "training-method", "--data", "builtin"], "Closest: training-methods"),
         (
             ["study", "training-methods", "--data", "builtin"],
             "needs --base EXPERIMENT, --data DATA and --out",
@@ -139,6 +165,11 @@ def test_study_list_names_all():
         (["study", "speed", "data.size=3"], "settings such as protocol.batch_size=4"),
         (["bench", "resnet-50"], "'resnet-50' is not in the zoo"),
         (["bench", "resnet-rs-tiny", "--train", "--batch", "1"], "2 or more for batch norm"),
+        (["bench", "resnet-rs-tiny", "--device", "abacus"], "device"),
+        (
+            ["recommend", "--images", "9", "--epochs", "3", "--latency-ms", "3", "--device", "abacus"],
+            "device",
+        ),
         (["recommend", "--epochs", "3", "--latency-ms", "3"], "give either --data DATA or --images N"),
         (
             ["recommend", "--images", "100", "--epochs", "3"],

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -147,7 +148,8 @@ class Cluster(Runner):
     def run(
         self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
     ) -> Iterator[Outcome]:
-        ray = _ray()
+        import ray  # pyright: ignore[reportMissingImports]: an extra
+
         with _kept_handlers():
             ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
         share = Share(num_threads=needs.num_cores)
@@ -171,10 +173,13 @@ def parse(text: str | None) -> Runner:
         return Here()
     if text.startswith("local:") and text.removeprefix("local:").isdecimal():
         return Local(int(text.removeprefix("local:")))
-    if text == "ray":
-        return Cluster()
-    if text.startswith("ray://") and len(text) > len("ray://"):
-        return Cluster(text)
+    if text == "ray" or (text.startswith("ray://") and len(text) > len("ray://")):
+        if find_spec("ray") is None:
+            raise ValueError(
+                "`--jobs ray` needs Ray, which is not installed. Install it with `pip install resnet-rs[cluster]`, "
+                "or use `--jobs local:N`."
+            )
+        return Cluster(None if text == "ray" else text)
     raise ValueError(f"jobs must be local:N, ray or ray://HOST:PORT, got {text!r}. Example: --jobs local:2.")
 
 
@@ -287,17 +292,6 @@ def _kept_handlers() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ray() -> Any:  # noqa: ANN401 - a module that may not be installed
-    try:
-        import ray  # pyright: ignore[reportMissingImports]: an extra
-    except ImportError:
-        raise ValueError(
-            "`--jobs ray` needs Ray, which is not installed. Install it with `pip install resnet-rs[cluster]`, "
-            "or use `--jobs local:N`."
-        ) from None
-    return ray
 
 
 def _said(error: BaseException) -> str:

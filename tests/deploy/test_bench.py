@@ -61,12 +61,17 @@ def test_a_slow_network_is_repeated_less_often():
     assert 2 <= row.num_repeats < 10_000
 
 
-def test_a_network_that_cannot_be_measured_is_a_row_and_the_next_is_measured():
-    odd = edit(TINY, {"data.mean": [0.5] * 3, "data.std": [0.5] * 3})
-    protocol = replace(QUICK, device="cuda:99")
-    (lost,) = bench({"odd": odd}, protocol)
-    assert "device 'cuda:99' is not available here" in lost.error
-    assert lost.latency_ms is None and lost.macs > 0
+def test_a_network_that_cannot_be_measured_is_a_row_and_the_next_is_tried():
+    rows = list(bench({"one": TINY, "two": TINY}, replace(QUICK, batch_size=10**12)))
+    assert [row.name for row in rows] == ["one", "two"]
+    for row in rows:
+        assert "RuntimeError" in row.error and "memory" in row.error
+        assert row.latency_ms is None and row.macs > 0
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_measured():
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available here"):
+        next(bench({"tiny": TINY}, replace(QUICK, device="cuda:99")))
 
 
 def test_no_process_is_left_when_nobody_wants_the_rest():

@@ -133,6 +133,15 @@ def test_one_seed_is_compared_by_mcnemar():
     assert paired_difference(new, old).p == mcnemar(won, lost)
 
 
+def test_the_same_answers_on_few_pictures_are_not_taken_for_certainty():
+    hits = np.ones((1, 24), dtype=bool)
+    found = paired_difference(hits, hits.copy())
+    assert (found.value, found.p) == (0.0, 1.0)
+    assert 0.05 < found.high == -found.low < 0.2
+    many = np.ones((1, 10_000), dtype=bool)
+    assert paired_difference(many, many.copy()).high < 0.0005
+
+
 @pytest.mark.parametrize("num_pictures", [1, 5])
 def test_a_handful_of_pictures_proves_nothing(num_pictures):
     """Won all of them: exact is 1 of 1, and 0.0625 of 5, though they do not vary."""

@@ -61,9 +61,9 @@ def test_short_training_is_not_regularized():
 
 def test_time_for_long_training_goes_into_depth_and_less_into_width():
     much, little = (recommend(Wish(num_images=50_000, minutes=minutes)) for minutes in (20_000.0, 60.0))
-    assert 100 <= much.chosen.epochs and "100 are wanted" in much.larger.broken[0]
+    assert 100 <= much.chosen.epochs and "below 100 a network" in much.larger.broken[0]
     assert much.chosen.minutes == pytest.approx(20_000, rel=0.01) and "can overfit" in much.reasons[0]
-    assert 30 <= little.chosen.epochs < 100 and "30 are wanted" in little.larger.broken[0]
+    assert 30 <= little.chosen.epochs < 100 and "below 30 a network" in little.larger.broken[0]
     assert "width pays more" in little.reasons[0]
 
 

@@ -101,6 +101,13 @@ def test_a_row_of_ones_own_may_say_what_it_is_compared_with_and_what_was_publish
     assert [(t.versus, t.paper) for t in read(path, BASE).trials] == [(None, None), ("a", 71), ("a", None)]
 
 
+def test_labels_stay_as_they_are_written(tmp_path):
+    """YAML makes True of `on` and `yes`, which is also 1: one trial would silently take the place of another."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("alternatives: {1: {}, yes: {}, on: {}, off: {}, ~: {}, 0x1: {}, 1.0: {}}\n")
+    assert [t.label for t in read(path, BASE).trials] == ["1", "yes", "on", "off", "~", "0x1", "1.0"]
+
+
 @pytest.mark.parametrize("name", ["scaling", "speed", "training-methods"])
 def test_a_file_is_not_taken_for_a_study_of_the_paper(tmp_path, name):
     path = tmp_path / f"{name}.yaml"
@@ -129,14 +136,18 @@ def test_every_label_has_a_folder_of_its_own():
         ("title: 2020-13-45\n", "odd.yaml is no YAML"),
         (f"grid: {{recipe.epochs: [1{'0' * 400}]}}\n", "odd.yaml: "),
         ("grid:\n" + "".join(f"  data.f{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for i in range(9)), "387,420,489"),
-        ("", "expected a title and one of additive, alternatives or grid"),
-        ("title: x\n", "expected a title and one of"),
-        ("additive: {a: {}}\ngrid: {b: [1]}\n", "expected a title and one of"),
+        ("", "expected one of additive, alternatives or grid"),
+        ("title: x\n", "got nothing of the three"),
+        ("additive: {a: {}}\ngrid: {b: [1]}\n", "got additive and grid"),
         ("combine: {a: {}}\n", "got 'combine'"),
         ("grid: {recipe.epochs: 3}\n", "recipe.epochs must be a list of values, got 3"),
         ("additive: {a: 3}\n", r"trial 'a' must be edits such as \{recipe.epochs: 10\}, got 3"),
         ("additive: {a: {recipe.speed: 3}}\n", "no field 'speed'"),
         ("additive: [\n", "is no YAML"),
+        ("titel: x\nadditive: {a: {}}\n", "got 'titel'"),
+        ("alternatives: [a, b]\n", "below `alternatives` must stand labels with their edits"),
+        ("alternatives: {'': {}}\n", "one is empty"),
+        ("alternatives: {[a]: {}}\n", "names are words"),
         ("additive: {a: !!python/object/apply:os.system ['touch canary']}\n", "is no YAML"),
         ("\x00", "is no YAML"),
     ],

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from resnet_rs.jobs import Runner
     from resnet_rs.processes import Stop
     from resnet_rs.studies.conduct import Plan
+    from resnet_rs.studies.planning import Forecast
     from resnet_rs.studies.record import Result
 
 EXIT_FAILED = 1
-"""Some trials of a study have failed; their errors are in its table."""
+"""Some trials of a study, or some measurements, have failed; their errors are in the table."""
 
 
 @app.command()
@@ -51,6 +52,9 @@ def study(
     max_macs: Annotated[
         float | None, typer.Option(help="Leave out trials of more multiply-adds for a picture, such as 1e9.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the trials and about how long they take; run nothing.")
+    ] = False,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
@@ -61,12 +65,12 @@ def study(
     """
     from resnet_rs import jobs as places
     from resnet_rs.config import parse_assignments
-    from resnet_rs.studies import planning
+    from resnet_rs.studies import catalog, planning
 
     if name == "speed":
         given = {"--base": base, "--data": data, "--jobs": jobs, "--minutes": minutes, "--max-macs": max_macs}
         given |= {"--micro-batch": micro_batch, "--fit": fit or None, "--workers": workers or None}
-        given |= {"--seeds": seeds if seeds > 1 else None}
+        given |= {"--seeds": seeds if seeds > 1 else None, "--dry-run": dry_run or None}
         _refuse_given(given)
         _measure(edits or [], out=out, device=device)
         return
@@ -74,7 +78,8 @@ def study(
         for label, line in planning.outline().items():
             say(f"{label:<18} {line}")
         return
-    if base is None or data is None or out is None:
+    catalog.refuse_unknown(name)
+    if base is None or data is None or (out is None and not dry_run):
         raise ValueError(f"study {name!r} needs --base EXPERIMENT, --data DATA and --out FOLDER.")
     runner = places.parse(jobs)
     request = planning.Request(
@@ -90,7 +95,21 @@ def study(
         micro_batch=micro_batch,
         workers=workers,
     )
+    if out is None or dry_run:
+        _foresee(planning.forecast(request), seeds=seeds)
+        return
     _conduct(planning.plan(request, folder=out), out, runner)
+
+
+def _foresee(forecasts: list[Forecast], *, seeds: int) -> None:
+    """A line for each trial, and the time of all."""
+    from resnet_rs.config import describe
+
+    for trial in forecasts:
+        cost = f"{trial.macs / 1e6:,.3g} million multiply-adds, {trial.updates:,} updates, {trial.minutes:.2g} min"
+        say(f"{trial.label}: {cost}; {describe(trial.edits) or 'the base itself'}")
+    total = seeds * sum(trial.minutes for trial in forecasts)
+    say(f"{len(forecasts)} trials, {seeds} seeds: about {total:,.3g} min one after the other, scoring aside")
 
 
 def _refuse_given(options: Mapping[str, object]) -> None:
@@ -167,12 +186,15 @@ def bench(
         device=device,
         precision=precision,
     )
-    timings = bench(experiments, protocol)
+    timings: list[Timing] = []
+    for timing in bench(experiments, protocol):
+        timings.append(timing)
+        if not as_json:
+            say(_timed(timing))
     if as_json:
         say_json([asdict(timing) for timing in timings])
-        return
-    for timing in timings:
-        say(_timed(timing))
+    if any(timing.error is not None for timing in timings):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -200,6 +222,7 @@ def recommend(
         memory_gib=memory_gib,
         device=device,
     )
+    say("measuring networks on this machine; this takes a minute or two", is_error=True)
     advice = recommending.recommend(wish)
     if as_json:
         say_json(recommending.to_plain(advice))
@@ -233,22 +256,37 @@ def _timed(timing: Timing) -> str:
 
 def _conduct(plan: Plan, folder: Path, runner: Runner) -> None:
     """Run the plan, a line for each result; then its table and its page."""
+    from resnet_rs.config import as_typed
     from resnet_rs.processes import listening
     from resnet_rs.studies import conduct, record, summary
 
     total, results = len(plan.study.trials) * len(plan.seeds), 0
     say(f"{plan.study.title}: {len(plan.study.trials)} trials, {len(plan.seeds)} seeds, {total} runs")
+    for note in plan.study.notes:
+        say(f"note: {note}")
+    earlier = record.read(folder).results if (folder / record.RECORD).is_file() else ()
     with listening() as stop:
         failed = 0
         for result in conduct.conduct(plan, folder, runner, stop=stop):
             results += 1
             failed += result.error is not None
-            say(f"{results:>4} of {total}  {_described(result)}")
+            when = " (done before)" if result.error is None and result in earlier else ""
+            say(f"{results:>4} of {total}  {_described(result)}{when}")
     found = record.read(folder)
     path = summary.write_page(found, folder / summary.PAGE, has_folder=True)
     for line in summary.markdown(found).splitlines():
         say(line)
     say(f"page: {path}")
+    best = summary.best(found)
+    if best is not None and not stop.is_requested:
+        label, edits = best
+        typed = " ".join(shlex.quote(f"{path}={as_typed(value)}") for path, value in edits.items())
+        say(
+            f"highest top-1: {label}; chosen by these test pictures, so a little less is to be expected of others"
+        )
+        say(
+            f"resnet-rs train {plan.setting.base} --data {shlex.quote(plan.data)} --out runs/best {typed}".strip()
+        )
     _leave(stop, f"{failed} of {total} runs" if failed else "")
 
 

@@ -106,8 +106,10 @@ class Timing:
 def bench(experiments: Mapping[str, Experiment], protocol: Protocol) -> Iterator[Timing]:
     """Measure each of `experiments` and yield its row, in order; with several rounds after the last of them.
 
-    One that fails, or whose process is killed for its memory, is a row with its error.
+    One that fails, or whose process is killed for its memory, is a row with its error. Raises `ValueError` for a device
+    or a precision that this machine does not have.
     """
+    surroundings(protocol)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in experiments}
     for i in range(protocol.num_rounds):
         for name, experiment in experiments.items():

@@ -12,18 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
+from resnet_rs.report.statistics import wilson_interval
+
 _NUM_RESAMPLES = 4000
 _LEVEL = 0.05
 
 
-class Verdict(Enum):
+class Verdict(StrEnum):
     """What may be said of a difference."""
 
     BETTER = "better"
@@ -64,7 +66,7 @@ def mean_of_hits(hits: Bool[np.ndarray, "S N"], *, seed: int = 0) -> Mean:
     bootstrap; Owen and Eckles 2012, arXiv:1106.2125, for crossed factors; the stretching is ours, since without it
     three seeds covered the truth in 90 % of simulations.
     """
-    num_seeds, _ = _checked(hits)
+    num_seeds, num_pictures = _checked(hits)
     of_seeds, of_pictures = hits.mean(axis=1), hits.mean(axis=0)
     value = float(hits.mean())
     rng = np.random.default_rng(seed)
@@ -76,6 +78,8 @@ def mean_of_hits(hits: Bool[np.ndarray, "S N"], *, seed: int = 0) -> Mean:
     errors = [error for error in (_error(of_seeds), _error(of_pictures)) if error.squared > 0]
     few = float(stats.t.isf(0.025, _freedom(errors)) / stats.norm.isf(0.025)) if errors else 1.0
     low, high = value + few * (np.quantile(means, [0.025, 0.975]) - value)
+    if value in (0.0, 1.0):  # nothing varies, and yet little is known of few pictures
+        low, high = wilson_interval(int(value * num_pictures), num_pictures)
     return Mean(
         value=value,
         low=max(0.0, float(low)),
@@ -192,13 +196,23 @@ def _change(new: Scored, old: Scored) -> _Change:
     )
 
 
+def _width_of_nothing(pictures: _Error) -> float:
+    """How far a difference may reach of which no picture shows any: as if one had been won and one lost.
+
+    Source: Bonett and Price 2012, who add these two pictures to every table.
+    """
+    count = pictures.freedom + 1
+    return min(1.0, float(stats.t.isf(0.025, max(1, count - 1))) * math.sqrt(2) / (count + 2))
+
+
 def _difference(change: _Change, luck: _Error) -> Difference:
     value = change.value
     parts = [part for part in (luck, change.pictures) if part.squared > 0]
     if not parts:
         # Nothing is known of how it would vary, unless it can be counted.
         p = 1.0 if change.outcome is None else mcnemar(*change.outcome)
-        low, high = (value, value) if value == 0 else (-1.0, 1.0)
+        width = _width_of_nothing(change.pictures)
+        low, high = (-width, width) if value == 0 else (-1.0, 1.0)
         return Difference(value=value, low=low, high=high, p=p, num_seeds=change.num_seeds)
     error = math.sqrt(sum(part.squared for part in parts))
     radius = float(stats.t.isf(0.025, _freedom(parts))) * error

@@ -14,6 +14,9 @@ Builder = Callable[[Experiment, int, Mapping[str, str]], Study]
 """Makes a study for a base, a number of training pictures, and typed settings of the study's own."""
 
 
+_ENDINGS = (".yaml", ".yml")
+
+
 def _without_settings(build: Callable[[Experiment, int], Study]) -> Builder:
     def built(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
         if settings:
@@ -43,8 +46,9 @@ STUDIES: dict[str, tuple[str, Builder]] = {
 
 def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: Mapping[str, str]) -> Study:
     """The study of that name for `base`, or that of a YAML file; one that is made already must be of another name."""
-    if not isinstance(chosen, Study) and not chosen.endswith((".yaml", ".yml")):
-        return _builder(chosen)(base, num_samples, settings)
+    if not isinstance(chosen, Study) and not chosen.endswith(_ENDINGS):
+        refuse_unknown(chosen)
+        return STUDIES[chosen][1](base, num_samples, settings)
     name = chosen.name if isinstance(chosen, Study) else Path(chosen).stem
     if settings:
         raise ValueError(f"a study of your own has no settings but those in it, got {', '.join(settings)}.")
@@ -53,11 +57,11 @@ def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: 
     return chosen if isinstance(chosen, Study) else file.read(Path(chosen), base)
 
 
-def _builder(name: str) -> Builder:
-    if name not in STUDIES:
+def refuse_unknown(name: str) -> None:
+    """Refuse a name that is neither in the catalog nor that of a YAML file."""
+    if name not in STUDIES and not name.endswith(_ENDINGS):
         close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)
         raise ValueError(
             f"there is no study {name!r}. Closest: {', '.join(close)}. `resnet-rs study list` shows all; a study of "
             "your own is a .yaml file."
         )
-    return STUDIES[name][1]

@@ -198,7 +198,8 @@ def _read_result(plan: Plan, experiment: Experiment, run: Path, result: Result) 
     scores: dict[str, Any] = storage.read_json(
         run / "scores.json", needs=("top1", "count", "missed", "unreadable")
     )
-    evaluations = [line for line in read_log(run / "log.jsonl") if line["kind"] == "evaluation"]
+    log = read_log(run / "log.jsonl")
+    evaluations = [line for line in log if line["kind"] == "evaluation"]
     if not evaluations:
         raise ValueError("its log holds no evaluation")
     cost = suited.count_cost()
@@ -210,6 +211,7 @@ def _read_result(plan: Plan, experiment: Experiment, run: Path, result: Result) 
         count=scores["count"],
         missed=tuple(scores["missed"]),
         unscored=tuple(item["index"] for item in scores["unreadable"]),
+        num_unread=len({line["key"] for line in log if line["kind"] == "unreadable"}),
         top1=scores["top1"],
         curve=tuple((line["epoch"], round(line["summaries"][weights]["top1"], 6)) for line in evaluations),
         minutes=round(evaluations[-1]["seconds"] / 60, 3),

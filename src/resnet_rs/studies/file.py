@@ -33,6 +33,9 @@ _KINDS: dict[str, Callable[[Sequence[Step]], tuple[Trial, ...]]] = {
 }
 
 
+_FORM = "one of additive, alternatives or grid, and a title if you like"
+
+
 def read(path: Path, base: Experiment) -> Study:
     """The study in the file at `path`, whose every trial `base` must take."""
     if not path.is_file():
@@ -60,36 +63,45 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone, and every name once: of two equal ones YAML would silently keep the last."""
+    """Plain values alone; names as they are written, where YAML makes True of `on`, and each of them once."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise yaml.YAMLError(f"{node.value!r} is called a mapping and is none")
+        if not all(isinstance(name, yaml.ScalarNode) for name, _ in node.value):
+            raise yaml.YAMLError("a name in it is a list or a mapping; names are words")
         names = [name.value for name, _ in node.value]
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise yaml.YAMLError(f"{double!r} stands in it twice")
-        return super().construct_mapping(node, deep=deep)
+        return {name.value: self.construct_object(value, deep=True) for name, value in node.value}
 
 
 def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the file holds
-    if not isinstance(content, Mapping) or len({*content} - {"title"}) != 1:
-        raise ValueError("expected a title and one of additive, alternatives or grid, as in docs/STUDIES.md.")
-    (kind,) = {*content} - {"title"}
-    body = content[kind]
-    if kind not in (*_KINDS, "grid") or not isinstance(body, Mapping) or not body:
-        raise ValueError(f"expected additive, alternatives or grid with something below it, got {kind!r}.")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected {_FORM}, as in docs/STUDIES.md, got {content!r}.")
+    entries = {str(entry): body for entry, body in content.items()}
+    title = str(entries.pop("title", name))
+    odd = next((entry for entry in entries if entry not in (*_KINDS, "grid")), None)
+    if odd is not None:
+        raise ValueError(f"expected {_FORM}, got {odd!r}.")
+    if len(entries) != 1:
+        raise ValueError(f"expected {_FORM}, got {' and '.join(entries) or 'nothing of the three'}.")
+    ((kind, body),) = entries.items()
+    if not isinstance(body, Mapping) or not body:
+        below = "fields with lists of values" if kind == "grid" else "labels with their edits"
+        raise ValueError(f"below `{kind}` must stand {below}, got {body!r}.")
     if kind == "grid":
-        trials = grid({str(path): _list(path, values) for path, values in body.items()})
+        trials = grid({path: _list(path, values) for path, values in body.items()})
     else:
-        trials = _KINDS[kind]([_step(str(label), edits) for label, edits in body.items()])
-    return Study(name=name, title=str(content.get("title", name)), trials=trials)
+        trials = _KINDS[kind]([_step(label, edits) for label, edits in body.items()])
+    return Study(name=name, title=title, trials=trials)
 
 
 def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file holds
     if not isinstance(edits, Mapping | None):
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
-    fields = {str(path): value for path, value in (edits or {}).items()}
+    fields: dict[str, Any] = {**(edits or {})}
     paper, versus = fields.pop("paper", None), fields.pop("versus", None)
     if not isinstance(paper, int | float | None) or not isinstance(versus, str | None):
         raise ValueError(f"`paper` of trial {label!r} must be a number and `versus` a label.")

@@ -19,6 +19,7 @@ from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 from resnet_rs.training.machine import Machine
 
 _SLOTS = ("arch", "data", "task", "recipe")
+_FEW_UPDATES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,45 @@ class Request:
                 raise ValueError(f"{name} must be above 0, got {value}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a trial will be and take."""
+
+    label: str
+    edits: Mapping[str, Any]
+    macs: int
+    updates: int
+    minutes: float
+    """About, for one seed that has the machine to itself."""
+
+
 def plan(request: Request, *, folder: Path) -> Plan:
     """The plan for `request`; a study begun in `folder` for the same time leaves out what it left out then."""
+    made, machine, prepared = _asked(request)
+    return _begun(made, folder) or _affordable(made, request, machine, prepared)
+
+
+def forecast(request: Request) -> list[Forecast]:
+    """What the trials of a new study for `request` are and will take, as measured on the base."""
+    made, machine, prepared = _asked(request)
+    planned = _affordable(made, request, machine, prepared)
+    experiments = planned.study.of(planned.base)
+    macs = {label: experiment.count_cost().macs for label, experiment in experiments.items()}
+    minutes = _minutes(experiments, macs, planned, machine, prepared)
+    return [
+        Forecast(
+            label=trial.label,
+            edits=trial.edits,
+            macs=macs[trial.label],
+            updates=experiments[trial.label].recipe.plan(planned.setting.num_train).total_steps,
+            minutes=minutes[trial.label],
+        )
+        for trial in planned.study.trials
+    ]
+
+
+def _asked(request: Request) -> tuple[Plan, Machine, verbs.Prepared]:
+    """The whole plan for `request`, whatever its limits, and what its costs can be measured with."""
     own = {path: value for path, value in request.edits.items() if path.partition(".")[0] not in _SLOTS}
     typed = {path: value for path, value in request.edits.items() if path not in own}
     machine = Machine(
@@ -68,7 +106,14 @@ def plan(request: Request, *, folder: Path) -> Plan:
     base, splits = prepared.experiment, prepared.splits
     refuse_unfit(base, len(splits.train))
     study = catalog.build(request.study, base, num_samples=len(splits.train), settings=own)
-    study.of(base)  # an edit that the base does not take is refused before anything is run
+    experiments = study.of(base)  # an edit that the base does not take is refused before anything is run
+    fewest = min(e.recipe.plan(len(splits.train)).total_steps for e in experiments.values())
+    if fewest < _FEW_UPDATES:
+        note = (
+            f"The shortest run has {fewest} updates, of which little can be learned: take more epochs, a smaller batch "
+            "or more pictures."
+        )
+        study = replace(study, notes=(*study.notes, note))
     origin = zoo.experiment(request.base).suited_to(splits.train.classes)
     setting = Setting(
         base=request.base,
@@ -91,7 +136,7 @@ def plan(request: Request, *, folder: Path) -> Plan:
         micro_batch=request.micro_batch,
         workers=request.workers,
     )
-    return _begun(made, folder) or _affordable(made, request, machine, prepared)
+    return made, machine, prepared
 
 
 def outline() -> dict[str, str]:
@@ -121,13 +166,15 @@ def _affordable(made: Plan, request: Request, machine: Machine, prepared: verbs.
     experiments = made.study.of(made.base)
     macs = {label: experiment.count_cost().macs for label, experiment in experiments.items()}
     kept = [label for label in macs if request.max_macs is None or macs[label] <= request.max_macs]
-    if request.minutes is not None:
+    least = f"the smallest takes {min(macs.values()):,} multiply-adds"
+    if request.minutes is not None and kept:
         minutes = _minutes(experiments, macs, made, machine, prepared)
+        least = f"the shortest takes about {request.num_seeds * min(minutes[label] for label in kept):.2g} minutes"
         kept = _cheapest(kept, minutes, within=request.minutes / request.num_seeds)
     if not kept:
         raise ValueError(
-            f"no trial of {made.study.name!r} is within the limits: the least takes {min(macs.values()):,} "
-            "multiply-adds. Raise --max-macs or --minutes, or choose a smaller base."
+            f"no trial of {made.study.name!r} is within the limits {request.limits}: {least}. Raise the limit, or "
+            "choose a smaller base."
         )
     return _without(made, [label for label in macs if label not in kept])
 

@@ -114,9 +114,9 @@ def recommend(wish: Wish) -> Advice:
     epochs = long.at(_SMALLEST.index(_OF_SOME_USE)).epochs if wish.epochs is None else wish.epochs
     ladder = long if epochs >= LONG else _Ladder(wish, is_long=False)
     if ladder.at(0).broken:
+        cure = "Give more" if wish.minutes is not None else "Loosen them"
         raise ValueError(
-            f"not even the smallest network keeps the limits: {'; '.join(ladder.at(0).broken)}. Loosen them, or use "
-            "fewer pictures."
+            f"not even the smallest network keeps the limits: {'; '.join(ladder.at(0).broken)}. {cure}."
         )
     return _highest(ladder)
 
@@ -241,14 +241,17 @@ def _timing(experiment: Experiment, protocol: Protocol) -> Timing:
     timing = next(bench({BASE: experiment}, protocol))
     if timing.error is not None:
         raise _Unmeasurable(
-            f"a network of {timing.macs:,} multiply-adds could not be measured: {timing.error}."
+            f"a network of {timing.macs:,} multiply-adds could not be measured: {timing.error.rstrip('.')}."
         )
     return timing
 
 
 def _too_few(wish: Wish, epochs: float, *, fewest: float) -> Iterator[str]:
     if wish.minutes is not None and epochs < fewest:
-        yield f"{wish.minutes:g} minutes are enough for {epochs:.3g} epochs only, {fewest:g} are wanted"
+        yield (
+            f"{wish.minutes:g} minutes are enough for {epochs:.3g} epochs only; below {fewest:g} a network of this "
+            "size stays half trained"
+        )
 
 
 def _broken(wish: Wish, *, latency_ms: float, memory_gib: float | None) -> Iterator[str]:
@@ -267,6 +270,10 @@ def _reasons(ladder: _Ladder, chosen: Candidate) -> Sequence[str]:
         )
     else:
         shape = f"{chosen.epochs:.3g} epochs are short training, where width pays more than depth (rule 1)"
+    if not ladder.is_long:
+        shape += (
+            "; and what long training needs against overfitting is left out, as in the paper's short runs"
+        )
     size = "size grows slowly, with the depth, as in the released family (rule 2)"
     if wish.side is not None:
         size += f", and not beyond the {wish.side} pixels of the pictures"

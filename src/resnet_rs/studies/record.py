@@ -61,6 +61,8 @@ class Result:
     """Places in the test split of the pictures whose class was not named first."""
     unscored: tuple[int, ...] = ()
     """Places of those that could not be read."""
+    num_unread: int = 0
+    """Training pictures that could not be read, and were left out."""
     top1: float | None = None
     curve: tuple[tuple[float, float], ...] = ()
     """Epoch and top-1 of each evaluation."""

@@ -61,6 +61,8 @@ class Study:
                 f"two trials are called {double.label!r}, or nearly so. Give each a label of its own."
             )
         labels = {trial.label for trial in self.trials}
+        if any(not label.strip() for label in labels):
+            raise ValueError("every trial must have a label, and one is empty.")
         odd = (t for t in self.trials if t.versus == t.label or t.versus not in {None, *labels})
         lost = next(odd, None)
         if lost is not None:

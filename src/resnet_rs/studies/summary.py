@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from resnet_rs import config, storage
+from resnet_rs import config, storage, zoo
 from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.report.comparison import holm, mean_of_hits, paired_differences, verdict
 from resnet_rs.report.study_figures import curves_figure, dots_figure
@@ -20,6 +21,7 @@ from resnet_rs.studies import methods_report, scaling_report
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
+from resnet_rs.training.experiment import Experiment
 
 PAGE = "page.html"
 _NOT_COMPARABLE = "; not comparable with the paper's ImageNet"
@@ -83,6 +85,17 @@ def markdown(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def best(record: Record) -> tuple[str, dict[str, Any]] | None:
+    """The trial of the highest mean top-1, with the edits that lead to it from the experiment of the zoo."""
+    rows = [(row.top1.value, row.label) for row in tabulate(record).rows if row.top1 is not None]
+    if not rows:
+        return None
+    label = max(rows, key=lambda row: row[0])[1]
+    base = config.from_plain(record.setting.experiment, kinds=(Experiment,))
+    edits = config.diff(zoo.experiment(record.setting.base), record.study.of(base)[label])
+    return label, {path: value for path, value in edits.items() if path != "task.num_classes"}  # the data's
+
+
 def describe_setting(record: Record) -> str:
     """Base and data in a line."""
     setting = record.setting
@@ -90,7 +103,9 @@ def describe_setting(record: Record) -> str:
     edits = f" with {setting.edits}" if setting.edits else ""
     lost = len(record.unscored())
     left_out = f", of which {lost:,} are left out since some run could not read them" if lost else ""
-    sizes = f"{setting.num_train:,} to train, {setting.num_test:,} to test{left_out}"
+    unread = max((result.num_unread for result in record.results), default=0)
+    unreadable = f", of which {unread:,} could not be read" if unread else ""
+    sizes = f"{setting.num_train:,} to train{unreadable}, {setting.num_test:,} to test{left_out}"
     return f"{setting.base}{edits} on {data} ({sizes})"
 
 
