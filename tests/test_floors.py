@@ -43,6 +43,8 @@ ONLY_IN = {
     "subprocess": {"bridges/torch_file.py"},
     "ctypes": {"bridges/torch_file.py", "processes.py"},
     "socket": set(),
+    **{name: {"bridges/download.py"} for name in ("urllib", "http")},
+    **{name: set() for name in ("urllib3", "requests", "httpx", "aiohttp", "ftplib", "huggingface_hub")},
     "random": set(),
     "sys": {"cli/app.py", "cli/output.py", "cli/training.py", "bridges/torch_file.py"},
     "typer": {f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "studies")},
