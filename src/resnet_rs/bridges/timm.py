@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
+from resnet_rs.bridges.network import Rule
+
 _KERNEL = ("weight",)
 _AFFINE = ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -70,6 +72,21 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {ours: timm for timm, ours in _names(_count_blocks(_OUR_BLOCK, state_dict, first_stage=2))}
     _check(state_dict, known=names, origin="a ResNet-RS with a classification head")
     return {names[name]: _as_convolution(names[name], tensor) for name, tensor in state_dict.items()}
+
+
+def count_blocks(names: Iterable[str]) -> list[int]:
+    """Blocks in c2, c3, c4 and c5 of a ResNet with timm's, or torchvision's, names."""
+    return _count_blocks(_TIMM_BLOCK, names, first_stage=1)
+
+
+def rules(names: Iterable[str]) -> list[Rule]:
+    """The rules of a timm `resnetrs*` model; counters of updates are left out."""
+    pairs = _names(count_blocks(names))
+    return [
+        Rule(timm, ours, "matrix of OIHW" if _is_squeeze(timm) else "as it is")
+        for timm, ours in pairs
+        if not timm.endswith(_OPTIONAL)
+    ]
 
 
 def _count_blocks(pattern: re.Pattern[str], names: Iterable[str], *, first_stage: int) -> list[int]:

@@ -23,12 +23,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -107,6 +109,33 @@ def convert(file: Path, out: Path, *, key: str | None = None, seconds: int = _SE
         key=key,
         prefix=prefix,
     )
+
+
+class TorchFile:
+    """The weights in a file of PyTorch or of safetensors, as arrays."""
+
+    def __init__(self, path: Path, *, key: str | None = None) -> None:
+        self._tensors = _read_tensors(path, key=key)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of `names`, one at a time; those of 16 bits are widened."""
+        for name in names:
+            tensor = self._tensors[name]
+            yield name, (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _read_tensors(path: Path, *, key: str | None) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is no file; expected weights such as model.pth or model.safetensors."
+        )
+    try:
+        return load(
+            path.read_bytes() if path.suffix == _ENDING else _read_apart(path, key=key, seconds=_SECONDS)
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no safetensors: {error}.") from None
 
 
 def read_weights(opened: io.BufferedReader | io.BytesIO, *, key: str | None = None) -> Weights:

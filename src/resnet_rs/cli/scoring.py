@@ -10,7 +10,7 @@ import typer
 
 from resnet_rs.cli.app import app
 from resnet_rs.cli.machine import machine as chosen_machine
-from resnet_rs.cli.options import AsJson, DataName, DeviceName, Trained, Workers
+from resnet_rs.cli.options import AsJson, DataName, DeviceName, Edits, Trained, Workers
 from resnet_rs.cli.output import say, say_json
 
 
@@ -94,16 +94,58 @@ def report(
 
 @app.command()
 def convert(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A .pt, .pth or .bin file.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file that ends in .safetensors.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Somebody else's weights: a file, a folder or an archive."),
+    ],
+    edits: Edits = None,
     *,
+    out: Annotated[
+        Path,
+        typer.Option(help="A new checkpoint folder; without --from a new file that ends in .safetensors."),
+    ],
+    kind: Annotated[
+        str | None, typer.Option("--from", help="Whose they are: tf1, tf2, keras, timm or torchvision.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The experiment they are for, where the file does not tell.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take no averages, where there are any.")] = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="Keep class 0 of the TF2 Model Garden.")
+    ] = False,
     key: Annotated[
-        str | None, typer.Option(help="Where in the file the weights are, such as model_ema.")
+        str | None, typer.Option(help="Without --from: where in the file the weights are, such as model_ema.")
     ] = None,
 ) -> None:
-    """Turn weights that PyTorch has saved into safetensors, without running what is in them."""
+    """Make a checkpoint of somebody else's weights; without --from, turn a .pth file into safetensors.
+
+    Nothing in the file is run. Every variable is used once and every tensor filled once, or the file is refused.
+    """
+    if kind is None:
+        _to_safetensors(source, out, key=key, given={"--name": name, "--raw": raw or None, "an edit": edits})
+        return
+    from resnet_rs import converting
+    from resnet_rs.config import parse_assignments
+
+    if key is not None:
+        raise ValueError("--key is for files without --from; the kinds know where their weights are.")
+    typed = parse_assignments(edits or [])
+    foreign = converting.Foreign(
+        path=source, kind=kind, name=name, edits=typed, raw=raw, background=background
+    )
+    done = converting.convert(foreign, out)
+    say(f"{done.path}: {done.name}, {done.num_variables:,} variables ({done.origin['variables']})")
+    if done.origin["head"].startswith("fresh"):
+        say("the source has no classifier; this one is freshly drawn and knows nothing yet")
+
+
+def _to_safetensors(weights: Path, out: Path, *, key: str | None, given: dict[str, object]) -> None:
     from resnet_rs import verbs
 
+    odd = next((name for name, value in given.items() if value), None)
+    if odd is not None:
+        raise ValueError(f"{odd} needs --from, which says whose weights these are.")
     done = verbs.convert(weights, out, key=key)
     taken = "" if done.key is None else f", taken from {done.key!r}"
     cut = f", {done.prefix!r} taken off all names" if done.prefix else ""

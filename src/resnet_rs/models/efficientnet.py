@@ -24,7 +24,6 @@ from torchvision.ops import Conv2dNormActivation  # pyright: ignore[reportMissin
 from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import build_stochastic_depth
 
-_NORM_EPS = 1e-3
 _STEM_CHANNELS = 32
 _LAST_CHANNELS = 1280
 _GROUPS = (
@@ -54,6 +53,8 @@ class EfficientNetArch(Arch):
     """Stochastic depth: block i of n has drop rate `drop_path * i / n`, counted from 0."""
     norm_momentum: float = 0.01
     """Share of the last batch in the running statistics; TensorFlow calls it 0.99."""
+    norm_eps: float = 1e-3
+    """Added to the variance in every batch norm; torchvision's weights up to B4 want 1e-5."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth"):
@@ -61,12 +62,19 @@ class EfficientNetArch(Arch):
                 raise ValueError(f"{name} must be in (0, 16], got {getattr(self, name)}.")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
+        if not 0 < self.norm_eps <= 0.1:
+            raise ValueError(f"norm_eps must be in (0, 0.1], got {self.norm_eps}.")
         if not 0 < self.norm_momentum <= 1:
             raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
 
     @property
     def needs_average(self) -> bool:
         return self.norm_momentum == 1
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Blocks in each of the seven groups."""
+        return tuple(math.ceil(self.depth * num_blocks) for *_, num_blocks in _GROUPS)
 
     def build(self, *, in_channels: int) -> EfficientNet:
         return EfficientNet(self, in_channels=in_channels)
@@ -93,7 +101,7 @@ class EfficientNet(Backbone):
 
     def __init__(self, arch: EfficientNetArch, *, in_channels: int) -> None:
         super().__init__()
-        norm = partial(nn.BatchNorm2d, eps=_NORM_EPS, momentum=arch.norm_momentum)
+        norm = partial(nn.BatchNorm2d, eps=arch.norm_eps, momentum=arch.norm_momentum)
         conv = partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.SiLU)
         first = MBConvConfig.adjust_channels(_STEM_CHANNELS, arch.width)
         last = MBConvConfig.adjust_channels(_LAST_CHANNELS, arch.width)
@@ -116,18 +124,17 @@ class EfficientNet(Backbone):
 
 def _build_groups(arch: EfficientNetArch, *, norm: partial[nn.BatchNorm2d]) -> list[list[MBConv]]:
     """The seven groups; only the first block of a group strides and changes the number of channels."""
-    counts = [math.ceil(arch.depth * num_blocks) for *_, num_blocks in _GROUPS]
     groups: list[list[MBConv]] = []
     index = 0
     for (expansion, kernel_size, stride, in_channels, out_channels, _), count in zip(
-        _GROUPS, counts, strict=True
+        _GROUPS, arch.group_sizes, strict=True
     ):
         groups.append([])
         for entry in [(stride, in_channels), *[(1, out_channels)] * (count - 1)]:
             config = MBConvConfig(expansion, kernel_size, *entry, out_channels, 1, width_mult=arch.width)
             block = MBConv(config, 0.0, norm)
             # Torchvision's own stochastic depth draws from global random state.
-            drop_rate = arch.drop_path * index / sum(counts)
+            drop_rate = arch.drop_path * index / sum(arch.group_sizes)
             drop = build_stochastic_depth(drop_rate, purpose=f"stochastic depth of block {index}")
             block.add_module("stochastic_depth", drop)
             groups[-1].append(block)

@@ -7,6 +7,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from resnet_rs import draws
 from resnet_rs.methods.dropout import drop_features
@@ -37,6 +38,19 @@ class SqueezeExcite(nn.Module):
         means = x.flatten(2).mean(2)
         gates = torch.sigmoid(self.expand(torch.relu(self.reduce(means))))
         return x * gates.view(*gates.shape, *(1,) * (x.dim() - 2))
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's SAME does: as little as needed, the larger half at the end."""
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        pads: list[int] = []
+        for pixels, kernel, stride in zip(
+            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
+        ):
+            needed = max(0, (math.ceil(pixels / stride) - 1) * stride + kernel - pixels)
+            pads += [needed // 2, needed - needed // 2]
+        return super().forward(functional.pad(input, pads))
 
 
 class StochasticDepth(nn.Module):

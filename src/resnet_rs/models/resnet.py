@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from resnet_rs.methods.stochastic_depth import stage_drop_rates
 from resnet_rs.models.backbone import Arch, Backbone, Pyramid
-from resnet_rs.models.layers import NORM_EPS, SqueezeExcite, build_stochastic_depth, init_as_released
+from resnet_rs.models.layers import (
+    NORM_EPS,
+    SameConv2d,
+    SqueezeExcite,
+    build_stochastic_depth,
+    init_as_released,
+)
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
@@ -40,11 +46,18 @@ the eight bottlenecks spread evenly.
 """
 
 Stem = Literal["2015", "released", "small"]
-Shortcut = Literal["strided", "pooled"]
+Shortcut = Literal["strided", "pooled", "always-pooled"]
+Padding = Literal["symmetric", "same"]
 StrideIn = Literal["reduce", "spatial"]
 Activation = Literal["relu", "silu"]
 
-_CHOICES = {"stem": Stem, "shortcut": Shortcut, "stride_in": StrideIn, "activation": Activation}
+_CHOICES = {
+    "stem": Stem,
+    "shortcut": Shortcut,
+    "stride_in": StrideIn,
+    "activation": Activation,
+    "padding": Padding,
+}
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
 _MAX_BLOCKS = 256
@@ -63,7 +76,8 @@ class ResNetArch(Arch):
     """`2015`: 7x7 of stride 2, max-pool. `released`: four 3x3, the first and the last of stride 2. `small`
     (ours): three 3x3 of stride 1, for pictures of 64 pixels and less; its pyramid lies at 1/1 to 1/8."""
     shortcut: Shortcut = "pooled"
-    """How a shortcut halves its map: a strided 1x1 convolution, or (ResNet-D) a 2x2 average before it."""
+    """How a shortcut halves its map: a strided 1x1 convolution, or (ResNet-D) a 2x2 average before it;
+    `always-pooled`, as the TF2 Model Garden, averages in c2 as well, where nothing is halved."""
     stride_in: StrideIn = "spatial"
     """Which convolution of a block carries its stride: the first 1x1 (as in 2015) or (ResNet-D) the 3x3."""
     se_ratio: float | None = 0.25
@@ -72,6 +86,9 @@ class ResNetArch(Arch):
     """Stochastic depth: drop rate of the last stage; stage i of (2, 3, 4, 5) has `drop_path * i / 5`."""
     activation: Activation = "relu"
     """ReLU in the paper; SiLU only for the weights of the TF2 Model Garden."""
+    padding: Padding = "symmetric"
+    """Of strided 3x3 convolutions: alike on all sides, or TensorFlow's SAME, which pads an even map at its end
+    alone; only for the weights of the TF2 Model Garden."""
     norm_momentum: float = 1.0
     """Share of the last batch in the running statistics. 1.0, as released, presumes that these are averaged
     too (`recipe.ema_decay`); without an average, use 0.1."""
@@ -83,13 +100,18 @@ class ResNetArch(Arch):
             raise ValueError(
                 f"blocks must be four counts of 1 to {_MAX_BLOCKS}, one per stage, got {list(self.blocks)}."
             )
-        # Below 1/32 the first convolution of the stem would have no channel left.
-        if not 1 / 32 <= self.width <= 16:
-            raise ValueError(f"width must be in [1/32, 16], got {self.width}.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.padding == "same" and self.stem == "2015":
+            raise ValueError("padding 'same' is for the released stem; the stem of 2015 pads symmetrically.")
+        self._refuse_out_of_range()
+
+    def _refuse_out_of_range(self) -> None:
+        # Below 1/32 the first convolution of the stem would have no channel left.
+        if not 1 / 32 <= self.width <= 16:
+            raise ValueError(f"width must be in [1/32, 16], got {self.width}.")
         if self.se_ratio is not None and not 0 < self.se_ratio <= 1:
             raise ValueError(f"se_ratio must be in (0, 1] or none, got {self.se_ratio}.")
         if not 0 <= self.drop_path < 1:
@@ -200,17 +222,31 @@ def _build_shortcut(arch: ResNetArch, in_channels: int, out_channels: int, *, st
     """The identity where the shape stays; else a 1x1 convolution and a norm, and ResNet-D's pool before."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    if stride == 1 or arch.shortcut == "strided":
-        return nn.Sequential(*_conv_norm(arch, in_channels, out_channels, kernel_size=1, stride=stride))
-    # ceil_mode keeps odd maps whole; the released code pads SAME, and never meets an odd map at its sizes.
-    pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
-    return nn.Sequential(pool, *_conv_norm(arch, in_channels, out_channels, kernel_size=1))
+    pool = _build_pool(arch, stride=stride)
+    conv_stride = stride if arch.shortcut == "strided" else 1
+    return nn.Sequential(
+        *pool, *_conv_norm(arch, in_channels, out_channels, kernel_size=1, stride=conv_stride)
+    )
+
+
+def _build_pool(arch: ResNetArch, *, stride: int) -> list[nn.Module]:
+    """The average of 2x2 before a shortcut's convolution, where there is one; what lies outside is not counted."""
+    if stride > 1 and arch.shortcut != "strided":
+        # ceil_mode keeps odd maps whole; the released code pads SAME, and never meets an odd map at its sizes.
+        return [nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)]
+    if arch.shortcut == "always-pooled":
+        # The last row and column once more weigh what is inside as if nothing were outside.
+        return [nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1))]
+    return []
 
 
 def _conv_norm(
     arch: ResNetArch, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-    )
+    if arch.padding == "same" and stride > 1:
+        conv = SameConv2d(in_channels, out_channels, kernel_size, stride=stride, bias=False)
+    else:
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
+        )
     return conv, arch.norm(out_channels)

@@ -68,6 +68,8 @@ class Provenance:
     """The keys of both halves where the data was split automatically, so that nothing learned from is scored."""
     environment: dict[str, str] = field(default_factory=dict[str, str])
     """Device, precision, threads and versions: the same bits are promised where these are the same."""
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of weights from elsewhere: file, SHA-256, format, which variables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,13 @@ def save(run: Path, state: TrainState, provenance: Provenance) -> None:
     # What cannot be removed is in nobody's way, and is tried again after the next save.
     with suppress(OSError):
         _drop_old(run, newest=path)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance) -> None:
+    """Write weights that no run of ours has made to the new checkpoint folder `path`, whole or not at all."""
+    info = _info(provenance, step=0, skipped=())
+    files = [("model.safetensors", _content(dict(tensors), "model")), (_INFO, info)]
+    storage.write_folder(path, iter(files))
 
 
 def has_any(run: Path) -> bool:
@@ -210,7 +219,8 @@ def _read_folder(path: Path) -> Checkpoint:
         split=split,
         # The first checkpoints of this format lack these.
         skipped=_skipped(info, path),
-        environment=_environment(info, path),
+        environment=_texts(info, "environment", path),
+        origin=_texts(info, "origin", path),
     )
 
 
@@ -219,17 +229,22 @@ def _files(state: TrainState, provenance: Provenance) -> Iterator[tuple[str, byt
     for name, model in state.models.items():
         yield f"{name}.safetensors", _content(model.state_dict(), name)
     yield "momentum.safetensors", _content(state.momenta(), "momentum")
+    yield _INFO, _info(provenance, step=state.step, skipped=state.skipped)
+
+
+def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> bytes:
     info = {
         "format": FORMAT,
-        "step": state.step,
+        "step": step,
         "seed": provenance.seed,
         "classes": list(provenance.classes),
         "experiment": to_plain(provenance.experiment),
         "split": provenance.split,
-        "skipped": list(state.skipped),
+        "skipped": list(skipped),
         "environment": provenance.environment,
+        **({"origin": dict(provenance.origin)} if provenance.origin else {}),
     }
-    yield _INFO, storage.as_json(info).encode("utf-8", "surrogateescape")
+    return storage.as_json(info).encode("utf-8", "surrogateescape")
 
 
 def _content(tensors: dict[str, Tensor], name: str) -> bytes:
@@ -371,8 +386,8 @@ def _skipped(info: dict[str, Any], path: Path) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _environment(info: dict[str, Any], path: Path) -> dict[str, str]:
-    value = info.get("environment", {})
+def _texts(info: dict[str, Any], name: str, path: Path) -> dict[str, str]:
+    value = info.get(name, {})
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise storage.Damaged(f"{path / _INFO} has no object of texts under 'environment'.")
+        raise storage.Damaged(f"{path / _INFO} has no object of texts under {name!r}.")
     return value
