@@ -40,6 +40,8 @@ ONLY_IN = {
     "yaml": {"studies/file.py"},
     "ray": {"jobs.py"},
     "scipy": {"report/comparison.py"},
+    "google_crc32c": {"bridges/tensor_bundle.py"},
+    **{name: {"bridges/archive.py"} for name in ("tarfile", "zipfile", "gzip")},
     "subprocess": {"bridges/torch_file.py"},
     "ctypes": {"bridges/torch_file.py", "processes.py"},
     "socket": set(),
