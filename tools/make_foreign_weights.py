@@ -3,7 +3,7 @@
     python tools/make_foreign_weights.py OUT [--full]
 
 Runs where `tf-models-official==2.15.0` is installed, which brings TensorFlow and Keras 2.15; this project is not
-needed. The networks are built by those libraries' own code, with one block per stage and a sixteenth of the channels
+needed. The networks are built by those libraries' own code, with one block per stage and few channels
 (`--full`: as ResNet-RS-50), of random weights and of statistics that suit them. The TF1 release is no package: its
 graph is built here of TensorFlow's layers in the release's order, which give the variables their names.
 """
@@ -60,6 +60,7 @@ def garden(out, images, rng, *, blocks, width):
         model_id=50,
         input_specs=spec,
         depth_multiplier=width,
+        scale_stem=True,
         stem_type="v1",
         resnetd_shortcut=True,
         replace_stem_max_pool=True,
@@ -101,12 +102,8 @@ def keras(out, images, rng, *, blocks, width):
     model.save_weights(out / "keras.h5")
     if width < 1:
         model.save(out / "keras-model.h5")
-        inner = resnet_rs.ResNetRS50(
-            weights=None, include_top=False, input_shape=(size, size, 3), include_preprocessing=False
-        )
-        for layer in inner.layers:
-            layer.set_weights(model.get_layer(layer.name).get_weights() if layer.weights else [])
-        inner.save_weights(out / "keras-notop.h5")
+        last = model.get_layer(f"BlockGroup5__block_{blocks[3] - 1}__output_act")
+        tf.keras.Model(model.input, last.output).save_weights(out / "keras-notop.h5")
     return model(images, training=False).numpy()
 
 
@@ -179,7 +176,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--full", action="store_true")
     given = parser.parse_args()
-    blocks, width, size = ((3, 4, 6, 3), 1.0, 160) if given.full else ((2, 1, 1, 1), 1 / 16, 64)
+    blocks, width, size = ((3, 4, 6, 3), 1.0, 160) if given.full else ((2, 1, 1, 1), 1 / 32, 64)
     rng = np.random.default_rng(0)
     images = pictures(size, rng)
     for name in ("garden", "tf1"):
