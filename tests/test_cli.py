@@ -68,7 +68,7 @@ def trained(photos, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "verb",
-    [[], *([verb] for verb in "list show train fit evaluate predict report convert study".split())],
+    [[], *([verb] for verb in "list show train fit evaluate predict report convert pull study".split())],
     ids=lambda verb: " ".join(verb) or "none",
 )
 def test_help_answers_at_once(verb):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 from tools.make_tables import filled
 
@@ -34,13 +36,14 @@ def commands(document):
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder with photos of two classes in it."""
+    """A folder with photos of two classes and with weights of torchvision in it."""
     rng = np.random.default_rng(0)
     for name, color in (("cat", 60), ("dog", 190)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(1, 25):
             pixels = np.clip(rng.normal(color, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    torch.save(torchvision.models.efficientnet_b0().state_dict(), tmp_path / "efficientnet_b0.pth")
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.bridges import torch_file
@@ -19,6 +19,7 @@ from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Source, Splits, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
+from resnet_rs.models.backbone import Model
 from resnet_rs.paper import RELEASED
 from resnet_rs.processes import Stop, listening
 from resnet_rs.training import checkpoint
@@ -32,6 +33,7 @@ from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.training.run import run
+from resnet_rs.weights import pull
 
 _NUM_CLASSES_SHOWN = 50
 
@@ -47,12 +49,19 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, num_classes: int = 1000, in_channels: int = 3, *, features_only: bool = False
+    name: str,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    pretrained: bool | str | Path = False,
+    features_only: bool = False,
 ) -> nn.Module:
-    """A network of the zoo with fresh weights, drawn from torch's generator.
+    """A network of the zoo, with fresh weights, drawn from torch's generator, or with `pretrained` ones.
 
     It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
-    norm has momentum 0.1, since a training loop of your own may keep no average of the statistics.
+    norm has momentum 0.1, since a training loop of your own may keep no average of the statistics. `pretrained=True`
+    fetches the published weights once; a path of a run or checkpoint is read, and no network is touched. A classifier
+    of another number of classes is fresh.
     """
     edits: dict[str, Any] = {"task.num_classes": num_classes}
     if in_channels != zoo.experiment(name).data.channels:
@@ -60,7 +69,27 @@ def create_model(
     if zoo.experiment(name).arch.needs_average:
         edits |= {"arch.norm_momentum": 0.1}
     model = experiment(name, edits).build_model(seed=int(torch.randint(2**31, ())))
+    if pretrained:
+        saved = checkpoint.read(pull.pretrained(name) if pretrained is True else Path(pretrained))
+        _take_weights(model, saved)
     return model.backbone if features_only else model
+
+
+def _take_weights(model: Model, saved: checkpoint.Checkpoint) -> None:
+    """Copy the weights of a checkpoint into `model`, those of the classifier only if it has as many classes."""
+    mine, theirs = model.state_dict(), saved.load_model().state_dict()
+    odd = [name for name in mine.keys() | theirs.keys() if _shape(mine, name) != _shape(theirs, name)]
+    lost = sorted(name for name in odd if not name.startswith("head."))
+    if lost:
+        raise ValueError(
+            f"the weights of {saved.path} do not fit this network: {lost[0]} is {_shape(theirs, lost[0])} there and "
+            f"{_shape(mine, lost[0])} here. Take the experiment and the number of channels that they are of."
+        )
+    model.load_state_dict({**theirs, **{name: mine[name] for name in odd}})
+
+
+def _shape(state_dict: Mapping[str, Tensor], name: str) -> list[int] | None:
+    return list(state_dict[name].shape) if name in state_dict else None
 
 
 def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:

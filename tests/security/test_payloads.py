@@ -33,6 +33,8 @@ from resnet_rs.bridges.torch_file import convert, read_weights
 from resnet_rs.data.decode import decode
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.training import checkpoint
+from resnet_rs.weights.convert import KINDS, Foreign
+from resnet_rs.weights.convert import convert as convert_weights
 
 
 class Call:
@@ -338,6 +340,20 @@ def test_among_pictures_they_are_named_and_left_out(tmp_path, canary, pristine):
     predictions = verbs.load(pristine).predict(sorted((tmp_path / "others").rglob("*.*")))
     assert sum(prediction.unreadable is None for prediction in predictions) == 3
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_runs_when_it_is_taken_for_somebody_elses_weights(kind, tmp_path, canary):
+    """Each under every name by which a kind may look at it; of pickles those that reach another reader in time."""
+    few = {"os.system", "legacy"} if kind in ("timm", "torchvision") else set(FILES)
+    for name in sorted(few):
+        for ending in (".pth", ".h5", ".index", ".tar.gz", ".zip", ".safetensors"):
+            file = tmp_path / f"evil{ending}"
+            file.write_bytes(FILES[name](canary))
+            with pytest.raises((ValueError, FileNotFoundError)):
+                convert_weights(Foreign(path=file, kind=kind), tmp_path / "out")
+            file.unlink()
+    assert not canary.exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["os.system", "legacy"])

@@ -48,7 +48,7 @@ def test_a_converted_network_has_the_same_bits_wherever_it_is_converted(tmp_path
         (tmp_path / f"{name}.py").write_text("open('canary', 'w').close()")
     state = timm.create_model("resnetrs50", num_classes=3).state_dict()
     torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in state.items()}}, tmp_path / "a.pth")
-    result = resnet_rs("convert", "a.pth", "a.safetensors", cwd=tmp_path)
+    result = resnet_rs("convert", "a.pth", "--out", "a.safetensors", cwd=tmp_path)
     count = sum(t.numel() for n, t in state.items() if t.is_floating_point() and "running_" not in n)
     assert result.returncode == 0, result.stderr
     assert result.stdout == (

@@ -8,7 +8,7 @@ our tensors filled once, and whatever is left over or missing is refused by name
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Rule(NamedTuple):
     turn: Turn = "as it is"
 
 
+@runtime_checkable
 class TensorFile(Protocol):
     """Weights of another library: arrays by name, read when they are asked for."""
 

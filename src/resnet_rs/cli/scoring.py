@@ -125,8 +125,8 @@ def convert(
     if kind is None:
         _to_safetensors(source, out, key=key, given={"--name": name, "--raw": raw or None, "an edit": edits})
         return
-    from resnet_rs import converting
     from resnet_rs.config import parse_assignments
+    from resnet_rs.weights import convert as converting
 
     if key is not None:
         raise ValueError("--key is for files without --from; the kinds know where their weights are.")
@@ -138,6 +138,22 @@ def convert(
     say(f"{done.path}: {done.name}, {done.num_variables:,} variables ({done.origin['variables']})")
     if done.origin["head"].startswith("fresh"):
         say("the source has no classifier; this one is freshly drawn and knows nothing yet")
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Of a released experiment, such as resnet-rs-152-i256.")],
+    *,
+    out: Annotated[Path, typer.Option(help="A new checkpoint folder.")],
+) -> None:
+    """Fetch the paper's weights and make a checkpoint of them; without a network it says which file to put where."""
+    from resnet_rs.weights import pull as pulling
+
+    say(f"{pulling.published(name).url} (from the cache, if it is there)")
+    done = pulling.pull(name, out)
+    say(
+        f"{done.path}: {done.name}, {done.num_variables:,} variables, SHA-256 of the file {done.origin['sha256']}"
+    )
 
 
 def _to_safetensors(weights: Path, out: Path, *, key: str | None, given: dict[str, object]) -> None:

@@ -65,6 +65,8 @@ class Foreign:
     """Take the variables themselves where there are averages of them, too."""
     background: bool = False
     """Keep the Model Garden's class 0, of which no picture is."""
+    url: str = ""
+    """Where the file was fetched from."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -98,12 +100,13 @@ def convert(foreign: Foreign, out: Path) -> Converted:
     origin = {
         "source": foreign.path.name,
         "sha256": _digest(foreign.path),
+        **({"url": foreign.url} if foreign.url else {}),
         "format": foreign.kind,
         "variables": reading.taken,
         "head": "as in the source" if reading.has_head else "fresh: the source has none",
     }
     provenance = checkpoint.Provenance(
-        experiment=experiment, classes=_classes(experiment), seed=0, origin=origin
+        experiment=experiment, classes=classes_of(experiment), seed=0, origin=origin
     )
     checkpoint.write(out, tensors, provenance)
     return Converted(
@@ -274,7 +277,7 @@ def _without_background(
     return _of_classes(experiment, num_classes - 1), {**tensors, **head}
 
 
-def _classes(experiment: Experiment) -> tuple[str, ...]:
+def classes_of(experiment: Experiment) -> tuple[str, ...]:
     """ImageNet's WordNet identifiers where there are 1,000 classes; else numbers."""
     num_classes: int = getattr(experiment.task, "num_classes", 0)
     ids = (files("resnet_rs.data") / "imagenet" / "synsets.txt").read_text().split()
