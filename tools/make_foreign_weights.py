@@ -1,11 +1,11 @@
 """Write small weights of TensorFlow and Keras with the logits they give, as the tests of `converting` compare them.
 
-    python tools/make_foreign_weights.py OUT [--full]
+    python tools/make_foreign_weights.py OUT [--depth 50]
 
 Runs where `tf-models-official==2.15.0` is installed, which brings TensorFlow and Keras 2.15; this project is not
-needed. The networks are built by those libraries' own code, with one block per stage and few channels
-(`--full`: as ResNet-RS-50), of random weights and of statistics that suit them. The TF1 release is no package: its
-graph is built here of TensorFlow's layers in the release's order, which give the variables their names.
+needed. The networks are built by those libraries' own code, with one block per stage and few channels (`--depth`: as
+ResNet-RS of that depth), of random weights and of statistics that suit them. The TF1 release is no package: its graph
+is built here of TensorFlow's layers in the release's order, which give the variables their names.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from official.vision.modeling.backbones import resnet
 
 v1 = tf.compat.v1
 STAGE_WIDTHS = (64, 128, 256, 512)
+BLOCKS = {50: (3, 4, 6, 3), 152: (3, 8, 36, 3), 420: (4, 44, 87, 4)}
 
 
 def pictures(size, rng):
@@ -190,9 +191,13 @@ def _graph(x, normed, *, blocks, width, num_classes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument(
+        "--depth", type=int, choices=BLOCKS, help="At full width; without it a small network."
+    )
     given = parser.parse_args()
-    blocks, width, size = ((3, 4, 6, 3), 1.0, 160) if given.full else ((2, 1, 1, 1), 1 / 32, 64)
+    blocks, width, size = (
+        ((2, 1, 1, 1), 1 / 32, 64) if given.depth is None else (BLOCKS[given.depth], 1.0, 160)
+    )
     rng = np.random.default_rng(0)
     images = pictures(size, rng)
     for name in ("garden", "tf1"):

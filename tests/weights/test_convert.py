@@ -21,7 +21,7 @@ from resnet_rs.bridges.network import fill
 from resnet_rs.bridges.tensorflow import count_blocks_of_tf1, is_tf1_other, tf1_rules
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
-from resnet_rs.weights.convert import Foreign, classes_of, convert
+from resnet_rs.weights.convert import Foreign, classes_of, convert, named
 
 ASSETS = Path(__file__).parents[1] / "assets/foreign"
 EXPECTED = np.load(ASSETS / "expected.npz")
@@ -135,11 +135,9 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
     assert sum(file.reads.values()) == len(used)
 
 
-@pytest.mark.parametrize(("depth", "tensors"), [(50, "resnet50"), (101, "resnet101")])
-def test_resnets_of_torchvision_give_its_logits(depth, tensors, tmp_path):
+def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, tensors)(num_classes=7)
-    check_torch(theirs, "torchvision", tmp_path, size=64)
+    check_torch(torchvision.models.resnet50(num_classes=7), "torchvision", tmp_path, size=64)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2", "efficientnet_b5"])
@@ -148,18 +146,27 @@ def test_efficientnets_of_torchvision_give_its_logits(name, tmp_path):
     check_torch(getattr(torchvision.models, name)(num_classes=7), "torchvision", tmp_path, size=64)
 
 
-@pytest.mark.parametrize(
-    ("depth", "file"), [(50, "resnetrs50_ema-6b53758b.pth"), (101, "resnetrs101_i192_ema-1.pth")]
-)
-def test_models_of_timm_give_its_logits(depth, file, tmp_path):
+def test_a_model_of_timm_gives_its_logits(tmp_path):
     torch.manual_seed(0)
-    done = check_torch(
-        timm.create_model(f"resnetrs{depth}", num_classes=7), "timm", tmp_path, size=64, file=file
-    )
-    assert done.name == {50: "resnet-rs-50-i160", 101: "resnet-rs-101-i192"}[depth]
+    done = check_torch(timm.create_model("resnetrs50", num_classes=7), "timm", tmp_path, size=64)
+    assert done.name == "resnet-rs-50-i160"
 
 
-def check_torch(theirs, kind, tmp_path, *, size, file="weights.pth"):
+@pytest.mark.parametrize(
+    ("file", "num_blocks", "name"),
+    [
+        ("resnetrs101_i192_ema-1509bbf6.pth", 33, "resnet-rs-101-i192"),
+        ("resnetrs152_i256_ema-a9aff7f9.pth", 50, "resnet-rs-152-i256"),
+        ("resnetrs420_ema-972dee69.pth", 139, "resnet-rs-420-i320"),
+        ("resnet-rs-350-i320.tar.gz", 116, "resnet-rs-350-i320"),
+    ],
+)
+def test_the_files_name_tells_the_size(file, num_blocks, name, tmp_path):
+    (tmp_path / file).touch()
+    assert named(Foreign(path=tmp_path / file, kind="timm"), num_blocks) == zoo.experiment(name)
+
+
+def check_torch(theirs, kind, tmp_path, *, size):
     """Save `theirs` with shaken statistics, convert it from the pickle and from safetensors, compare logits."""
     patches = torch.randn(2, 3, 4, 4)
     images = functional.interpolate(patches, size=(size, size)) + 0.3 * torch.randn(2, 3, size, size)
@@ -170,11 +177,10 @@ def check_torch(theirs, kind, tmp_path, *, size, file="weights.pth"):
     with torch.no_grad():
         theirs.train()(images)
         expected = theirs.eval()(images).numpy()
-    torch.save(theirs.state_dict(), tmp_path / file)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    done = convert(Foreign(path=tmp_path / file, kind=kind), tmp_path / "out")
-    name = {"name": done.name} if kind == "timm" else {}
-    convert(Foreign(path=tmp_path / "weights.safetensors", kind=kind, **name), tmp_path / "again")
+    done = convert(Foreign(path=tmp_path / "weights.pth", kind=kind), tmp_path / "out")
+    convert(Foreign(path=tmp_path / "weights.safetensors", kind=kind), tmp_path / "again")
     assert relative(logits(tmp_path / "out", images.permute(0, 2, 3, 1).numpy()), expected) < 1e-4
     assert (tmp_path / "out/model.safetensors").read_bytes() == (
         tmp_path / "again/model.safetensors"

@@ -136,7 +136,7 @@ def _opened(foreign: Foreign) -> TensorFile:
 
 
 def _tf1(file: TensorFile, foreign: Foreign) -> _Reading:
-    base = _named(foreign, tensorflow.count_blocks_of_tf1(file.shapes))
+    base = named(foreign, tensorflow.count_blocks_of_tf1(file.shapes))
     has_averages = tensorflow.has_averages(file.shapes)
     arch = _resnet(base)
     return _Reading(
@@ -148,7 +148,7 @@ def _tf1(file: TensorFile, foreign: Foreign) -> _Reading:
 
 
 def _tf2(file: TensorFile, foreign: Foreign) -> _Reading:
-    base = config.edit(_named(foreign, tensorflow.count_blocks_of_garden(file.shapes)), _GARDEN)
+    base = config.edit(named(foreign, tensorflow.count_blocks_of_garden(file.shapes)), _GARDEN)
     arch, has_averages = _resnet(base), tensorflow.has_averages(file.shapes)
     bias = tensorflow.GARDEN_BIAS
     return _Reading(
@@ -160,7 +160,7 @@ def _tf2(file: TensorFile, foreign: Foreign) -> _Reading:
 
 
 def _keras(file: TensorFile, foreign: Foreign) -> _Reading:
-    base = _named(foreign, keras.count_blocks(file.shapes))
+    base = named(foreign, keras.count_blocks(file.shapes))
     arch = _resnet(base)
     return _Reading(
         experiment=_of_classes(base, file.shapes.get("predictions/bias:0", (_NUM_IMAGENET,))[0]),
@@ -172,7 +172,7 @@ def _keras(file: TensorFile, foreign: Foreign) -> _Reading:
 
 
 def _timm(file: TensorFile, foreign: Foreign) -> _Reading:
-    base = _named(foreign, sum(timm.count_blocks(file.shapes)))
+    base = named(foreign, sum(timm.count_blocks(file.shapes)))
     return _Reading(
         experiment=_of_classes(base, file.shapes.get("fc.bias", (_NUM_IMAGENET,))[0]),
         rules=timm.rules(file.shapes),
@@ -211,7 +211,7 @@ _READERS: Mapping[str, Callable[[TensorFile, Foreign], _Reading]] = {
 }
 
 
-def _named(foreign: Foreign, num_blocks: int) -> Experiment:
+def named(foreign: Foreign, num_blocks: int) -> Experiment:
     """The ResNet-RS that was named, or the one that the number of its blocks and the file's name tell."""
     if foreign.name is not None:
         return config.edit(zoo.experiment(foreign.name), foreign.edits)
