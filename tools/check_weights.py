@@ -2,12 +2,12 @@
 
     python tools/check_weights.py OUT D
 
-Prints the rows of the table in docs/WEIGHTS.md: source, network, largest difference over the largest logit, variables
-used, seconds and peak memory of the conversion.
+Prints the rows of the table in docs/WEIGHTS.md: source, network, largest difference over the largest logit, how far the
+logits of two pictures differ, variables used, seconds and peak memory of the conversion.
 """
 
 import argparse
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -42,19 +42,20 @@ def main():
             *(["--background"] if kind == "tf2" else []),
         ]
         begin = time.perf_counter()
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            said = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(process.returncode)
+        seconds, peak = time.perf_counter() - begin, usage.ru_maxrss / 1024
         with torch.no_grad():
             logits = checkpoint.read(folder).load_model()(images).numpy()
         worst = np.abs(logits - expected[key]).max() / np.abs(expected[key]).max()
         moved = np.abs(expected[key][0] - expected[key][1]).max() / np.abs(expected[key]).max()
         used = said.split(", ")[1].split(" ")[0]
-        print(
-            f"| {kind} | {NAMES[given.depth]} | {worst:.1e} (pictures differ by {moved:.1e}) | {used} "
-            f"| {seconds:.1f} s | {peak:,.0f} MiB |",
-            flush=True,
-        )
+        row = f"| {kind} | {NAMES[given.depth]} | {worst:.1e} | {moved:.1e} | {used} |"
+        print(f"{row} {seconds:.1f} s | {peak:,.0f} MiB |", flush=True)
         shutil.rmtree(folder.parent)
 
 

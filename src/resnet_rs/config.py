@@ -137,9 +137,13 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
             inner = _read(edits[whole], hints[name], whole, present=type(inner), is_edit=True)
         is_undone = whole is not None and whole != next(iter(below))
         if deeper and (is_undone or (whole is not None and not dataclasses.is_dataclass(inner))):
+            cure = (
+                "first set the whole and then its fields"
+                if is_undone
+                else "give the whole a value with fields"
+            )
             raise ValueError(
-                f"{_shown(whole)} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them, or "
-                "first set the whole and then its fields."
+                f"{_shown(whole)} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them, or {cure}."
             )
         if deeper and not dataclasses.is_dataclass(inner):
             path = next(iter(deeper))

@@ -33,6 +33,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _NUM_RAY_RETRIES = 3
 _SECONDS_TO_LEAVE = 120.0
 """How long a cluster's work may save when it is asked to stop; then it is ended."""
+_HAS_LEFT = "left before its end"
 _LONGEST_ERROR = 2000
 """Characters; an answer must fit into a pipe that is read when its process has ended."""
 
@@ -150,8 +151,26 @@ class Cluster(Runner):
     ) -> Iterator[Outcome]:
         import ray  # pyright: ignore[reportMissingImports]: an extra
 
-        with _kept_handlers():
-            ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False)
+        is_ours = not ray.is_initialized()
+        if is_ours:
+            with _kept_handlers():
+                ray.init(address=self.address, log_to_driver=False)
+        try:
+            yield from self._run(ray, work, payloads, stop=stop, needs=needs)
+        finally:
+            if is_ours:
+                ray.shutdown()
+
+    def _run(
+        self,
+        ray: Any,  # noqa: ANN401 - a module that may not be installed
+        work: Work,
+        payloads: Mapping[str, str],
+        *,
+        stop: Stop,
+        needs: Needs,
+    ) -> Iterator[Outcome]:
+        _refuse_unmet(ray, needs)
         share = Share(num_threads=needs.num_cores)
         task = ray.remote(num_cpus=needs.num_cores, num_gpus=needs.num_gpus, max_retries=_NUM_RAY_RETRIES)(
             _on_a_node
@@ -161,10 +180,13 @@ class Cluster(Runner):
             while tasks and not stop.is_requested:
                 done, _ = ray.wait(list(tasks), timeout=1.0)
                 for ended in done:
-                    yield Outcome(tasks.pop(ended), _result(ray, ended))
+                    key, error = tasks.pop(ended), _result(ray, ended)
+                    if error == _HAS_LEFT:  # its node was asked to go; another one continues
+                        tasks[task.remote(work, payloads[key], share)] = key
+                    else:
+                        yield Outcome(key, error)
         finally:
             _leave(ray, list(tasks))
-            ray.shutdown()
 
 
 def parse(text: str | None) -> Runner:
@@ -256,10 +278,23 @@ def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
         try:
             work(payload, share, stop)
         except Left:
-            return None  # nobody looks at it any more
+            return _HAS_LEFT
         except Exception as error:
             return _said(error)
     return None
+
+
+def _refuse_unmet(ray: Any, needs: Needs) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+    """Refuse work that no node of the cluster has room for: Ray would wait for one without a word."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(
+        node.get("CPU", 0) >= needs.num_cores and node.get("GPU", 0) >= needs.num_gpus for node in nodes
+    ):
+        has = ", ".join(f"{n.get('CPU', 0):g} cores and {n.get('GPU', 0):g} GPUs" for n in nodes) or "none"
+        raise ValueError(
+            f"a trial needs {needs.num_cores} cores and {needs.num_gpus} GPUs of one node; the cluster's nodes have: "
+            f"{has}. Lower --workers, or choose another --device."
+        )
 
 
 def _leave(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray, which may not be installed

@@ -60,32 +60,48 @@ def create_model(
 
     It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
     norm has momentum 0.1, since a training loop of your own may keep no average of the statistics. `pretrained=True`
-    fetches the published weights once; a path of a run or checkpoint is read, and no network is touched. A classifier
-    of another number of classes is fresh.
+    fetches the published weights once (extra `convert`); a path of a run or checkpoint is read, and no network is
+    touched. A classifier of another number of classes is fresh.
     """
     edits: dict[str, Any] = {"task.num_classes": num_classes}
     if in_channels != zoo.experiment(name).data.channels:
         edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
     if zoo.experiment(name).arch.needs_average:
         edits |= {"arch.norm_momentum": 0.1}
-    model = experiment(name, edits).build_model(seed=int(torch.randint(2**31, ())))
+    chosen, seed = experiment(name, edits), int(torch.randint(2**31, ()))
     if pretrained:
         saved = checkpoint.read(pull.pretrained(name) if pretrained is True else Path(pretrained))
-        _take_weights(model, saved)
+        model = _with_weights(chosen, saved, seed=seed)
+    else:
+        model = chosen.build_model(seed=seed)
     return model.backbone if features_only else model
 
 
-def _take_weights(model: Model, saved: checkpoint.Checkpoint) -> None:
-    """Copy the weights of a checkpoint into `model`, those of the classifier only if it has as many classes."""
-    mine, theirs = model.state_dict(), saved.load_model().state_dict()
-    odd = [name for name in mine.keys() | theirs.keys() if _shape(mine, name) != _shape(theirs, name)]
-    lost = sorted(name for name in odd if not name.startswith("head."))
-    if lost:
-        raise ValueError(
-            f"the weights of {saved.path} do not fit this network: {lost[0]} is {_shape(theirs, lost[0])} there and "
-            f"{_shape(mine, lost[0])} here. Take the experiment and the number of channels that they are of."
+def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> Model:
+    """The network of `chosen` with the weights of a checkpoint; a classifier of other classes stays as drawn.
+
+    What a shape does not tell (an activation, a padding, an epsilon) is the checkpoint's; what acts in training alone
+    is that of `chosen`.
+    """
+    with torch.device("meta"):
+        mine = chosen.build_model().state_dict()
+    theirs = saved.load_model().state_dict()
+    odd = sorted(name for name in mine.keys() | theirs.keys() if _shape(mine, name) != _shape(theirs, name))
+    lost = [name for name in odd if not name.startswith("head.")]
+    if lost or type(chosen.arch) is not type(saved.experiment.arch):
+        difference = (
+            f": {lost[0]} is {_shape(theirs, lost[0])} there and {_shape(mine, lost[0])} here" if lost else ""
         )
-    model.load_state_dict({**theirs, **{name: mine[name] for name in odd}})
+        raise ValueError(
+            f"the weights of {saved.path} do not fit this network{difference}. Take the experiment and the number of "
+            "channels that they are of."
+        )
+    changes = config.diff(saved.experiment.arch, chosen.arch)
+    kept = {name: value for name, value in changes.items() if name in ("drop_path", "norm_momentum")}
+    model = replace(chosen, arch=config.edit(saved.experiment.arch, kept)).build_model(seed=seed)
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name in odd}
+    model.load_state_dict({**{n: t for n, t in theirs.items() if n not in odd}, **fresh})
+    return model
 
 
 def _shape(state_dict: Mapping[str, Tensor], name: str) -> list[int] | None:

@@ -19,6 +19,7 @@ from bridges.servers import (
     hangs,
     hangs_in_the_middle,
     names,
+    slow,
     until_closed,
     whole,
 )
@@ -250,3 +251,11 @@ def test_no_server_sends_more_than_the_bound(server, fetch, body):
     with pytest.raises(NotFetched, match="(at most|more than) 1,000"):
         fetch(remote, at_most=1000)
     assert names(cached_path(remote)) == [] and len(server.requests) == 1
+
+
+def test_a_server_that_trickles_is_given_up(server, waits):
+    server.script = [slow] * 4
+    patience = Patience(sleep=waits.append, slow_seconds=0.15, least_bytes=1_000_000, timeout_seconds=5.0)
+    with pytest.raises(NotFetched, match="sends next to nothing"):
+        download.fetch(RemoteFile(server.url, sha256=SHA256), patience=patience)
+    assert len(server.requests) == 4 and len(waits) == 3

@@ -3,8 +3,10 @@
 import gc
 import json
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from studies.conftest import STEPS, request
 
-from resnet_rs.jobs import Cluster, Here
+from resnet_rs.jobs import Cluster, Here, Needs
 from resnet_rs.processes import Stop
 from resnet_rs.studies.conduct import conduct
 from resnet_rs.studies.planning import plan
@@ -138,6 +140,32 @@ def test_a_study_has_the_same_results_when_a_node_dies_while_it_trains(two_nodes
     killer.join()
     assert len(unfinished) == 2
     assert essence(results) == expected
+
+
+def end_a_worker():
+    """SIGTERM to one of Ray's processes that trains, as a node that must go sends it."""
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if status.read_bytes().startswith(b"ray::_on_a_node"):
+                os.kill(int(status.parent.name), signal.SIGTERM)
+                return
+
+
+def test_a_run_whose_worker_is_asked_to_go_is_continued(two_nodes, trainings, tmp_path):
+    cluster, _ = two_nodes
+    made, expected = trainings
+    killer, unfinished = when_two_are_under_way(tmp_path, end_a_worker)
+    results = list(conduct(made, tmp_path, Cluster(cluster.address), stop=Stop()))
+    killer.join()
+    assert len(unfinished) == 2 and essence(results) == expected
+
+
+def test_what_no_node_has_room_for_is_refused(two_nodes, trainings, tmp_path):
+    cluster, _ = two_nodes
+    with pytest.raises(
+        ValueError, match="a trial needs 100 cores and 2 GPUs of one node; the cluster's nodes have: 1"
+    ):
+        list(Cluster(cluster.address).run(note, {}, stop=Stop(), needs=Needs(num_cores=100, num_gpus=2)))
 
 
 def test_runs_on_a_cluster_save_when_they_are_asked_to_stop(two_nodes, trainings, tmp_path):

@@ -33,8 +33,8 @@ from resnet_rs.bridges.torch_file import convert, read_weights
 from resnet_rs.data.decode import decode
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.training import checkpoint
-from resnet_rs.weights.convert import KINDS, Foreign
 from resnet_rs.weights.convert import convert as convert_weights
+from resnet_rs.weights.reading import KINDS, Foreign
 
 
 class Call:

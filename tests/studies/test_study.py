@@ -106,6 +106,8 @@ def test_labels_stay_as_they_are_written(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("alternatives: {1: {}, yes: {}, on: {}, off: {}, ~: {}, 0x1: {}, 1.0: {}}\n")
     assert [t.label for t in read(path, BASE).trials] == ["1", "yes", "on", "off", "~", "0x1", "1.0"]
+    path.write_text("alternatives: {first: {}, on: {}, 2015: {versus: on}, x: {versus: 2015}}\n")
+    assert [t.versus for t in read(path, BASE).trials] == [None, "first", "on", "2015"]
 
 
 @pytest.mark.parametrize("name", ["scaling", "speed", "training-methods"])
@@ -129,6 +131,7 @@ def test_every_label_has_a_folder_of_its_own():
         ("alternatives: {a: {}, a: {}}\n", "'a' stands in it twice"),
         ("alternatives: {a: {recipe.epochs: 1, recipe.epochs: 2}}\n", "'recipe.epochs' stands in it twice"),
         ("alternatives: {a: {paper: much}}\n", "`paper` of trial 'a' must be a number"),
+        ("alternatives: {a: {paper: true}}\n", "`paper` of trial 'a' must be a number"),
         ("alternatives: {a: {paper: .nan}}\n", "`paper` of trial 'a' must be a number"),
         ("alternatives: {a: {versus: b}}\n", "is no other trial"),
         ("alternatives: {a: {}, b: {versus: b}}\n", "is no other trial"),

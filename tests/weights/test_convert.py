@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,16 @@ import torch
 import torchvision
 from torch.nn import functional
 
+import resnet_rs as rs
 from resnet_rs import zoo
 from resnet_rs.bridges.keras import H5File
 from resnet_rs.bridges.network import fill
-from resnet_rs.bridges.tensorflow import count_blocks_of_tf1, is_tf1_other, tf1_rules
+from resnet_rs.bridges.tensorflow import beside_tf1, count_blocks_of_tf1, garden_rules, tf1_rules
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
-from resnet_rs.weights.convert import Foreign, classes_of, convert, named
+from resnet_rs.weights import reading
+from resnet_rs.weights.convert import convert, imagenet_classes
+from resnet_rs.weights.reading import Foreign, named
 
 ASSETS = Path(__file__).parents[1] / "assets/foreign"
 EXPECTED = np.load(ASSETS / "expected.npz")
@@ -51,7 +56,7 @@ def relative(found, expected):
     [
         ("tf1", {}, "tf1"),
         ("tf1", {"raw": True}, "tf1_raw"),
-        ("tf2", {"background": True}, "garden"),
+        ("tf2", {}, "garden"),
         ("keras", {}, "keras"),
     ],
 )
@@ -68,10 +73,74 @@ def test_the_averages_are_not_the_raw_variables():
     assert relative(EXPECTED["tf1"], EXPECTED["tf1_raw"]) > 1e-2
 
 
-def test_the_background_is_left_out_unless_it_is_kept(tmp_path):
-    done = convert(foreign("tf2", ASSETS / "garden"), tmp_path / "out")
-    assert relative(logits(tmp_path / "out", EXPECTED["images"]), EXPECTED["garden"][:, 1:]) < 1e-4
+class Drawn:
+    """A file of random arrays, which knows how often each was read."""
+
+    def __init__(self, shapes):
+        self.shapes = shapes
+        self.reads = dict.fromkeys(shapes, 0)
+
+    def read_many(self, names):
+        for name in names:
+            self.reads[name] += 1
+            rng = np.random.default_rng(len(name))
+            yield name, rng.normal(size=self.shapes[name]).astype(np.float32)
+
+
+def garden_shapes(num_classes, *, averages):
+    """Those of a small Model Garden checkpoint, with an average beside every variable or without."""
+    experiment = reading.named(foreign("tf2", ASSETS / "garden"), 5, before=reading._GARDEN)
+    rules = garden_rules(experiment.arch, averages=False)
+    expected = reading.expected_tensors(reading.of_classes(experiment, num_classes))
+    shapes = {}
+    for rule, slot in zip(rules, garden_rules(experiment.arch, averages=True), strict=True):
+        shape = tuple(expected[rule.ours].shape)
+        theirs = {"kernel of HWIO": lambda s: s[2:] + s[1::-1], "matrix of HWIO": lambda s: (1, 1, *s[::-1])}
+        shape = theirs.get(rule.turn, lambda s: s[::-1])(shape)
+        shapes[rule.theirs] = shape
+        if averages:
+            shapes[slot.theirs] = shape
+    return shapes
+
+
+@pytest.fixture
+def garden(monkeypatch):
+    """Puts a file in the place of a Model Garden checkpoint."""
+
+    def put(file):
+        monkeypatch.setattr(reading.TensorBundle, "open", staticmethod(lambda path: file))
+        return file
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "background", "left"), [(1001, False, 1000), (1001, True, 1001), (11, False, 11)]
+)
+def test_only_class_0_of_1001_is_left_out_unless_it_is_kept(num_classes, background, left, garden, tmp_path):
+    garden(Drawn(garden_shapes(num_classes, averages=False)))
+    done = convert(foreign("tf2", ASSETS / "garden/ckpt.index", background=background), tmp_path / "out")
+    saved = checkpoint.read(tmp_path / "out")
+    assert len(saved.classes) == done.experiment.task.num_classes == left
     assert done.experiment.arch.padding == "same" and done.experiment.arch.activation == "silu"
+    assert ("without its class 0" in done.origin["head"]) == (left < num_classes)
+    assert (saved.classes[0] == "background") == background
+
+
+def test_averages_of_the_garden_are_taken_all_or_none(garden, tmp_path):
+    shapes = garden_shapes(11, averages=True)
+    file = garden(Drawn(shapes))
+    done = convert(foreign("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "out")
+    assert done.origin["variables"] == "averages"
+    assert {name for name, count in file.reads.items() if count} == {
+        n for n in shapes if "OPTIMIZER_SLOT" in n
+    }
+    raw = convert(foreign("tf2", ASSETS / "garden/ckpt.index", raw=True), tmp_path / "raw")
+    assert raw.origin["variables"] == "raw"
+    lost = next(name for name in shapes if "OPTIMIZER_SLOT" in name)
+    garden(Drawn({name: shape for name, shape in shapes.items() if name != lost}))
+    with pytest.raises(ValueError, match=f"missing: {lost}".replace(".", r"\.")):
+        convert(foreign("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "some")
 
 
 @pytest.mark.parametrize("source", ["keras-model.h5", "keras-notop.h5"])
@@ -97,6 +166,73 @@ def test_an_archive_is_read_in_place_and_without_its_index_of_checkpoints(tmp_pa
     ).read_bytes()
 
 
+def test_the_same_checkpoint_has_the_same_hash_however_it_is_named(tmp_path):
+    origins = []
+    for i, path in enumerate(("tf1", "tf1/model.ckpt", "tf1/model.ckpt.index")):
+        origins.append(convert(foreign("tf1", ASSETS / path), tmp_path / str(i)).origin)
+    assert origins[0] == origins[1] == origins[2] and origins[0]["source"] == "model.ckpt"
+
+
+def test_edits_of_ones_own_are_taken_by_every_kind(tmp_path):
+    plain = dict(SMALL, **{"arch.activation": "relu", "data.size": "64"})
+    named = Foreign(path=ASSETS / "garden", kind="tf2", name="resnet-rs-50-i160", edits=plain)
+    experiment = convert(named, tmp_path / "out").experiment
+    assert (experiment.arch.activation, experiment.data.size) == ("relu", 64)
+    torch.save(torchvision.models.efficientnet_b0(num_classes=7).state_dict(), tmp_path / "b0.pth")
+    b0 = Foreign(
+        path=tmp_path / "b0.pth", kind="torchvision", name="efficientnet-b0", edits={"data.size": 96}
+    )
+    assert convert(b0, tmp_path / "b0").experiment.data.size == 96
+
+
+def test_what_no_shape_tells_comes_with_the_weights(tmp_path):
+    """torchvision's epsilon is another than ours, which a model made of the checkpoint must have."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.efficientnet_b0(num_classes=7).eval()
+    torch.save(theirs.state_dict(), tmp_path / "b0.pth")
+    convert(Foreign(path=tmp_path / "b0.pth", kind="torchvision"), tmp_path / "out")
+    images = torch.randn(2, 3, 64, 64)
+    model = rs.create_model("efficientnet-b0", num_classes=7, pretrained=tmp_path / "out").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), theirs(images), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="do not fit this network"):
+        rs.create_model("resnet-rs-50-i160", pretrained=tmp_path / "out")
+
+
+def test_the_command_says_what_was_taken(tmp_path, monkeypatch, capsys):
+    from resnet_rs.cli import main
+
+    (tmp_path / "names.txt").write_text("".join(f"thing {i}\n" for i in range(10)))
+    arguments = ["convert", str(ASSETS / "tf1"), "--from", "tf1", "--name", "resnet-rs-50-i160"]
+    arguments += ["--classes", str(tmp_path / "names.txt"), "--raw", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["resnet-rs", *arguments, *(f"{path}={v}" for path, v in SMALL.items())])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "variables: raw" in said and "classes: as given" in said
+    assert checkpoint.read(tmp_path / "out").classes[3] == "thing 3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--raw"], "--raw needs --from"),
+        (["--background"], "--background needs --from"),
+        (["--from", "tf3"], "weights come from one of"),
+        (["--from", "keras", "--key", "x"], "--key is for weights of timm or torchvision"),
+    ],
+)
+def test_options_without_sense_are_refused(arguments, said, tmp_path, monkeypatch, capsys):
+    from resnet_rs.cli import main
+
+    command = ["resnet-rs", "convert", str(ASSETS / "keras.h5"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and said in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_checkpoint_says_where_its_weights_come_from(tmp_path):
     convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "out")
     origin = checkpoint.read(tmp_path / "out").origin
@@ -112,27 +248,18 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
     shapes = {name: tuple(map(int, shape.split("x"))) if shape else () for name, shape in lines}
     assert count_blocks_of_tf1(shapes) == sum(BLOCKS[50])
 
-    class Zeros:
-        """A file of those variables; each knows how often it was read."""
-
-        def __init__(self):
-            self.shapes = shapes
-            self.reads = dict.fromkeys(shapes, 0)
-
-        def read_many(self, names):
-            for name in names:
-                self.reads[name] += 1
-                yield name, np.zeros(shapes[name], dtype=np.float32)
-
     with torch.device("meta"):
         expected = zoo.experiment("resnet-rs-50-i160").build_model().state_dict()
-    file = Zeros()
-    arch = ResNetArch(blocks=BLOCKS[50])
-    filled = fill(file, tf1_rules(arch, raw=False), expected, ignored=is_tf1_other, origin="it")
+    file = Drawn(shapes)
+    rules = tf1_rules(ResNetArch(blocks=BLOCKS[50]), raw=False)
+    filled = fill(file, rules, expected, ignored=beside_tf1(rules), origin="it")
     assert filled.keys() == expected.keys()
     used = {name for name, count in file.reads.items() if count == 1}
     assert used == {name for name in shapes if name.endswith("/ExponentialMovingAverage")}
     assert sum(file.reads.values()) == len(used)
+    fewer = tf1_rules(ResNetArch(blocks=(3, 4, 6, 2)), raw=False)
+    with pytest.raises(ValueError, match="unknown: "):  # a block too many for that network
+        fill(Drawn(shapes), fewer, expected, ignored=beside_tf1(fewer), origin="it")
 
 
 def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
@@ -189,7 +316,7 @@ def check_torch(theirs, kind, tmp_path, *, size):
 
 
 def test_classes_of_imagenet_are_its_identifiers():
-    names = classes_of(zoo.experiment("resnet-rs-50-i160"))
+    names = imagenet_classes()
     assert len(set(names)) == 1000 and names[0] == "n01440764" and names[999] == "n15075141"
 
 
@@ -200,8 +327,14 @@ def test_classes_of_imagenet_are_its_identifiers():
         ({"kind": "tf1", "path": "gone"}, "gone does not exist"),
         ({"kind": "tf1", "edits": {"arch.width": 0.5}}, "Give --name as well"),
         ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is no HDF5 file"),
-        ({"kind": "tf1"}, "is no ResNet-RS of the zoo. Give --name"),
-        ({"kind": "tf1", "name": "efficientnet-b0"}, "of a ResNet, and --name is of a EfficientNetArch"),
+        ({"kind": "tf1"}, "5 blocks, which no released ResNet-RS has"),
+        ({"kind": "tf1", "name": "efficientnet-b0"}, "architecture called EfficientNetArch"),
+        ({"kind": "tf1", "background": True}, "--background is for weights of tf2"),
+        ({"kind": "keras", "raw": True}, "--raw is for weights of tf1 or tf2"),
+        (
+            {"kind": "tf1", "name": "resnet-rs-50-i160", "edits": SMALL, "classes": ("a", "b")},
+            "10 classes, and 2",
+        ),
         ({"kind": "tf1", "name": "resnet-rs-50-i160"}, "missing: "),
         (
             {"kind": "tf2", "name": "resnet-rs-50-i160", "edits": SMALL},
@@ -241,35 +374,70 @@ def test_a_folder_that_exists_is_not_touched(tmp_path):
 
 
 def test_damaged_keras_files_are_refused(tmp_path):
+    """Flipped in the parts that say where things are, and cut; nothing but a sentence comes out."""
     content = (ASSETS / "keras.h5").read_bytes()
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    refused = 0
+    for i in range(200):
         bad = bytearray(content)
-        for place in rng.integers(0, 4096, 8):
+        for place in rng.integers(0, len(bad), 40):
             bad[place] ^= int(rng.integers(1, 256))
-        (tmp_path / "bad.h5").write_bytes(bad[: int(rng.integers(1, len(bad)))])
+        (tmp_path / "bad.h5").write_bytes(bad if i % 4 else bad[: int(rng.integers(1, len(bad)))])
         try:
             file = H5File(tmp_path / "bad.h5")
             for _, array in file.read_many(file.shapes):
                 assert math.prod(array.shape) < 1e7
         except ValueError as error:
-            assert "bad.h5" in str(error)
+            assert "bad.h5" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert 50 < refused < 200, "some get behind the head of the file"
 
 
-def test_a_keras_file_that_leads_elsewhere_is_refused(tmp_path):
+def forged(path, content):
+    """A Keras file to which `content` adds something."""
     import h5py
 
-    shutil.copy(ASSETS / "keras.h5", tmp_path / "links.h5")
-    with h5py.File(tmp_path / "links.h5", "a") as opened:
-        opened["elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
-    with pytest.raises(ValueError, match="leads elsewhere"):
-        H5File(tmp_path / "links.h5")
+    shutil.copy(ASSETS / "keras.h5", path)
+    with h5py.File(path, "a") as opened:
+        content(opened)
+    return path
+
+
+def many_folders(opened):
+    group = opened
+    for _ in range(8):
+        inner = group.create_group("a")
+        for i in range(20):
+            group[f"b{i}"] = inner
+        group = inner
+
+
+def test_forged_keras_files_are_refused_at_once(tmp_path):
+    import h5py
+
+    def large_chunks(opened):
+        opened.create_dataset("x", (4,), chunks=(1 << 27,), maxshape=(None,), dtype="f4", compression="gzip")
+
+    contents = {
+        "leads elsewhere": lambda o: o.update({"elsewhere": h5py.ExternalLink("/etc/passwd", "/")}),
+        "model_weights in it leads elsewhere": lambda o: o.update(
+            {"model_weights": h5py.ExternalLink("o.h5", "/")}
+        ),
+        "more folders than weights ever do": many_folders,
+        "no plain array": large_chunks,
+        "is damaged": lambda o: o.update({"nothing": h5py.Empty("f4")}),
+    }
+    for i, (said, content) in enumerate(contents.items()):
+        begin = time.perf_counter()
+        with pytest.raises(ValueError, match=said):
+            H5File(forged(tmp_path / f"{i}.h5", content))
+        assert time.perf_counter() - begin < 5
 
 
 def test_the_checkpoint_of_an_older_version_has_no_origin(tmp_path):
     convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "out")
     info = json.loads((tmp_path / "out/checkpoint.json").read_text())
-    assert set(info["origin"]) == {"source", "sha256", "format", "variables", "head"}
+    assert set(info["origin"]) == {"source", "sha256", "format", "variables", "head", "classes"}
     assert (
         checkpoint.Provenance(experiment=zoo.experiment("resnet-rs-tiny"), classes=("a",), seed=0).origin
         == {}

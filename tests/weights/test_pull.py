@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -84,8 +85,17 @@ def test_a_pretrained_model_has_them_and_a_classifier_of_ones_own_is_fresh(serve
     assert torch.equal(pyramid.c5, whole.backbone(IMAGES).c5)
 
 
+def test_several_that_ask_at_once_get_the_same(server):
+    """As the ranks of a run do: one makes the checkpoint, the others wait for it."""
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(pull.pretrained, [NAME] * 4))
+    assert len({*folders}) == 1 and len(server.asked) == 1
+    assert checkpoint.read(folders[0]).experiment.arch == zoo.experiment(NAME).arch
+
+
 def test_with_a_path_the_network_is_never_touched(server, no_network, tmp_path):
-    from resnet_rs.weights.convert import Foreign, convert
+    from resnet_rs.weights.convert import convert
+    from resnet_rs.weights.reading import Foreign
 
     convert(Foreign(path=ASSETS / "keras.h5", kind="keras", name=NAME), tmp_path / "out")
     model = rs.create_model(NAME, num_classes=10, pretrained=tmp_path / "out").eval()

@@ -35,7 +35,7 @@ _FOOTER = 48
 _TRAILER = 5
 """After each block: how it is compressed, and a checksum."""
 _SNAPPY = 1
-_MAX_SHARDS, _MAX_VARIABLES, _MAX_KEY, _MAX_DIMS = 100_000, 100_000, 1000, 32
+_MAX_SHARDS, _MAX_VARIABLES, _MAX_KEY, _MAX_VALUE, _MAX_DIMS = 100_000, 100_000, 1000, 1 << 16, 32
 _VERSION = 1
 """Of the format, which a file may ask of its reader."""
 
@@ -141,12 +141,17 @@ def _table(content: bytes, extend: Extend) -> Iterator[tuple[bytes, bytes]]:
     footer = content[-_FOOTER : -len(_MAGIC)]
     _, _, at = _handle(footer, 0)  # of a block about blocks, which is empty
     start, num_bytes, _ = _handle(footer, at)
-    last = None
+    last, end = None, 0
     for _, value in _block(content, start, num_bytes, extend):
         start, num_bytes, _ = _handle(value, 0)
+        if start < end:
+            raise Unreadable("its blocks do not follow each other.")
+        end = start + num_bytes + _TRAILER
         for key, found in _block(content, start, num_bytes, extend):
             if last is not None and key <= last:
                 raise Unreadable("its keys are not in order.")
+            if len(found) > _MAX_VALUE:
+                raise Unreadable(f"what it says of a variable is longer than {_MAX_VALUE:,} bytes.")
             last = key
             yield key, found
 

@@ -91,6 +91,9 @@ class Patience:
     """Before the second try. It doubles from try to try, and chance makes it up to twice as long."""
     most_wait_seconds: float = 60.0
     """Even if the server asks for more."""
+    slow_seconds: float = 60.0
+    """In which at least `least_bytes` must arrive: a server that trickles would hold us for days."""
+    least_bytes: int = 60_000
     turn_seconds: float = 300.0
     """For another process that fetches the same file, but does not get on."""
     sleep: Callable[[float], None] = time.sleep
@@ -212,12 +215,14 @@ def _receive(order: _Order, partial: Partial) -> None:
         begin, total = _announced(order, partial, response)
         most = _bound(order, partial, total)
         validator = partial.validator if begin else _validator(response.headers)
+        refuse_trickle = _Pace(order.patience, partial)
         with partial.opened(begin=begin, total=total, validator=validator):
             # One byte more than allowed tells that there are more.
             while partial.num_bytes <= most and (
                 chunk := _read(order, response, most + 1 - partial.num_bytes)
             ):
                 partial.write(chunk)
+                refuse_trickle()
                 if order.progress:
                     order.progress(partial.num_bytes, total)
             if total is None:
@@ -229,6 +234,21 @@ def _receive(order: _Order, partial: Partial) -> None:
         raise _Failed(f"the server sends more than the {most:,} bytes it announces")
     if not partial.is_whole():
         raise _Failed(f"the connection ended after {partial.num_bytes:,} of {total:,} bytes")
+
+
+class _Pace:
+    """Called after every piece; raises `_Failed` if too little has arrived for too long."""
+
+    def __init__(self, patience: Patience, partial: Partial) -> None:
+        self.patience, self.partial = patience, partial
+        self.since, self.before = time.monotonic(), partial.num_bytes
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.since < self.patience.slow_seconds:
+            return
+        if self.partial.num_bytes - self.before < self.patience.least_bytes:
+            raise _Failed("the server sends next to nothing")
+        self.since, self.before = time.monotonic(), self.partial.num_bytes
 
 
 def _bound(order: _Order, partial: Partial, total: int | None) -> int:

@@ -1,7 +1,7 @@
 """Keras 2's ResNet-RS (`keras.applications.resnet_rs`): its names, and its HDF5 files.
 
-The file holds the paper's weights: the averages of the TF1 release under other names. Keras normalizes inside the
-network; that part has no variables.
+Keras' own files hold the paper's weights: the averages of the TF1 release under other names. Keras normalizes inside
+the network; that part has no variables.
 
 Source: Keras 2.15, run (`ResNetRS50` and its siblings, with and without top).
 """
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnet_rs.bridges.archive import Unreadable, naming
 from resnet_rs.bridges.network import Names, Rule, Spot, tensorflow_rules
 from resnet_rs.models.resnet import ResNetArch
 
 _HEAD = "predictions"
-_MAX_DATASETS = 100_000
+_MAX_ENTRIES = 20_000
+_MAX_DEPTH = 8
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 
 
@@ -63,57 +66,76 @@ def is_other(name: str) -> bool:
 
 
 class H5File:
-    """The arrays of a file of Keras weights, or of a whole Keras model, by the names of their variables."""
+    """The arrays of a file of Keras weights, or of a whole Keras model, by the names of their variables.
+
+    Only plain arrays that lie in the file itself are read. Raises `ValueError` for anything else and for damage.
+    """
 
     def __init__(self, path: Path) -> None:
+        require()
         self.path = path
         self._places: dict[str, str] = {}
+        self._num_groups = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
-        with self._opened() as opened:
-            root = opened["model_weights"] if "model_weights" in opened else opened
-            self._collect(root, "")
+        with naming(str(path)), self._opened() as opened:
+            is_model = "model_weights" in opened
+            self._collect(_member(opened, "model_weights", "") if is_model else opened, "")
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of `names`, one at a time."""
-        with self._opened() as opened:
-            for name in names:
-                yield name, np.asarray(opened[self._places[name]][()])
+        for name in names:
+            with naming(str(self.path)), self._opened() as opened:
+                array = np.asarray(opened[self._places[name]][()])
+            yield name, array
 
     def _opened(self) -> Any:  # noqa: ANN401 - a type of h5py, which may not be installed
-        try:
-            import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
-        except ImportError:
-            raise ValueError(
-                "Keras files need h5py, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
-            ) from None
+        import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
+
+        if not self.path.is_file():
+            raise Unreadable("it is no file; expected weights that Keras saved, such as model.h5.")
         try:
             return h5py.File(self.path, "r")
         except OSError as error:
-            raise ValueError(f"{self.path} is no HDF5 file: {' '.join(str(error).split())}.") from None
+            raise Unreadable(f"it is no HDF5 file ({' '.join(str(error).split())}).") from None
 
     def _collect(self, group: Any, path: str) -> None:  # noqa: ANN401 - types of h5py
-        """Note every array below `group`; a variable's name is what follows the folder of its layer."""
-        import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
-
+        """Note every array below `group`."""
+        self._num_groups += 1
+        if self._num_groups > _MAX_ENTRIES or path.count("/") > _MAX_DEPTH:
+            raise Unreadable("it holds more folders than weights ever do.")
         for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"{self.path}: {path}/{name} leads elsewhere, which weights never do.")
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                if path.count("/") > 8:
-                    raise ValueError(f"{self.path}: {path} lies deeper than weights ever do.")
+            item = _member(group, name, path)
+            if hasattr(item, "keys"):
                 self._collect(item, f"{path}/{name}")
-                continue
-            self._note(item, f"{path}/{name}")
+            else:
+                self._note(item, f"{path}/{name}")
 
     def _note(self, item: Any, path: str) -> None:  # noqa: ANN401 - a dataset of h5py
-        size = math.prod(item.shape) * item.dtype.itemsize
+        """Note an array; a variable's name is its own after that of its layer."""
+        num_bytes = self.path.stat().st_size
+        sizes = [math.prod(shape) * item.dtype.itemsize for shape in (item.shape, item.chunks or ())]
         is_plain = item.dtype.kind in "fiu" and not item.external and not item.is_virtual
-        if not is_plain or size > self.path.stat().st_size:
-            raise ValueError(f"{self.path}: {path} is no plain array that lies in this file.")
+        if not is_plain or max(sizes) > num_bytes:
+            raise Unreadable(f"{path!r} in it is no plain array that lies in the file.")
         name = "/".join(path.strip("/").split("/")[-2:])
-        if name in self.shapes or len(self.shapes) >= _MAX_DATASETS:
-            raise ValueError(f"{self.path}: two arrays are called {name}, or there are too many.")
+        if name in self.shapes or len(self.shapes) >= _MAX_ENTRIES:
+            raise Unreadable(f"two arrays in it are called {name!r}, or there are too many.")
         self.shapes[name] = tuple(item.shape)
         self._places[name] = item.name
+
+
+def require() -> None:
+    """Refuse to go on without h5py, which is an extra."""
+    if find_spec("h5py") is None:
+        raise ValueError(
+            "Keras files need h5py, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
+        )
+
+
+def _member(group: Any, name: str, path: str) -> Any:  # noqa: ANN401 - types of h5py
+    """What lies under `name` in a group of the same file; links to other places are refused."""
+    import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise Unreadable(f"{path}/{name} in it leads elsewhere, which weights never do.")
+    return group[name]

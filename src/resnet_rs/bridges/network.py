@@ -19,6 +19,7 @@ from resnet_rs.models.resnet import ResNetArch
 Role = Literal["stem", "shortcut", "reduce", "spatial", "expand", "squeeze", "excite", "classifier"]
 Turn = Literal["as it is", "kernel of HWIO", "matrix of HWIO", "matrix of IO", "matrix of OIHW"]
 _MAX_LISTED = 20
+_LONGEST = 120
 _STEM_CONVS = {"2015": 1, "small": 3, "released": 4}
 
 
@@ -129,33 +130,37 @@ def fill(
     the names that are unknown, missing, or of another shape.
     """
     wanted = {rule.theirs: rule for rule in rules}
-    unknown = [name for name in file.shapes if name not in wanted and not ignored(name)]
-    missing = [rule.theirs for rule in rules if rule.theirs not in file.shapes]
-    if unknown or missing:
-        kinds = {"unknown": unknown, "missing": missing}
-        faults = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
-        raise ValueError(f"these are not the weights of {origin}; {'; '.join(faults)}.")
+    refuse_others(
+        unknown=[name for name in file.shapes if name not in wanted and not ignored(name)],
+        missing=[rule.theirs for rule in rules if rule.theirs not in file.shapes],
+        origin=origin,
+    )
     found = {name: torch.zeros_like(t, device="cpu") for name, t in expected.items() if _is_counter(name)}
+    for rule in rules:  # before any of them is read
+        _refuse_shape(file.shapes[rule.theirs], rule, expected, origin)
     for name, array in file.read_many(wanted):
-        rule = wanted[name]
-        tensor = _turned(array, rule.turn)
-        if rule.ours not in expected or tuple(tensor.shape) != tuple(expected[rule.ours].shape):
-            wants = list(expected[rule.ours].shape) if rule.ours in expected else "nothing"
-            raise ValueError(f"{name} of {origin} has shape {list(array.shape)}; {rule.ours} wants {wants}.")
-        found[rule.ours] = tensor
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        found[wanted[name].ours] = _turned(tensor, wanted[name].turn)
     lost = [name for name in expected if name not in found]
     if lost:
-        raise ValueError(f"{origin} leaves these without values: {_listed(lost)}.")
+        raise ValueError(f"{origin} leaves these without values: {listed(lost)}.")
     return found
+
+
+def _refuse_shape(shape: tuple[int, ...], rule: Rule, expected: Mapping[str, Tensor], origin: str) -> None:
+    turned = tuple(_turned(torch.empty(shape, device="meta"), rule.turn).shape)
+    ours = None if rule.ours not in expected else tuple(expected[rule.ours].shape)
+    if turned != ours:
+        wants = "is not in this network" if ours is None else f"wants {list(ours)}"
+        raise ValueError(f"{rule.theirs} of {origin} has shape {list(shape)}; {rule.ours} {wants}.")
 
 
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _turned(array: np.ndarray, turn: Turn) -> Tensor:
-    """An array in our layout: [O, I, h, w] for kernels, [O, I] for linear layers."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+def _turned(tensor: Tensor, turn: Turn) -> Tensor:
+    """A tensor in our layout: [O, I, h, w] for kernels, [O, I] for linear layers."""
     if turn == "as it is":
         return tensor
     if turn == "matrix of IO" and tensor.dim() == 2:
@@ -169,6 +174,16 @@ def _turned(array: np.ndarray, turn: Turn) -> Tensor:
     return tensor  # its shape is refused
 
 
-def _listed(names: list[str]) -> str:
+def refuse_others(*, unknown: list[str], missing: list[str], origin: str) -> None:
+    """Refuse weights with names too many or too few."""
+    kinds = {"unknown": unknown, "missing": missing}
+    faults = [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]
+    if faults:
+        raise ValueError(f"these are not the weights of {origin}; {'; '.join(faults)}.")
+
+
+def listed(names: list[str]) -> str:
+    """The first of some names; those that cannot be printed as they are, or are long, are shown in part."""
     rest = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    shown = [n if n.isprintable() and len(n) <= _LONGEST else repr(n[:_LONGEST]) for n in names[:_MAX_LISTED]]
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

@@ -4,7 +4,8 @@ Such a checkpoint, a "tensor bundle", is what `tf.compat.v1.train.Saver` and `tf
 (`bundle_index.py`) that says where in which data file (shard) the bytes of each variable are, and their checksum.
 
 Nothing here runs what it reads. Every number of a file is checked before it is used, every variable before it is
-returned; a forged file cannot ask for more memory than it has bytes, a compressed one not for more than `MAX_BYTES`.
+returned; a forged file cannot ask for much more memory than it has bytes, a compressed one not for more than
+`MAX_BYTES`.
 
 Source: the format as TensorFlow's `tensor_bundle.proto` and `tensor_bundle.cc` define it.
 """
@@ -51,6 +52,14 @@ class TensorBundle:
     """As TensorFlow calls them, such as `float32`, `bfloat16` or `string`."""
     _entries: Mapping[str, Entry] = field(repr=False)
     _num_shards: int = field(repr=False)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that it is read from: an archive, or an index and its data files."""
+        if not self.files.path.is_dir():
+            return [self.files.path]
+        shards = sorted({self._shard(name) for name in self._entries})
+        return [self.files.path / name for name in (self.prefix + _INDEX, *shards)]
 
     @staticmethod
     def open(path: Path) -> TensorBundle:

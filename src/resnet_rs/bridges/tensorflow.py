@@ -22,6 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _AVERAGE = "/ExponentialMovingAverage"
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT_OF_AVERAGE = "/.OPTIMIZER_SLOT/optimizer/average"
+_SLOT = re.compile(r"/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
 _GARDEN_LAYER = re.compile(r"backbone/layer_with_weights-(\d{1,4})/")
 GARDEN_BIAS = f"model/layer_with_weights-1/bias{_ATTRIBUTE}"
 _GARDEN_STEM = 8
@@ -45,21 +46,19 @@ def tf1_rules(arch: ResNetArch, *, raw: bool) -> list[Rule]:
     )
 
 
-def is_tf1_other(name: str) -> bool:
-    """Whether a variable of the TF1 release may be left aside: averages or what they are of, momenta, the step."""
-    base = name.removesuffix(_AVERAGE).removesuffix("/Momentum")
-    return (
-        base == "global_step"
-        or re.fullmatch(
-            r"(conv2d|batch_normalization|dense)(_\d+)?/(kernel|bias|gamma|beta|moving_mean|moving_variance)",
-            base,
-        )
-        is not None
-    )
+def beside_tf1(rules: list[Rule]) -> Callable[[str], bool]:
+    """Which variables may be left aside: the step, and what belongs to a variable that is used: average, momentum."""
+    used = {_base(rule.theirs) for rule in rules}
+    return lambda name: name == "global_step" or _base(name) in used
 
 
-def garden_rules(arch: ResNetArch, shapes: Shapes, *, raw: bool) -> list[Rule]:
-    """The rules of the Model Garden's variables: averages where the file has them, unless `raw`."""
+def _base(name: str) -> str:
+    """The variable that an average or a momentum is of."""
+    return name.removesuffix(_AVERAGE).removesuffix("/Momentum")
+
+
+def garden_rules(arch: ResNetArch, *, averages: bool) -> list[Rule]:
+    """The rules of the Model Garden's variables, or of their averages."""
     rows: dict[tuple[int, int], int] = {}
     for stage, num_blocks in enumerate(arch.blocks, start=2):
         for block in range(num_blocks):
@@ -79,13 +78,17 @@ def garden_rules(arch: ResNetArch, shapes: Shapes, *, raw: bool) -> list[Rule]:
             f"{block}/_squeeze_excitation/_se_{'reduce' if spot.role == 'squeeze' else 'expand'}", None
         )
 
-    return tensorflow_rules(arch, theirs, variable=_garden_variable(shapes, raw=raw), has_head=True)
+    return tensorflow_rules(arch, theirs, variable=_garden_variable(averages=averages), has_head=True)
 
 
-def is_garden_other(name: str) -> bool:
-    """Whether a variable of a Model Garden checkpoint is none of the network's, or beside one of its averages."""
-    is_ours = name.startswith(("backbone/", "model/")) and ".OPTIMIZER_SLOT" not in name
-    return not is_ours
+def beside_garden(rules: list[Rule]) -> Callable[[str], bool]:
+    """Which variables may be left aside: what is none of the network's, and what belongs to a variable that is used."""
+    used = {_SLOT.sub("", rule.theirs) for rule in rules}
+
+    def is_beside(name: str) -> bool:
+        return not name.startswith(("backbone/", "model/")) or _SLOT.sub("", name) in used
+
+    return is_beside
 
 
 def has_averages(shapes: Shapes) -> bool:
@@ -95,11 +98,8 @@ def has_averages(shapes: Shapes) -> bool:
 
 def count_blocks_of_tf1(shapes: Shapes) -> int:
     """All blocks of a TF1 network: its convolutions without the stem's and the shortcuts', five to a block."""
-    num_convs = sum(
-        re.fullmatch(r"conv2d(_\d+)?/kernel(/ExponentialMovingAverage)?", n) is not None
-        for n in _plain(shapes)
-    )
-    return (num_convs - 8) // 5
+    plain = {name.removesuffix(_AVERAGE) for name in shapes}
+    return (sum(re.fullmatch(r"conv2d(_\d+)?/kernel", name) is not None for name in plain) - 8) // 5
 
 
 def count_blocks_of_garden(shapes: Shapes) -> int:
@@ -107,16 +107,9 @@ def count_blocks_of_garden(shapes: Shapes) -> int:
     return max((int(m[1]) for m in map(_GARDEN_LAYER.match, shapes) if m), default=-1) + 1 - _GARDEN_STEM
 
 
-def _plain(shapes: Shapes) -> set[str]:
-    return {name.removesuffix(_AVERAGE) for name in shapes}
-
-
-def _garden_variable(shapes: Shapes, *, raw: bool) -> Callable[[str, str], str]:
-    def variable(layer: str, part: str) -> str:
-        average = f"{layer}/{part}{_SLOT_OF_AVERAGE}{_ATTRIBUTE}"
-        return average if not raw and average in shapes else f"{layer}/{part}{_ATTRIBUTE}"
-
-    return variable
+def _garden_variable(*, averages: bool) -> Callable[[str, str], str]:
+    slot = _SLOT_OF_AVERAGE if averages else ""
+    return lambda layer, part: f"{layer}/{part}{slot}{_ATTRIBUTE}"
 
 
 def _numbered(name: str, i: int) -> str:

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from resnet_rs.bridges.network import Rule
+from resnet_rs.bridges.network import Rule, refuse_others
 
 _KERNEL = ("weight",)
 _AFFINE = ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
-_MAX_LISTED = 20
 _OPTIONAL = "num_batches_tracked"
 """Counts the updates of a norm, and is read only by norms without momentum; many checkpoints leave it out."""
 
@@ -120,17 +119,11 @@ def _prefixed(
 
 
 def _check(given: Mapping[str, Tensor], *, known: Mapping[str, str], origin: str) -> None:
-    unknown = [name for name in given if name not in known]
-    missing = [name for name in known if name not in given and not name.endswith(_OPTIONAL)]
-    if unknown or missing:
-        kinds = {"unknown": unknown, "missing": missing}
-        faults = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
-        raise ValueError(f"these are not the weights of {origin}; {'; '.join(faults)}.")
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    refuse_others(
+        unknown=[name for name in given if name not in known],
+        missing=[name for name in known if name not in given and not name.endswith(_OPTIONAL)],
+        origin=origin,
+    )
 
 
 def _is_squeeze(timm_name: str) -> bool:

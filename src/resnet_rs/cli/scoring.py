@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +116,10 @@ def convert(
         bool, typer.Option("--background", help="Keep class 0 of the TF2 Model Garden.")
     ] = False,
     key: Annotated[
-        str | None, typer.Option(help="Without --from: where in the file the weights are, such as model_ema.")
+        str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="A text file with the name of a class in each line, in their order.")
     ] = None,
 ) -> None:
     """Make a checkpoint of somebody else's weights; without --from, turn a .pth file into safetensors.
@@ -123,21 +127,27 @@ def convert(
     Nothing in the file is run. Every variable is used once and every tensor filled once, or the file is refused.
     """
     if kind is None:
-        _to_safetensors(source, out, key=key, given={"--name": name, "--raw": raw or None, "an edit": edits})
+        given = {"--name": name, "--raw": raw, "--background": background, "--classes": classes}
+        _to_safetensors(source, out, key=key, given={**given, "an edit": edits})
         return
     from resnet_rs.config import parse_assignments
-    from resnet_rs.weights import convert as converting
+    from resnet_rs.weights.convert import convert as convert_weights
+    from resnet_rs.weights.reading import Foreign
 
-    if key is not None:
-        raise ValueError("--key is for files without --from; the kinds know where their weights are.")
-    typed = parse_assignments(edits or [])
-    foreign = converting.Foreign(
-        path=source, kind=kind, name=name, edits=typed, raw=raw, background=background
+    foreign = Foreign(
+        path=source,
+        kind=kind,
+        name=name,
+        edits=parse_assignments(edits or []),
+        raw=raw,
+        background=background,
+        key=key,
+        classes=None if classes is None else tuple(classes.read_text(encoding="utf-8").splitlines()),
     )
-    done = converting.convert(foreign, out)
-    say(f"{done.path}: {done.name}, {done.num_variables:,} variables ({done.origin['variables']})")
-    if done.origin["head"].startswith("fresh"):
-        say("the source has no classifier; this one is freshly drawn and knows nothing yet")
+    done = convert_weights(foreign, out)
+    say(f"{done.path}: {done.name}, {done.num_variables:,} variables")
+    for name_of_fact in ("variables", "head", "classes"):
+        say(f"{name_of_fact}: {done.origin[name_of_fact]}")
 
 
 @app.command()
@@ -150,10 +160,24 @@ def pull(
     from resnet_rs.weights import pull as pulling
 
     say(f"{pulling.published(name).url} (from the cache, if it is there)")
-    done = pulling.pull(name, out)
+    done = pulling.pull(name, out, progress=_show_share())
     say(
         f"{done.path}: {done.name}, {done.num_variables:,} variables, SHA-256 of the file {done.origin['sha256']}"
     )
+
+
+def _show_share() -> Callable[[int, int | None], None]:
+    """Says how much of a file has arrived, ten times at most."""
+    told = 0
+
+    def show(num_bytes: int, total: int | None) -> None:
+        nonlocal told
+        tenth = 0 if not total else 10 * num_bytes // total
+        if tenth > told:
+            told = tenth
+            say(f"{10 * tenth:>3} % of {(total or 0) / 1e6:,.0f} MB", is_error=True)
+
+    return show
 
 
 def _to_safetensors(weights: Path, out: Path, *, key: str | None, given: dict[str, object]) -> None:

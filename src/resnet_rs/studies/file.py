@@ -74,7 +74,13 @@ class _Loader(yaml.SafeLoader):
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise yaml.YAMLError(f"{double!r} stands in it twice")
-        return {name.value: self.construct_object(value, deep=True) for name, value in node.value}
+        return {
+            # A label that is referred to is a word, too.
+            name.value: value.value
+            if name.value == "versus" and isinstance(value, yaml.ScalarNode)
+            else self.construct_object(value, deep=True)
+            for name, value in node.value
+        }
 
 
 def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the file holds
@@ -103,7 +109,8 @@ def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file h
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
     fields: dict[str, Any] = {**(edits or {})}
     paper, versus = fields.pop("paper", None), fields.pop("versus", None)
-    if not isinstance(paper, int | float | None) or not isinstance(versus, str | None):
+    is_number = isinstance(paper, int | float) and not isinstance(paper, bool)
+    if not (paper is None or is_number) or not isinstance(versus, str | None):
         raise ValueError(f"`paper` of trial {label!r} must be a number and `versus` a label.")
     paper = None if paper is None else float(paper)
     if paper is not None and not math.isfinite(paper):

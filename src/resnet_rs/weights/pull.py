@@ -6,14 +6,18 @@ they hold the averages of the TF1 release, one for each of the eleven configurat
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from resnet_rs import zoo
-from resnet_rs.bridges.download import Progress, RemoteFile, cache_folder, fetch
-from resnet_rs.weights.convert import Converted, Foreign, convert
+from resnet_rs.bridges import keras
+from resnet_rs.bridges.download import PATIENCE, Progress, RemoteFile, cache_folder, fetch
+from resnet_rs.bridges.partial import turn
+from resnet_rs.weights.convert import Converted, convert
+from resnet_rs.weights.reading import Foreign
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
+_MOST_BYTES = 1 << 30
+"""The largest, of depth 420, has about 770 million."""
 MD5 = {
     "resnet-rs-50-i160": "69d9d925319f00a8bdd4af23c04e4102",
     "resnet-rs-101-i160": "544b3434d00efc199d66e9058c7f3379",
@@ -33,24 +37,24 @@ MD5 = {
 def pull(name: str, out: Path, *, progress: Progress | None = None) -> Converted:
     """Make the new checkpoint folder `out` of the published weights of `name`, from the cache or the network.
 
-    Raises `ValueError` for an experiment without published weights, and `OSError` if the file cannot be had: without a
-    network it says which file to put where.
+    Raises `ValueError` for an experiment without published weights or without h5py (extra `convert`), and `OSError` if
+    the file cannot be had: without a network it says which file to put where.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
     remote = published(name)
-    file = fetch(remote, progress=progress)
+    keras.require()
+    file = fetch(remote, progress=progress, at_most=_MOST_BYTES)
     return convert(Foreign(path=file, kind="keras", name=name, url=remote.url), out)
 
 
 def pretrained(name: str) -> Path:
     """The checkpoint folder of the published weights of `name` in the cache, made at the first call."""
-    folder = cache_folder() / "checkpoints" / name
+    folder = cache_folder() / "checkpoints" / f"{name}-{published(name).md5}"
     if not folder.is_dir():
-        published(name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # another process was faster
-            pull(name, folder)
+        with turn(folder, seconds=PATIENCE.turn_seconds):  # of many ranks that ask at once, one makes it
+            if not folder.is_dir():
+                pull(name, folder)
     return folder
 
 
