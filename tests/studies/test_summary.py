@@ -1,5 +1,7 @@
 """What is said of a study: tables, verdicts and the paper's claims, on records whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,16 @@ def test_the_claims_of_table_1_are_judged():
     statements = judge(methods_report.additive_claims(made(trials, top1, name="training-methods")))
     assert [s.finding for s in statements] == ["seen", "not told apart", "seen"]
     assert statements[0].figure.startswith("+1") and "seeds: 3" in statements[0].figure
+
+
+def test_what_one_seed_shows_is_not_taken_for_seen():
+    labels = [f"row {i}" for i in range(11)]
+    trials = [Trial(label=label, edits={}) for label in labels]
+    top1 = dict(zip(labels, [0.5, 0.5, 0.8, *[0.9] * 8], strict=True))
+    record = made(trials, top1, name="training-methods")
+    record = replace(record, results=tuple(r for r in record.results if r.seed == 0))
+    findings = [s.finding for s in judge(methods_report.additive_claims(record))]
+    assert findings == ["seen (one seed)", "not told apart", "not seen (one seed)"]
 
 
 def test_a_claim_whose_opposite_is_seen_is_not_seen():

@@ -13,7 +13,7 @@ from resnet_rs.report.figures import Figure
 from resnet_rs.report.frame import render, stored
 from resnet_rs.report.table import Table, chance, percent, points
 
-Finding = Literal["seen", "not seen", "not told apart", "not tried"]
+Finding = Literal["seen", "seen (one seed)", "not seen", "not seen (one seed)", "not told apart", "not tried"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnet_rs.report.comparison import Difference, Scored, Verdict, holm, paired_differences, verdict
-from resnet_rs.report.study_page import Statement
+from resnet_rs.report.study_page import Finding, Statement
 from resnet_rs.report.table import chance
 
 
@@ -40,16 +40,23 @@ def judge(claims: Sequence[Claim]) -> tuple[Statement, ...]:
     )
 
 
+def of_seeds(finding: Finding, num_seeds: int) -> Finding:
+    """A finding with what it rests on: of one seed its luck is unknown, which three have taken back before (LOG.md)."""
+    alone: dict[Finding, Finding] = {"seen": "seen (one seed)", "not seen": "not seen (one seed)"}
+    return alone.get(finding, finding) if num_seeds == 1 else finding
+
+
 def _statement(claim: Claim, step: Difference, p: float) -> Statement:
     luck = ", whose luck is not in the interval" if step.num_seeds == 1 else ""
     figure = (
         f"{100 * step.value:+.2f} {claim.unit} ({100 * step.low:+.2f} to {100 * step.high:+.2f}), "
         f"p {chance(p) if p < 0.001 else '= ' + chance(p)}, seeds: {step.num_seeds}{luck}"
     )
-    match verdict(step.value, p):
-        case Verdict.BETTER:
-            return Statement(claim=claim.text, finding="seen", figure=figure)
-        case Verdict.WORSE:
-            return Statement(claim=claim.text, finding="not seen", figure=f"{figure}; the opposite")
-        case Verdict.NOT_TOLD_APART:
-            return Statement(claim=claim.text, finding="not told apart", figure=figure)
+    found = verdict(step.value, p)
+    findings: dict[Verdict, Finding] = {
+        Verdict.BETTER: "seen",
+        Verdict.WORSE: "not seen",
+        Verdict.NOT_TOLD_APART: "not told apart",
+    }
+    figure += "; the opposite" if found is Verdict.WORSE else ""
+    return Statement(claim=claim.text, finding=of_seeds(findings[found], step.num_seeds), figure=figure)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from resnet_rs.report.comparison import Verdict, holm, mean_of_hits, paired_differences, verdict
 from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
 from resnet_rs.report.study_page import Chart, Statement
-from resnet_rs.studies.claim import Claim
+from resnet_rs.studies.claim import Claim, of_seeds
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
 
@@ -80,7 +80,7 @@ def flops_mislead(record: Record) -> Iterator[Statement]:
         a, b = pairs[best]
         figure += f"; the most: {a.label} against {b.label}, {100 * steps[best].value:+.2f} points"
     finding = "seen" if num_better else "not seen" if num_worse == len(pairs) else "not told apart"
-    yield Statement(claim=text, finding=finding, figure=figure)
+    yield Statement(claim=text, finding=of_seeds(finding, len(seeds)), figure=figure)
 
 
 def charts(record: Record) -> tuple[Chart, ...]:
