@@ -181,6 +181,12 @@ def test_places_are_typed(text, runner):
     assert parse(text) == runner
 
 
+def test_a_cluster_without_ray_is_refused_with_the_extra_to_install(monkeypatch):
+    monkeypatch.setattr("resnet_rs.jobs.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs Ray, which is not installed.*resnet-rs\[cluster\]"):
+        parse("ray")
+
+
 @pytest.mark.parametrize(
     "text", ["local", "local:", "local:0", "local:-1", "slurm", "ray://", "", "local:9999"]
 )
