@@ -178,7 +178,7 @@ class Cluster(Runner):
         tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
         try:
             while tasks and not stop.is_requested:
-                done, _ = ray.wait(list(tasks), timeout=1.0)
+                done, _ = ray.wait(list(tasks), timeout=_SECONDS_BETWEEN_LOOKS)
                 for ended in done:
                     key, error = tasks.pop(ended), _result(ray, ended)
                     if error == _HAS_LEFT:  # its node was asked to go; another one continues

@@ -197,7 +197,7 @@ class Evil:
 
 def test_a_refusal_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "a.pth").write_bytes(saved({"state_dict": WEIGHTS, "args": Evil()}).getvalue())
-    result = resnet_rs("convert", "a.pth", "a.safetensors", cwd=tmp_path)
+    result = resnet_rs("convert", "a.pth", "--out", "a.safetensors", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: cannot convert a.pth: it asks for posix.system, which is")
     assert result.stderr.count("\n") == 1

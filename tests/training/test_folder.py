@@ -12,7 +12,7 @@ from resnet_rs import storage
 from resnet_rs.config import edit
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
-from resnet_rs.training import claim
+from resnet_rs.training import folder as run_folder
 from resnet_rs.training.events import Started
 from resnet_rs.training.run import run
 
@@ -75,7 +75,7 @@ def test_other_data_is_refused_and_harmless_settings_pass(job):
 
 def test_a_disk_with_too_little_room_is_refused_before_the_first_update(job, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(claim.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         ValueError,
         match=r"no space left for checkpoints in .*: 2 must fit, which take \d\.\d MiB, 0\.0 MiB are",
