@@ -13,7 +13,8 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-rs evaluate $(DEMO_OUT) --data builtin
 
 test: check
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster
+	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests
 
 # Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
 chaos: $(VENV)/.installed

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from studies.conftest import STEPS, request
 
-from resnet_rs.jobs import Cluster, Here, Needs
+from resnet_rs.jobs import Cluster, Here, Left, Needs
 from resnet_rs.processes import Stop
 from resnet_rs.studies.conduct import conduct
 from resnet_rs.studies.planning import plan
@@ -142,42 +141,65 @@ def test_a_study_has_the_same_results_when_a_node_dies_while_it_trains(two_nodes
     assert essence(results) == expected
 
 
-def end_a_worker():
-    """SIGTERM to one of Ray's processes that trains, as a node that must go sends it."""
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if status.read_bytes().startswith(b"ray::_on_a_node"):
-                os.kill(int(status.parent.name), signal.SIGTERM)
-                return
+def patient(payload, share, stop):
+    """Wait to be asked to stop, save and leave; what has been saved is finished at once."""
+    folder, key = (json.loads(payload)[name] for name in ("folder", "key"))
+    saved = Path(folder) / f"{key}.saved"
+    if saved.exists():
+        saved.rename(saved.with_suffix(".done"))
+        return
+    (Path(folder) / f"{key}.{os.getpid()}.begun").touch()
+    deadline = time.monotonic() + 60
+    while not stop.is_requested and time.monotonic() < deadline:
+        time.sleep(0.02)
+    saved.write_text(stop.reason)
+    raise Left
 
 
-def test_a_run_whose_worker_is_asked_to_go_is_continued(two_nodes, trainings, tmp_path):
-    cluster, _ = two_nodes
-    made, expected = trainings
-    killer, unfinished = when_two_are_under_way(tmp_path, end_a_worker)
-    results = list(conduct(made, tmp_path, Cluster(cluster.address), stop=Stop()))
-    killer.join()
-    assert len(unfinished) == 2 and essence(results) == expected
+def when_begun(folder, count, act):
+    """Do `act` in a thread as soon as so many pieces have begun, with their marks."""
+
+    def wait():
+        while len(begun := list(folder.glob("*.begun"))) < count:
+            time.sleep(0.02)
+        act(begun)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
 
 
-def test_what_no_node_has_room_for_is_refused(two_nodes, trainings, tmp_path):
+def test_work_that_is_asked_to_go_is_continued(two_nodes, tmp_path):
+    """As a node that must go asks it, by a SIGTERM to each of its workers."""
+    payloads = {key: json.dumps({"folder": str(tmp_path), "key": key}) for key in "ab"}
+
+    def end(begun):
+        for mark in begun:
+            os.kill(int(mark.name.split(".")[1]), signal.SIGTERM)
+
+    asker = when_begun(tmp_path, 2, end)
+    outcomes = dict(Cluster(two_nodes[0].address).run(patient, payloads, stop=Stop()))
+    asker.join()
+    assert outcomes == {"a": None, "b": None}
+    assert {(tmp_path / f"{key}.done").read_text() for key in "ab"} == {"SIGTERM"}
+
+
+def test_work_under_way_may_save_when_its_cluster_is_asked_to_stop(two_nodes, tmp_path):
+    payloads = {key: json.dumps({"folder": str(tmp_path), "key": key}) for key in "abcd"}
+    stop = Stop()
+    asker = when_begun(tmp_path, 2, lambda begun: setattr(stop, "reason", "SIGTERM"))
+    assert list(Cluster(two_nodes[0].address).run(patient, payloads, stop=stop)) == []
+    asker.join()
+    begun = {mark.name[0] for mark in tmp_path.glob("*.begun")}
+    assert len(begun) == 2, "nothing new is begun"
+    assert {path.stem: path.read_text() for path in tmp_path.glob("*.saved")} == dict.fromkeys(
+        begun, "SIGINT"
+    )
+
+
+def test_what_no_node_has_room_for_is_refused(two_nodes):
     cluster, _ = two_nodes
     with pytest.raises(
         ValueError, match="a trial needs 100 cores and 2 GPUs of one node; the cluster's nodes have: 1"
     ):
         list(Cluster(cluster.address).run(note, {}, stop=Stop(), needs=Needs(num_cores=100, num_gpus=2)))
-
-
-def test_runs_on_a_cluster_save_when_they_are_asked_to_stop(two_nodes, trainings, tmp_path):
-    cluster, _ = two_nodes
-    made, expected = trainings
-    stop = Stop()
-    asker, unfinished = when_two_are_under_way(tmp_path, lambda: setattr(stop, "reason", "SIGTERM"))
-    assert list(conduct(made, tmp_path, Cluster(cluster.address), stop=stop)) == []
-    asker.join()
-    for path in unfinished:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert lines[-1]["kind"] == "checkpoint", "it has saved before it left"
-    assert len(unfinished) == 2
-    torch.set_num_threads(1)
-    assert essence(conduct(made, tmp_path, Here(), stop=Stop())) == expected
