@@ -10,6 +10,7 @@ from resnet_rs.config import edit
 from resnet_rs.data.loader import Span, TrainingSpans, cut
 from resnet_rs.training.device import Device
 from resnet_rs.training.loop import Loop
+from resnet_rs.training.machine import Machine
 from resnet_rs.training.state import new_state
 from resnet_rs.zoo import EXPERIMENTS
 
@@ -110,7 +111,7 @@ def test_momentum_and_decay_follow_the_closed_form():
 
 
 def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
-    experiment = job().experiment
+    experiment = edit(job().experiment, {"data.size": 32})
     device = Device.choose("cpu", precision="bfloat16")
     state = new_state(experiment, device, seed=0)
     batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
@@ -120,6 +121,14 @@ def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
     assert math.isfinite(update.loss) and not update.is_skipped
     floating = [t for t in state.model.state_dict().values() if t.is_floating_point()]
     assert all(tensor.dtype == torch.float32 for tensor in floating)
+
+
+def test_bfloat16_is_refused_where_the_library_computes_it_wrongly(job):
+    """On processors with AMX, gradients of strided convolutions over one pixel hold what was in memory before."""
+    machine = Machine(device=Device.choose("cpu", precision="bfloat16"))
+    with pytest.raises(ValueError, match="wrong gradients below 17 pixels, got data.size=16"):
+        job(machine=machine)
+    assert job(machine=machine, experiment=edit(job().experiment, {"data.size": 17}))
 
 
 def test_channels_last_and_contiguous_layouts_agree(job):

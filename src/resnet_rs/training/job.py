@@ -17,6 +17,9 @@ from resnet_rs.training.recipe import Plan
 DEFAULT_MICRO_BATCH = 128
 """Samples that are computed at once. Batch norm sees as many, as the cores of the released runs saw a part each."""
 
+_SMALLEST_IN_BFLOAT16 = 17
+"""Pixels from which on no strided convolution of a network sees a map of one pixel."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -34,6 +37,15 @@ class Job:
     """Where signals ask the run to leave; see `processes.listening`."""
     origin: dict[str, Any] = field(default_factory=dict[str, Any])
     """For `run.json`: the experiment's name, the edits with their reasons, the data and its automatic split."""
+
+    def __post_init__(self) -> None:
+        device, size = self.machine.device, self.experiment.data.size
+        if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
+            # oneDNN's gradient of a 3x3 kernel of stride 2 over one pixel reads memory that nobody has written.
+            raise ValueError(
+                f"bfloat16 on processors has wrong gradients below {_SMALLEST_IN_BFLOAT16} pixels, got data.size={size}. "
+                "Leave --precision out, or make the pictures larger."
+            )
 
     @property
     def plan(self) -> Plan:
