@@ -36,7 +36,8 @@ WITHOUT_TORCH = {"paper", "report", "config", "storage", "zoo", "cli", "jobs", "
 ONLY_IN = {
     "torch.distributed": {"training/group.py", "training/heartbeat.py"},
     "PIL": {"data/decode.py", "data/resample.py", "report/page.py"},
-    "timm": set(),
+    "timm": {"bridges/timm.py"},
+    "huggingface_hub": {"bridges/hub.py"},
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib", "runpy", "code")},
     "yaml": {"studies/file.py"},
     "ray": {"jobs.py"},
@@ -48,7 +49,7 @@ ONLY_IN = {
     "ctypes": {"bridges/torch_file.py", "processes.py"},
     "socket": set(),
     **{name: {"bridges/download.py"} for name in ("urllib", "http")},
-    **{name: set() for name in ("urllib3", "requests", "httpx", "aiohttp", "ftplib", "huggingface_hub")},
+    **{name: set() for name in ("urllib3", "requests", "httpx", "aiohttp", "ftplib")},
     "random": set(),
     "sys": {"cli/app.py", "cli/output.py", "cli/training.py", "bridges/torch_file.py"},
     "typer": {f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "studies")},

@@ -113,8 +113,10 @@ def release(out, images, rng, *, blocks, width):
     graph = tf.Graph()
     with graph.as_default():
         inputs = v1.placeholder(tf.float32, images.shape)
-        normed = []
-        logits = _graph(inputs, normed, blocks=blocks, width=width, num_classes=1000 if width == 1 else 10)
+        training = v1.placeholder_with_default(False, [])
+        num_classes = 1000 if width == 1 else 10
+        logits = _graph(inputs, training, blocks=blocks, width=width, num_classes=num_classes)
+        settled = v1.get_collection(v1.GraphKeys.UPDATE_OPS)
         step = v1.train.get_or_create_global_step()
         averager = tf.train.ExponentialMovingAverage(0.9)
         averaged = v1.trainable_variables() + [v for v in v1.global_variables() if "moving_" in v.name]
@@ -128,13 +130,8 @@ def release(out, images, rng, *, blocks, width):
             }
             for name, value in values.items():
                 variables[name].load(value, session)
-            for i, x in enumerate(normed):  # each sees what the ones before it have made of the images
-                layer = "batch_normalization" + (f"_{i}" if i else "")
-                mean, variance = session.run(tf.nn.moments(x, [0, 1, 2]), {inputs: images})
-                variables[f"{layer}/moving_mean"].load(mean + rng.normal(0, 0.05, mean.shape), session)
-                variables[f"{layer}/moving_variance"].load(
-                    variance * rng.uniform(0.8, 1.5, mean.shape) + 1e-3, session
-                )
+            session.run(settled, {inputs: images, training: True})
+            move(variables, session, rng)
             for name, variable in variables.items():
                 twin = variables.get(f"{name}/ExponentialMovingAverage")
                 if twin is not None:
@@ -150,15 +147,25 @@ def release(out, images, rng, *, blocks, width):
             return session.run(logits, {inputs: images}), raw
 
 
-def _graph(x, normed, *, blocks, width, num_classes):
-    """ResNet-RS as the release builds it: a shortcut's convolution first, squeeze-and-excitation after the third.
+def move(variables, session, rng):
+    """Move the statistics of a session's norms a little, so that they are not those of the pictures."""
+    for name, variable in variables.items():
+        if name.endswith(("moving_mean", "moving_variance")):
+            value = session.run(variable)
+            is_mean = name.endswith("mean")
+            moved = (
+                value + rng.normal(0, 0.05, value.shape)
+                if is_mean
+                else value * rng.uniform(0.8, 1.5, value.shape)
+            )
+            variable.load(moved + (0 if is_mean else 1e-3), session)
 
-    What goes into each norm is put into the list `normed`.
-    """
+
+def _graph(x, training, *, blocks, width, num_classes):
+    """ResNet-RS as the release builds it: a shortcut's convolution first, squeeze-and-excitation after the third."""
 
     def norm(x):
-        normed.append(x)
-        return v1.layers.batch_normalization(x, epsilon=1e-5, momentum=0.0, training=False)
+        return v1.layers.batch_normalization(x, epsilon=1e-5, momentum=0.0, training=training)
 
     def conv(x, filters, kernel, stride=1):
         if stride > 1:

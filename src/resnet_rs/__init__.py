@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resnet_rs.studies.study import Step, Study, additive, alternatives, grid
     from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, train
+    from resnet_rs.weights.share import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,21 +29,25 @@ __all__ = [
     "create_model",
     "evaluate",
     "experiment",
+    "from_pretrained",
     "grid",
     "list_models",
     "load",
+    "push_to_hub",
+    "save_pretrained",
     "study",
     "train",
 ]
-_OF_STUDIES = {
-    "study": "asked",
-    **dict.fromkeys(("Step", "Study", "additive", "alternatives", "grid"), "study"),
+_ROOMS = {
+    "Device": "training.device",
+    "study": "studies.asked",
+    **dict.fromkeys(("Step", "Study", "additive", "alternatives", "grid"), "studies.study"),
+    **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "weights.share"),
 }
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     # Imported when first used, so that `resnet-rs --help` does not wait for torch.
     if name in __all__:
-        room = f"studies.{_OF_STUDIES[name]}" if name in _OF_STUDIES else "verbs"
-        return getattr(importlib.import_module(f"resnet_rs.{room}"), name)
+        return getattr(importlib.import_module(f"resnet_rs.{_ROOMS.get(name, 'verbs')}"), name)
     raise AttributeError(f"module 'resnet_rs' has no attribute {name!r}. It offers: {', '.join(__all__)}.")

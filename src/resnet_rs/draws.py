@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +108,18 @@ def keyed(seed: int, positions: Int[Tensor, " B"]) -> Generator[None]:
 
     `positions` are 0 or more. Blocks nest: the innermost holds, and at its end the one around it holds again.
     """
-    token = _scope.set(_Scope(seed, positions))
+    with _within(_Scope(seed, positions)):
+        yield
+
+
+def remembered() -> AbstractContextManager[None]:
+    """A block, to be entered later and on any thread, whose draws are those of the `keyed` block of now, if any."""
+    return _within(_scope.get())
+
+
+@contextmanager
+def _within(scope: _Scope | None) -> Generator[None]:
+    token = _scope.set(scope)
     try:
         yield
     finally:

@@ -62,6 +62,32 @@ RELEASED: dict[str, Released] = {
     ),
 }
 
+
+@dataclass(frozen=True, kw_only=True)
+class TimmsEvaluation:
+    """How timm evaluates one of the released weights, and what it publishes of that."""
+
+    size: int
+    """Pixels per side; larger than in training."""
+    crop_ratio: float
+    """Share of the short side that is taken, from the center."""
+    top1: float
+    """ImageNet top-1."""
+
+
+TIMM: dict[str, TimmsEvaluation] = {
+    "resnet-rs-50-i160": TimmsEvaluation(size=224, crop_ratio=0.91, top1=79.934),
+    "resnet-rs-101-i192": TimmsEvaluation(size=288, crop_ratio=0.94, top1=82.288),
+    "resnet-rs-152-i256": TimmsEvaluation(size=320, crop_ratio=1.0, top1=83.710),
+    "resnet-rs-270-i256": TimmsEvaluation(size=352, crop_ratio=1.0, top1=84.438),
+    "resnet-rs-350-i256": TimmsEvaluation(size=384, crop_ratio=1.0, top1=84.710),
+    "resnet-rs-420-i320": TimmsEvaluation(size=416, crop_ratio=1.0, top1=85.010),
+}
+"""Experiment -> timm's protocol, bicubic and antialiased. Its `resnetrs200` has weights that timm trained itself.
+
+Source: timm (`resnet.py` for sizes and crops, `results-imagenet.csv` for accuracies).
+"""
+
 TABLE_1 = (79.0, 79.3, 78.8, 79.1, 80.4, 80.6, 81.0, 80.7, 82.2, 82.9, 83.4)
 """ImageNet top-1 of ResNet-200 at 256 pixels: the baseline of 2015, then one method more in each row: cosine, 350
 epochs, EMA, label smoothing, stochastic depth, RandAugment, dropout, weight decay 4e-5, SE, ResNet-D.

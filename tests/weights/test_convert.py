@@ -18,10 +18,11 @@ import resnet_rs as rs
 from resnet_rs import zoo
 from resnet_rs.bridges.network import fill
 from resnet_rs.bridges.tensorflow import beside_tf1, count_blocks_of_tf1, garden_rules, tf1_rules
+from resnet_rs.data import imagenet
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.weights import reading
-from resnet_rs.weights.convert import convert, imagenet_classes
+from resnet_rs.weights.convert import convert
 from resnet_rs.weights.reading import Foreign, named
 
 ASSETS = Path(__file__).parents[1] / "assets/foreign"
@@ -312,14 +313,14 @@ def check_torch(theirs, kind, tmp_path, *, size):
 
 
 def test_classes_of_imagenet_are_its_identifiers():
-    names = imagenet_classes()
+    names = imagenet.classes()
     assert len(set(names)) == 1000 and names[0] == "n01440764" and names[999] == "n15075141"
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"kind": "caffe"}, "one of tf1, tf2, keras, timm, torchvision, got 'caffe'"),
+        ({"kind": "caffe"}, "one of tf1, tf2, keras, timm, torchvision, hub, got 'caffe'"),
         ({"kind": "tf1", "path": "gone"}, "gone does not exist"),
         ({"kind": "tf1", "edits": {"arch.width": 0.5}}, "Give --name as well"),
         ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is no HDF5 file"),

@@ -11,12 +11,15 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import resnet_rs as rs
 from resnet_rs import zoo
-from resnet_rs.bridges import download
+from resnet_rs.bridges import download, released
+from resnet_rs.bridges import timm as in_timm
 from resnet_rs.config import edit
+from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.weights import pull
 
@@ -43,10 +46,10 @@ def server(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RESNET_RS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(zoo.EXPERIMENTS, NAME, edit(zoo.EXPERIMENTS[NAME], SMALL))
-    monkeypatch.setitem(pull.MD5, NAME, hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(released.MD5, NAME, hashlib.md5(content).hexdigest())
     served = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     served.asked = []
-    monkeypatch.setattr(pull, "ADDRESS", f"http://127.0.0.1:{served.server_port}")
+    monkeypatch.setattr(released, "ADDRESS", f"http://127.0.0.1:{served.server_port}")
     thread = Thread(target=served.serve_forever)
     thread.start()
     yield served
@@ -68,7 +71,7 @@ def test_the_weights_are_fetched_once_and_give_the_logits_of_their_source(server
     done = pull.pull(NAME, tmp_path / "out")
     again = pull.pull(NAME, tmp_path / "again")
     assert len(server.asked) == 1 and done.origin == again.origin
-    assert done.origin["url"] == f"{pull.ADDRESS}/{NAME}.h5"
+    assert done.origin["url"] == f"{released.ADDRESS}/{NAME}.h5"
     model = checkpoint.read(tmp_path / "out").load_model()
     with torch.no_grad():
         assert np.abs(model(IMAGES).numpy() - LOGITS).max() < 1e-4 * np.abs(LOGITS).max()
@@ -105,6 +108,23 @@ def test_with_a_path_the_network_is_never_touched(server, no_network, tmp_path):
         rs.create_model(NAME, pretrained=str(tmp_path / "gone"))
 
 
+def test_timm_gets_the_same_file_by_our_name(server, monkeypatch):
+    small = ResNetArch(blocks=SMALL["arch.blocks"], width=SMALL["arch.width"])
+    monkeypatch.setattr(in_timm, "_arch", lambda depth: small)
+    ten = {"num_classes": 10}  # the file stands for one of 1,000
+    model = timm.create_model("resnet_rs_50", pretrained=True, pretrained_cfg_overlay=ten).eval()
+    again = timm.create_model("resnet_rs_50.i160", pretrained=True, features_only=True).eval()
+    assert server.asked == [f"/{NAME}.h5"]
+    with torch.no_grad():
+        assert np.abs(model(IMAGES).numpy() - LOGITS).max() < 1e-4 * np.abs(LOGITS).max()
+        assert torch.equal(again(IMAGES)[-1], model.forward_features(IMAGES))
+    grey = timm.create_model("resnet_rs_50", pretrained=True, num_classes=3, in_chans=1)
+    assert torch.allclose(
+        grey.backbone.stem[0].weight, model.backbone.stem[0].weight.sum(1, keepdim=True), atol=1e-6
+    )
+    assert "state_dict" not in model.pretrained_cfg and "state_dict" not in again.pretrained_cfg
+
+
 def test_weights_of_another_network_are_refused_by_name(server, tmp_path):
     pull.pull(NAME, tmp_path / "out")
     with pytest.raises(ValueError, match=r"do not fit this network: backbone.*\[.*\] there and"):
@@ -125,7 +145,7 @@ def test_without_a_network_it_is_said_which_file_to_put_where_and_then_it_is_eno
     place = download.cached_path(pull.published(NAME))
     said = capsys.readouterr().err
     assert ended.value.code == 2
-    assert str(place) in said and f"{pull.ADDRESS}/{NAME}.h5" in said
+    assert str(place) in said and f"{released.ADDRESS}/{NAME}.h5" in said
     assert not (tmp_path / "out").exists()
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes((ASSETS / "keras.h5").read_bytes())
@@ -135,7 +155,7 @@ def test_without_a_network_it_is_said_which_file_to_put_where_and_then_it_is_eno
 
 
 def test_another_file_under_the_same_name_is_refused(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(pull.MD5, NAME, "0" * 32)
+    monkeypatch.setitem(released.MD5, NAME, "0" * 32)
     with pytest.raises(OSError, match="0" * 32):
         pull.pull(NAME, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -150,4 +170,4 @@ def test_an_experiment_without_published_weights_is_refused(name):
 def test_all_released_configurations_have_weights():
     from resnet_rs.paper import RELEASED
 
-    assert set(pull.MD5) == set(RELEASED)
+    assert set(released.MD5) == set(RELEASED)

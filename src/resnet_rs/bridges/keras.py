@@ -21,6 +21,8 @@ from resnet_rs.bridges.network import Names, Rule, Spot, tensorflow_rules
 from resnet_rs.models.resnet import ResNetArch
 
 _HEAD = "predictions"
+HEAD_BIAS = f"{_HEAD}/bias:0"
+"""As long as there are classes."""
 _MAX_ENTRIES = 20_000
 _MAX_DEPTH = 8
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}

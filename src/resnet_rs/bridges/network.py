@@ -124,7 +124,7 @@ def fill(
     ignored: Callable[[str], bool],
     origin: str,
 ) -> dict[str, Tensor]:
-    """The tensors of `expected` from `file`, by `rules`; those of `expected` that count updates are zero.
+    """The tensors of `expected` from `file`, by `rules`; counters of updates for which there is none are zero.
 
     `ignored` says which variables of the file are none of the network's, as an optimizer's. Raises `ValueError` with
     the names that are unknown, missing, or of another shape.
@@ -139,8 +139,9 @@ def fill(
     for rule in rules:  # before any of them is read
         _refuse_shape(file.shapes[rule.theirs], rule, expected, origin)
     for name, array in file.read_many(wanted):
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-        found[wanted[name].ours] = _turned(tensor, wanted[name].turn)
+        rule = wanted[name]
+        tensor = torch.from_numpy(np.asarray(array, order="C")).to(expected[rule.ours].dtype)
+        found[rule.ours] = _turned(tensor, rule.turn)
     lost = [name for name in expected if name not in found]
     if lost:
         raise ValueError(f"{origin} leaves these without values: {listed(lost)}.")

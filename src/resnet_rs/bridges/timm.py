@@ -1,148 +1,140 @@
-"""Weights between timm's `resnetrs*` models and ours: another name for every tensor, the same numbers.
+"""Our networks in timm, once this module is imported: `timm.create_model("resnet_rs_152.i256", pretrained=True)`.
 
-Ours is a `Model` of a `ResNet` (released stem, pooled shortcuts, squeeze-and-excitation) and a
-`ClassificationHead`. Every depth is understood: the blocks of a stage are counted by name. timm itself
-is not needed.
+A name is an architecture of ours, its tag the size that published weights are for; the largest is the default. So
+`features_only=True` and the `tu-` encoders of segmentation_models_pytorch find them. `resnet_rs` is the network of any
+arch, which folders of the Hub name that hold other networks than timm has.
 
-Source: timm 1.0 (`timm/models/resnet.py`, `timm/layers/squeeze_excite.py`).
+Wants timm (extra `timm`); weights by name want h5py (extra `convert`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnet_rs.bridges.network import Rule, refuse_others
+from resnet_rs import config
+from resnet_rs.bridges import released
+from resnet_rs.bridges.classifier import Classifier
+from resnet_rs.bridges.timm_names import DEPTHS, from_timm
+from resnet_rs.models.backbone import Arch
+from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.paper import RELEASED
 
-_KERNEL = ("weight",)
-_AFFINE = ("weight", "bias")
-_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-_OPTIONAL = "num_batches_tracked"
-"""Counts the updates of a norm, and is read only by norms without momentum; many checkpoints leave it out."""
-
-_STEM = {
-    "conv1.0": ("stem.0", _KERNEL),
-    "conv1.1": ("stem.1", _NORM),
-    "conv1.3": ("stem.3", _KERNEL),
-    "conv1.4": ("stem.4", _NORM),
-    "conv1.6": ("stem.6", _KERNEL),
-    "bn1": ("stem.7", _NORM),
-    # timm keeps the name of the max-pool for the strided convolution in its place.
-    "maxpool.0": ("stem.9", _KERNEL),
-    "maxpool.1": ("stem.10", _NORM),
-}
-_BLOCK = {
-    "conv1": ("reduce.0", _KERNEL),
-    "bn1": ("reduce.1", _NORM),
-    "conv2": ("spatial.0", _KERNEL),
-    "bn2": ("spatial.1", _NORM),
-    "conv3": ("expand.0", _KERNEL),
-    "bn3": ("expand.1", _NORM),
-    "se.fc1": ("excite.reduce", _AFFINE),
-    "se.fc2": ("excite.expand", _AFFINE),
-}
-# A pool comes first where a stage halves its map; in c2 timm puts an identity there, and we put nothing.
-_SHORTCUT_C2 = {"downsample.1": ("shortcut.0", _KERNEL), "downsample.2": ("shortcut.1", _NORM)}
-_SHORTCUT = {"downsample.1": ("shortcut.1", _KERNEL), "downsample.2": ("shortcut.2", _NORM)}
-
-# No network has a thousand blocks in a stage, and a forged index must not make us list a billion names.
-_TIMM_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
-_OUR_BLOCK = re.compile(r"backbone\.c([2-5])\.(\d{1,3})\.")
-
-
-def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a timm `resnetrs*` model under our names, for `Model.load_state_dict`.
-
-    The tensors share their memory with those given. Raises `ValueError` with the names unknown or missing.
-    """
-    names = dict(_names(_count_blocks(_TIMM_BLOCK, state_dict, first_stage=1)))
-    _check(state_dict, known=names, origin="a timm resnetrs model")
-    return {names[name]: _as_linear(name, tensor) for name, tensor in state_dict.items()}
-
-
-def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights, as from `Model.state_dict`, under the names of timm's `resnetrs*` models.
-
-    The tensors share their memory with those given. Raises `ValueError` with the names unknown or missing.
-    """
-    names = {ours: timm for timm, ours in _names(_count_blocks(_OUR_BLOCK, state_dict, first_stage=2))}
-    _check(state_dict, known=names, origin="a ResNet-RS with a classification head")
-    return {names[name]: _as_convolution(names[name], tensor) for name, tensor in state_dict.items()}
-
-
-def count_blocks(names: Iterable[str]) -> list[int]:
-    """Blocks in c2, c3, c4 and c5 of a ResNet with timm's, or torchvision's, names."""
-    return _count_blocks(_TIMM_BLOCK, names, first_stage=1)
-
-
-def rules(names: Iterable[str]) -> list[Rule]:
-    """The rules of a timm `resnetrs*` model; counters of updates are left out."""
-    pairs = _names(count_blocks(names))
-    return [
-        Rule(timm, ours, "matrix of OIHW" if _is_squeeze(timm) else "as it is")
-        for timm, ours in pairs
-        if not timm.endswith(_OPTIONAL)
-    ]
-
-
-def _count_blocks(pattern: re.Pattern[str], names: Iterable[str], *, first_stage: int) -> list[int]:
-    """Blocks in c2, c3, c4 and c5, by the highest index; an absent stage counts 1, to be missed by name."""
-    counts = [1, 1, 1, 1]
-    for name in names:
-        if match := pattern.match(name):
-            stage = int(match[1]) - first_stage
-            counts[stage] = max(counts[stage], int(match[2]) + 1)
-    return counts
-
-
-def _names(num_blocks: list[int]) -> Iterator[tuple[str, str]]:
-    """All pairs of timm's name and ours in a network with that many blocks per stage."""
-    yield from _prefixed(_STEM, timm="", ours="backbone.")
-    for i, count in enumerate(num_blocks):
-        for j in range(count):
-            timm, ours = f"layer{i + 1}.{j}.", f"backbone.c{i + 2}.{j}."
-            yield from _prefixed(_BLOCK, timm=timm, ours=ours)
-            if j == 0:
-                yield from _prefixed(_SHORTCUT_C2 if i == 0 else _SHORTCUT, timm=timm, ours=ours)
-    yield from _prefixed({"fc": ("head.classifier", _AFFINE)}, timm="", ours="")
-
-
-def _prefixed(
-    layers: Mapping[str, tuple[str, tuple[str, ...]]], *, timm: str, ours: str
-) -> Iterator[tuple[str, str]]:
-    for timm_layer, (our_layer, tensors) in layers.items():
-        for tensor in tensors:
-            yield f"{timm}{timm_layer}.{tensor}", f"{ours}{our_layer}.{tensor}"
-
-
-def _check(given: Mapping[str, Tensor], *, known: Mapping[str, str], origin: str) -> None:
-    refuse_others(
-        unknown=[name for name in given if name not in known],
-        missing=[name for name in known if name not in given and not name.endswith(_OPTIONAL)],
-        origin=origin,
+try:
+    from timm.models import (
+        build_model_with_cfg,
+        generate_default_cfgs,
+        register_model,
+        resolve_pretrained_cfg,
     )
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "resnet_rs.bridges.timm registers our networks in timm, which is not installed. Install it: "
+        "pip install 'resnet-rs[timm]'."
+    ) from error
+
+_PAPER = "arXiv:2103.07579"
 
 
-def _is_squeeze(timm_name: str) -> bool:
-    return timm_name.endswith((".se.fc1.weight", ".se.fc2.weight"))
+def _published(name: str) -> dict[str, Any]:
+    """timm's fields of the published weights of an experiment."""
+    size = int(name.rpartition("-i")[2])
+    return {
+        "url": released.remote_file(name).url,
+        "input_size": (3, size, size),
+        "pool_size": (-(-size // 32), -(-size // 32)),
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "num_classes": 1000,
+        "first_conv": "backbone.stem.0",
+        "classifier": "head.classifier",
+        "license": "apache-2.0",
+        "origin_url": "https://github.com/tensorflow/tpu/tree/master/models/official/resnet/resnet_rs",
+        "paper_ids": _PAPER,
+    }
 
 
-def _as_linear(timm_name: str, tensor: Tensor) -> Tensor:
-    """timm's squeezing kernels without their two axes of space: [D, C, 1, 1] -> [D, C]."""
-    if not _is_squeeze(timm_name):
-        return tensor
-    if tensor.dim() != 4 or tensor.shape[2:] != (1, 1):
-        raise ValueError(f"{timm_name} must have shape [D, C, 1, 1], got {list(tensor.shape)}.")
-    return tensor.flatten(1)
+def _tagged(name: str) -> str:
+    """The name of an experiment in timm: `resnet-rs-152-i256` -> `resnet_rs_152.i256`."""
+    start, _, size = name.rpartition("-")
+    return f"{start.replace('-', '_')}.{size}"
 
 
-def _as_convolution(timm_name: str, tensor: Tensor) -> Tensor:
-    """Our squeezing weights as timm's 1x1 kernels: [D, C] -> [D, C, 1, 1]."""
-    if not _is_squeeze(timm_name):
-        return tensor
-    if tensor.dim() != 2:
-        raise ValueError(f"for {timm_name} a weight must have shape [D, C], got {list(tensor.shape)}.")
-    return tensor[:, :, None, None]
+default_cfgs = generate_default_cfgs(
+    {
+        **{_tagged(name): _published(name) for name in reversed(RELEASED)},
+        "resnet_rs.untrained": {"first_conv": "backbone.stem.0", "classifier": "head.classifier"},
+    }
+)
+
+
+@register_model
+def resnet_rs(pretrained: bool = False, *, arch: Mapping[str, Any], **kwargs: Any) -> nn.Module:
+    """A network of any arch of ours, given as the JSON that a checkpoint holds of it."""
+    known: Arch = config.from_plain(dict(arch), kinds=(Arch,))
+    return _create("resnet_rs", known, pretrained, **kwargs)
+
+
+def _entrypoint(depth: int) -> Callable[..., nn.Module]:
+    """The function by which timm makes the network of a depth."""
+
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(create.__name__, _arch(depth), pretrained, **kwargs)
+
+    create.__name__ = f"resnet_rs_{depth}"
+    create.__doc__ = f"ResNet-RS-{depth}. Source: paper, Table 11."
+    return create
+
+
+def _arch(depth: int) -> ResNetArch:
+    return ResNetArch(blocks=BLOCKS[depth])
+
+
+for _depth in DEPTHS:
+    register_model(_entrypoint(_depth))
+
+
+def _create(
+    variant: str, arch: Arch, pretrained: bool, *, drop_path_rate: float | None = None, **kwargs: Any
+) -> nn.Module:
+    if kwargs.pop("output_stride", 32) != 32:
+        raise ValueError("our networks have an output_stride of 32 alone.")
+    if drop_path_rate is not None:
+        arch = config.edit(arch, {"drop_path": drop_path_rate})
+    if arch.needs_average:  # of the running statistics, which a training loop of others may not keep
+        arch = config.edit(arch, {"norm_momentum": 0.1})
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    if pretrained:
+        overlay |= _published_tensors(variant, arch, kwargs.get("pretrained_cfg"), overlay)
+    model = build_model_with_cfg(
+        Classifier.build,
+        variant,
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=_ours,
+        feature_cfg={"feature_cls": "getter"},
+        arch=arch,
+        **kwargs,
+    )
+    for part in model.modules():  # it would be kept beside the weights
+        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
+    return model
+
+
+def _published_tensors(
+    variant: str, arch: Arch, pretrained_cfg: Any, overlay: dict[str, Any]
+) -> dict[str, Any]:
+    """The published weights, fetched and verified as `resnet-rs pull` does, where timm was told of no others."""
+    chosen = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
+    name = f"{variant.replace('_', '-')}-{chosen.tag}"
+    is_other = any((chosen.file, chosen.state_dict, chosen.hf_hub_id))
+    if is_other or not isinstance(arch, ResNetArch) or name not in released.MD5:
+        return {}
+    return {"state_dict": released.tensors(name, arch)}
+
+
+def _ours(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights under our names, whether they came under these or under timm's."""
+    return from_timm(state_dict) if "conv1.0.weight" in state_dict else state_dict

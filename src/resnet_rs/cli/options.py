@@ -14,7 +14,11 @@ Edits = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trained = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A run folder, or a checkpoint in it.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT_OR_RUN",
+        help="A run folder, a checkpoint in it, or the name of published weights, which are fetched.",
+    ),
 ]
 DataName = Annotated[
     str, typer.Option("--data", help="`builtin`, or a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.")

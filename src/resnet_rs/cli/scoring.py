@@ -18,17 +18,35 @@ from resnet_rs.cli.output import say, say_json
 @app.command()
 def evaluate(
     trained: Trained,
+    edits: Edits = None,
     *,
     data: DataName,
+    protocol: Annotated[
+        str,
+        typer.Option(help="`own`, as the weights were trained, or `timm`, as timm evaluates published ones."),
+    ] = "own",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Of sets made after ImageNet: imagenet-v2, imagenet-r, imagenet-a or imagenet-real."
+        ),
+    ] = None,
     workers: Workers = 0,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score trained weights on the test pictures of a data set."""
-    from resnet_rs import verbs
+    """Score trained weights, or published ones by name, on the test pictures of a data set.
 
+    Edits are of data.size, data.crop_ratio and data.resampling.
+    """
+    from resnet_rs import verbs
+    from resnet_rs.config import parse_assignments
+
+    asked = parse_assignments(edits or [])
     with chosen_machine(device, workers=workers) as machine:
-        scores = verbs.evaluate(trained, data=data, machine=machine)
+        scores = verbs.evaluate(
+            trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
+        )
     if not machine.ranks.is_first:
         return
     if as_json:
@@ -106,7 +124,10 @@ def convert(
         typer.Option(help="A new checkpoint folder; without --from a new file that ends in .safetensors."),
     ],
     kind: Annotated[
-        str | None, typer.Option("--from", help="Whose they are: tf1, tf2, keras, timm or torchvision.")
+        str | None,
+        typer.Option(
+            "--from", help="Whose they are: tf1, tf2, keras, timm, torchvision, or a folder of the hub."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The experiment they are for, where the file does not tell.")
@@ -152,18 +173,61 @@ def convert(
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="Of a released experiment, such as resnet-rs-152-i256.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of a released experiment, as resnet-rs-152-i256, or OWNER/NAME[@REVISION] on the Hub."
+        ),
+    ],
     *,
     out: Annotated[Path, typer.Option(help="A new checkpoint folder.")],
 ) -> None:
-    """Fetch the paper's weights and make a checkpoint of them; without a network it says which file to put where."""
+    """Fetch the paper's weights, or somebody's from the Hub, and make a checkpoint of them.
+
+    Without a network it says which file to put where.
+    """
     from resnet_rs.weights import pull as pulling
 
-    say(f"{pulling.published(name).url} (from the cache, if it is there)")
+    say(f"{pulling.address(name)} (from the cache, if it is there)")
     done = pulling.pull(name, out, progress=_show_share())
     say(
         f"{done.path}: {done.name}, {done.num_variables:,} variables, SHA-256 of the file {done.origin['sha256']}"
     )
+
+
+@app.command()
+def push(
+    trained: Trained,
+    repo: Annotated[
+        str | None, typer.Argument(metavar="[OWNER/NAME]", help="On the Hub; made, if there is none.")
+    ] = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the folder here as well; without OWNER/NAME only here.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the weights, as apache-2.0.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Of a new repository: show it to nobody.")
+    ] = False,
+) -> None:
+    """Write trained weights as the Hugging Face Hub holds them, with a model card, and send them there.
+
+    A network that timm has is loaded by timm alone; for others it wants `import resnet_rs.bridges.timm`.
+    """
+    from tempfile import TemporaryDirectory
+
+    from resnet_rs.weights.share import push_to_hub, save_pretrained
+
+    if repo is None and out is None:
+        raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
+    with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:
+        folder = save_pretrained(trained, out or Path(scratch, "folder"), licence=licence)
+        if out is not None:
+            say(f"{folder}: config.json, model.safetensors, README.md")
+        if repo is not None:
+            say(push_to_hub(folder, repo, private=private))
 
 
 def _show_share() -> Callable[[int, int | None], None]:

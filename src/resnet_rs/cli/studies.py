@@ -154,6 +154,34 @@ def _measure(edits: list[str], *, out: Path | None, device: str | None) -> None:
 
 
 @app.command()
+def reproduce(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Published weights; by default all eleven."),
+    ] = None,
+    *,
+    data: Annotated[str, typer.Option(help="ImageNet: a folder with its pictures for validation.")],
+    out: Annotated[Path, typer.Option(help="Folder of the scores; the same command continues it.")],
+    workers: Workers = 0,
+    device: DeviceName = None,
+) -> None:
+    """Score published weights by their authors' protocol and by timm's, beside what was published."""
+    from resnet_rs.cli.machine import machine as chosen_machine
+    from resnet_rs.studies import reproduction
+
+    scores: list[reproduction.Score] = []
+    with chosen_machine(device, workers=workers) as machine:
+        for score in reproduction.reproduce(names or [], data=data, out=out, machine=machine):
+            say(
+                f"{score.name} by {score.protocol}: {score.top1:.4f} of {score.count:,} pictures",
+                is_error=True,
+            )
+            scores.append(score)
+    for line in reproduction.table(scores).splitlines():
+        say(line)
+
+
+@app.command()
 def bench(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments of the zoo.")],
     *,

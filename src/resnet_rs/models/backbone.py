@@ -6,11 +6,15 @@ Shapes: `B` batch, `C` channels, `T` frames (only in 3-D networks), `H W` pixels
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from resnet_rs.models.layers import recomputed
 
 
 class Pyramid(NamedTuple):
@@ -30,6 +34,48 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "B C ..."]) -> Pyramid: ...
+
+
+class StagedBackbone(Backbone):
+    """A backbone that is a stem and four stages, one after the other."""
+
+    stem: nn.Sequential
+    c2: nn.Sequential
+    c3: nn.Sequential
+    c4: nn.Sequential
+    c5: nn.Sequential
+    num_early: int
+    """Layers of the stem that make its early map: the last one of more pixels than c2, or the stem's last."""
+    early_width: int
+    """Channels of the early map."""
+    reductions: tuple[int, int, int, int, int]
+    """Pixels of the picture per side for one of the early map, c2, c3, c4 and c5."""
+    recomputes: bool = False
+    """While training, compute what is inside a block again in the backward pass instead of keeping it."""
+
+    def forward(self, images: Float[Tensor, "B C ..."]) -> Pyramid:
+        c2 = self.through("c2", self.stem(images))
+        c3 = self.through("c3", c2)
+        c4 = self.through("c4", c3)
+        return Pyramid(c2, c3, c4, self.through("c5", c4))
+
+    def maps(self, images: Float[Tensor, "B C ..."]) -> Iterator[Float[Tensor, "B D ..."]]:
+        """The early map of the stem, c2, c3, c4 and c5, each computed when it is asked for."""
+        x = self.stem[: self.num_early](images)
+        yield x
+        x = self.stem[self.num_early :](x)
+        for stage in ("c2", "c3", "c4", "c5"):
+            x = self.through(stage, x)
+            yield x
+
+    def through(self, stage: str, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B D ..."]:
+        """What the stage of this name makes of the map before it."""
+        blocks: nn.Module = self.get_submodule(stage)
+        if not (self.recomputes and self.training and torch.is_grad_enabled()):
+            return blocks(x)
+        for block in blocks.children():
+            x = recomputed(block, x)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,14 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.efficientnet import (  # pyright: ignore[reportMissingTypeStubs]: it ships none
     MBConv,
     MBConvConfig,
 )
 from torchvision.ops import Conv2dNormActivation  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
-from resnet_rs.models.backbone import Arch, Backbone, Pyramid
+from resnet_rs.models.backbone import Arch, StagedBackbone
 from resnet_rs.models.layers import build_stochastic_depth
 
 _STEM_CHANNELS = 32
@@ -93,7 +92,7 @@ EFFICIENTNETS: dict[str, EfficientNetArch] = {
 """Name -> arch. Source: EfficientNet's release (`efficientnet_builder.py`)."""
 
 
-class EfficientNet(Backbone):
+class EfficientNet(StagedBackbone):
     """Stem and four stages; c5 ends with the last 1x1 convolution, so its mean is what a classifier sees.
 
     The stem holds the first group of blocks, at 1/2 of the picture, which a `Pyramid` does not show.
@@ -113,13 +112,9 @@ class EfficientNet(Backbone):
         self.c5 = nn.Sequential(*groups[5], *groups[6], conv(groups[6][-1].out_channels, last, kernel_size=1))
         c2, c3, c4 = (groups[i][-1].out_channels for i in (1, 2, 4))
         self.widths = (c2, c3, c4, last)
+        self.num_early, self.early_width = len(self.stem), groups[0][-1].out_channels
+        self.reductions = (2, 4, 8, 16, 32)
         self.apply(_init_as_efficientnet)
-
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Pyramid:
-        c2 = self.c2(self.stem(images))
-        c3 = self.c3(c2)
-        c4 = self.c4(c3)
-        return Pyramid(c2, c3, c4, self.c5(c4))
 
 
 def _build_groups(arch: EfficientNetArch, *, norm: partial[nn.BatchNorm2d]) -> list[list[MBConv]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from resnet_rs import draws
 from resnet_rs.methods.dropout import drop_features
@@ -96,6 +99,34 @@ class Dropout(nn.Module):
 def build_stochastic_depth(drop_rate: float, *, purpose: str) -> nn.Module:
     """Stochastic depth; the identity where nothing is dropped, which then costs no draw."""
     return StochasticDepth(drop_rate, purpose=purpose) if drop_rate > 0 else nn.Identity()
+
+
+def recomputed(block: nn.Module, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B D ..."]:
+    """`block(x)`, of which the backward pass computes the inside again, so that nothing of it is kept.
+
+    The second time the draws are the same, and a norm sees the same batch, which must not count twice in its running
+    statistics.
+    """
+    same_draws = draws.remembered()
+    return checkpoint(
+        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block, same_draws))
+    )
+
+
+@contextmanager
+def _again(block: nn.Module, same_draws: AbstractContextManager[None]) -> Generator[None]:
+    """Within this block of code draws are as before, and the running statistics of `block` stay as they are."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, counter in before:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if counter is None else counter.clone()
+    try:
+        with same_draws:
+            yield
+    finally:
+        for norm, momentum, counter in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
 def init_as_released(module: nn.Module) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from resnet_rs.methods.stochastic_depth import stage_drop_rates
-from resnet_rs.models.backbone import Arch, Backbone, Pyramid
+from resnet_rs.models.backbone import Arch, StagedBackbone
 from resnet_rs.models.layers import (
     NORM_EPS,
     SameConv2d,
@@ -58,6 +58,7 @@ _CHOICES = {
     "activation": Activation,
     "padding": Padding,
 }
+_NUM_EARLY: dict[Stem, int] = {"2015": 3, "released": 9, "small": 9}
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
 _MAX_BLOCKS = 256
@@ -135,14 +136,15 @@ class ResNetArch(Arch):
         return {"relu": nn.ReLU, "silu": nn.SiLU}[self.activation](inplace=True)
 
 
-class ResNet(Backbone):
+class ResNet(StagedBackbone):
     """Stem, then four stages of bottlenecks."""
 
     def __init__(self, arch: ResNetArch, *, in_channels: int) -> None:
         super().__init__()
         channels, self.stem = _build_stem(arch, in_channels=in_channels)
+        self.early_width, self.num_early = channels, _NUM_EARLY[arch.stem]
         drop_rates = stage_drop_rates(arch.drop_path)
-        stages: list[nn.Module] = []
+        stages: list[nn.Sequential] = []
         widths: list[int] = []
         for i in range(4):
             blocks: list[nn.Module] = []
@@ -160,13 +162,8 @@ class ResNet(Backbone):
             widths.append(channels)
         self.c2, self.c3, self.c4, self.c5 = stages
         self.widths = (widths[0], widths[1], widths[2], widths[3])
+        self.reductions = (1, 1, 2, 4, 8) if arch.stem == "small" else (2, 4, 8, 16, 32)
         self.apply(init_as_released)
-
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Pyramid:
-        c2 = self.c2(self.stem(images))
-        c3 = self.c3(c2)
-        c4 = self.c4(c3)
-        return Pyramid(c2, c3, c4, self.c5(c4))
 
 
 class Bottleneck(nn.Module):

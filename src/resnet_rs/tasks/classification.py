@@ -68,12 +68,22 @@ class ClassificationHead(nn.Module):
     def __init__(self, in_channels: int, *, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.dropout = Dropout(dropout, purpose="dropout of the classifier") if dropout > 0 else nn.Identity()
-        self.classifier = nn.Linear(in_channels, num_classes)
-        nn.init.normal_(self.classifier.weight, std=_INIT_STD)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier: nn.Module = build_classifier(in_channels, num_classes)
 
     def forward(self, pyramid: Pyramid) -> Float[Tensor, "B K"]:
-        return self.classifier(self.dropout(pyramid.c5.flatten(2).mean(2)))
+        return self.classifier(self.dropout(self.pool(pyramid.c5)))
+
+    def pool(self, c5: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C"]:
+        """The mean of every channel."""
+        return c5.flatten(2).mean(2)
+
+
+def build_classifier(in_channels: int, num_classes: int) -> nn.Linear:
+    """A fresh linear layer with bias. Source: as above."""
+    layer = nn.Linear(in_channels, num_classes)
+    nn.init.normal_(layer.weight, std=_INIT_STD)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ClassificationMeter(Meter):

@@ -121,7 +121,7 @@ def save(run: Path, state: TrainState, provenance: Provenance) -> None:
 def write(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance) -> None:
     """Write weights that no run of ours has made to the new checkpoint folder `path`, whole or not at all."""
     info = _info(provenance, step=0, skipped=())
-    files = [("model.safetensors", _content(dict(tensors), "model")), (_INFO, info)]
+    files = [("model.safetensors", content(tensors, "model")), (_INFO, info)]
     storage.write_folder(path, iter(files))
 
 
@@ -227,8 +227,8 @@ def _read_folder(path: Path) -> Checkpoint:
 def _files(state: TrainState, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
     """Names and contents of a checkpoint's files, one at a time, for they may be large."""
     for name, model in state.models.items():
-        yield f"{name}.safetensors", _content(model.state_dict(), name)
-    yield "momentum.safetensors", _content(state.momenta(), "momentum")
+        yield f"{name}.safetensors", content(model.state_dict(), name)
+    yield "momentum.safetensors", content(state.momenta(), "momentum")
     yield _INFO, _info(provenance, step=state.step, skipped=state.skipped)
 
 
@@ -247,7 +247,8 @@ def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> byt
     return storage.as_json(info).encode("utf-8", "surrogateescape")
 
 
-def _content(tensors: dict[str, Tensor], name: str) -> bytes:
+def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
+    """Tensors as a file of safetensors; `NotFinite` if the `name`, as `model`, holds what is no finite number."""
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NotFinite(
@@ -329,7 +330,7 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()

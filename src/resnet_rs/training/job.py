@@ -43,8 +43,8 @@ class Job:
         if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
             # oneDNN's gradient of a 3x3 kernel of stride 2 over one pixel reads memory that nobody has written.
             raise ValueError(
-                f"bfloat16 on processors has wrong gradients below {_SMALLEST_IN_BFLOAT16} pixels, got data.size={size}. "
-                "Leave --precision out, or make the pictures larger."
+                f"bfloat16 on processors has wrong gradients below {_SMALLEST_IN_BFLOAT16} pixels, got data.size="
+                f"{size}. Leave --precision out, or make the pictures larger."
             )
 
     @property

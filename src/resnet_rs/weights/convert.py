@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from resnet_rs import zoo
+from resnet_rs.bridges.hub_folder import WEIGHTS
 from resnet_rs.bridges.network import fill
 from resnet_rs.bridges.tensor_bundle import TensorBundle
+from resnet_rs.data import imagenet
 from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.weights.reading import NUM_IMAGENET, Foreign, Reading, expected_tensors, of_classes, read
@@ -38,6 +39,15 @@ class Converted:
     origin: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """Somebody else's weights under our names, and where they come from."""
+
+    provenance: checkpoint.Provenance
+    tensors: dict[str, Tensor]
+    num_variables: int
+
+
 def convert(foreign: Foreign, out: Path) -> Converted:
     """Make the new checkpoint folder `out` of `foreign` weights.
 
@@ -45,15 +55,30 @@ def convert(foreign: Foreign, out: Path) -> Converted:
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
+    filled = load(foreign)
+    checkpoint.write(out, filled.tensors, filled.provenance)
+    experiment = filled.provenance.experiment
+    return Converted(
+        path=out,
+        name=zoo.nearest(experiment),
+        experiment=experiment,
+        num_variables=filled.num_variables,
+        origin=filled.provenance.origin,
+    )
+
+
+def load(foreign: Foreign) -> Filled:
+    """`foreign` weights under our names. Raises `ValueError` as `convert` does."""
     reading = read(foreign)
     tensors, head = _filled(reading, foreign)
     experiment = reading.experiment
     if foreign.kind == "tf2" and not foreign.background and _num_classes(experiment) == NUM_IMAGENET + 1:
         head = "as in the source, without its class 0 of 1,001, the background"
         experiment, tensors = _without_background(experiment, tensors)
-    classes, named = _classes(foreign, experiment)
+    classes, named = _classes(foreign, reading, experiment)
     source, digest = _digest(foreign, reading)
     origin = {
+        **{f"before: {name.removeprefix('before: ')}": said for name, said in reading.origin.items()},
         "source": source,
         "sha256": digest,
         **({"url": foreign.url} if foreign.url else {}),
@@ -63,19 +88,7 @@ def convert(foreign: Foreign, out: Path) -> Converted:
         "classes": named,
     }
     provenance = checkpoint.Provenance(experiment=experiment, classes=classes, seed=0, origin=origin)
-    checkpoint.write(out, tensors, provenance)
-    return Converted(
-        path=out,
-        name=zoo.nearest(experiment),
-        experiment=experiment,
-        num_variables=len(reading.rules),
-        origin=origin,
-    )
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """The WordNet identifiers of ImageNet's 1,000 classes, by which its folders are called, in order."""
-    return tuple((files("resnet_rs.data") / "imagenet" / "synsets.txt").read_text().split())
+    return Filled(provenance=provenance, tensors=tensors, num_variables=len(reading.rules))
 
 
 def _filled(reading: Reading, foreign: Foreign) -> tuple[dict[str, Tensor], str]:
@@ -100,9 +113,15 @@ def _without_background(
     return of_classes(experiment, _num_classes(experiment) - 1), {**tensors, **head}
 
 
-def _classes(foreign: Foreign, experiment: Experiment) -> tuple[tuple[str, ...], str]:
+def _classes(foreign: Foreign, reading: Reading, experiment: Experiment) -> tuple[tuple[str, ...], str]:
     """Names of the classes, and where they come from."""
     count = _num_classes(experiment)
+    if reading.classes is not None:
+        if len(set(reading.classes)) != count:
+            raise ValueError(
+                f"{foreign.path} has {len(set(reading.classes))} different class names for {count} classes."
+            )
+        return reading.classes, "as in the source"
     if foreign.classes is not None:
         if len(set(foreign.classes)) != count:
             raise ValueError(
@@ -111,7 +130,7 @@ def _classes(foreign: Foreign, experiment: Experiment) -> tuple[tuple[str, ...],
         return foreign.classes, "as given"
     if count in (NUM_IMAGENET, NUM_IMAGENET + 1):
         background = (_BACKGROUND,) if count > NUM_IMAGENET else ()
-        return (*background, *imagenet_classes()), "ImageNet's identifiers, presumed from their number"
+        return (*background, *imagenet.classes()), "ImageNet's identifiers, presumed from their number"
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
 
 
@@ -122,6 +141,8 @@ def _num_classes(experiment: Experiment) -> int:
 
 def _digest(foreign: Foreign, reading: Reading) -> tuple[str, str]:
     """What was read, and its SHA-256; of several files that belong together that of their names and hashes."""
+    if foreign.kind == "hub":
+        return foreign.path.name, _sha256(foreign.path / WEIGHTS)
     if not isinstance(reading.file, TensorBundle):
         return foreign.path.name, _sha256(foreign.path)
     paths = reading.file.sources

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resnet_rs import config, zoo
-from resnet_rs.bridges import keras, tensorflow, timm, torchvision
+from resnet_rs.bridges import hub_folder, keras, tensorflow, timm_names, torchvision
 from resnet_rs.bridges.network import Rule, TensorFile
 from resnet_rs.bridges.tensor_bundle import TensorBundle
 from resnet_rs.bridges.torch_file import TorchFile
@@ -25,7 +25,7 @@ from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.paper import RELEASED
 from resnet_rs.training.experiment import Experiment
 
-Kind = Literal["tf1", "tf2", "keras", "timm", "torchvision"]
+Kind = Literal["tf1", "tf2", "keras", "timm", "torchvision", "hub"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,7 +63,12 @@ class Foreign:
             raise ValueError(f"weights come from one of {', '.join(KINDS)}, got {self.kind!r}.")
         if self.edits and self.name is None:
             raise ValueError("edits are of an experiment. Give --name as well.")
-        kinds = {"raw": ("tf1", "tf2"), "background": ("tf2",), "key": ("timm", "torchvision")}
+        kinds = {
+            "raw": ("tf1", "tf2"),
+            "background": ("tf2",),
+            "key": ("timm", "torchvision"),
+            "classes": tuple(kind for kind in KINDS if kind != "hub"),
+        }
         for option, its_kinds in kinds.items():
             if getattr(self, option) and self.kind not in its_kinds:
                 raise ValueError(
@@ -84,11 +89,22 @@ class Reading(NamedTuple):
     ignored: Callable[[str], bool]
     """Which variables are none of the network's."""
     has_head: bool = True
+    classes: tuple[str, ...] | None = None
+    """Their names, where the source has any."""
+    origin: Mapping[str, str] = {}
+    """Where the source says that its weights come from."""
 
 
 def read(foreign: Foreign) -> Reading:
     """How the weights are to be read. Raises `ValueError` where the file does not tell what it is."""
-    readers = {"tf1": _tf1, "tf2": _tf2, "keras": _keras, "timm": _timm, "torchvision": _torchvision}
+    readers = {
+        "tf1": _tf1,
+        "tf2": _tf2,
+        "keras": _keras,
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "hub": _hub,
+    }
     return readers[foreign.kind](foreign)
 
 
@@ -136,7 +152,7 @@ def _keras(foreign: Foreign) -> Reading:
     base = named(foreign, keras.count_blocks(file.shapes))
     return Reading(
         file=file,
-        experiment=of_classes(base, _first(file.shapes, "predictions/bias:0", NUM_IMAGENET)),
+        experiment=of_classes(base, _first(file.shapes, keras.HEAD_BIAS, NUM_IMAGENET)),
         rules=keras.keras_rules(_resnet(base), file.shapes),
         taken=_AS_STORED,
         ignored=keras.is_other,
@@ -146,12 +162,12 @@ def _keras(foreign: Foreign) -> Reading:
 
 def _timm(foreign: Foreign) -> Reading:
     file = TorchFile(foreign.path, key=foreign.key)
-    base = named(foreign, sum(timm.count_blocks(file.shapes)))
+    base = named(foreign, sum(timm_names.count_blocks(file.shapes)))
     _resnet(base)
     return Reading(
         file=file,
         experiment=of_classes(base, _first(file.shapes, "fc.bias", NUM_IMAGENET)),
-        rules=timm.rules(file.shapes),
+        rules=timm_names.rules(file.shapes),
         taken=_AS_STORED,
         ignored=torchvision.is_other,
     )
@@ -164,7 +180,7 @@ def _torchvision(foreign: Foreign) -> Reading:
         rules = torchvision.efficientnet_rules(expected_tensors(base), efficientnet.group_sizes)
         num_classes = _first(file.shapes, "classifier.1.bias", NUM_IMAGENET)
     else:
-        blocks = {"arch.blocks": tuple(timm.count_blocks(file.shapes))}
+        blocks = {"arch.blocks": tuple(timm_names.count_blocks(file.shapes))}
         base = config.edit(zoo.experiment(foreign.name or "resnet-50-2015"), {**blocks, **foreign.edits})
         rules = torchvision.resnet_rules(_resnet(base))
         num_classes = _first(file.shapes, "fc.bias", NUM_IMAGENET)
@@ -177,8 +193,44 @@ def _torchvision(foreign: Foreign) -> Reading:
     )
 
 
-def named(foreign: Foreign, num_blocks: int, *, before: Mapping[str, Any] | None = None) -> Experiment:
-    """The ResNet-RS that was named, or the one that the number of its blocks and the file's name tell.
+def _hub(foreign: Foreign) -> Reading:
+    """A folder of the Hub: one that we have written, or timm's of a ResNet-RS."""
+    said = hub_folder.read_config(foreign.path)
+    file = TorchFile(foreign.path / hub_folder.WEIGHTS)
+    is_timms = "fc.bias" in file.shapes
+    if said.experiment is not None:
+        base = said.experiment
+    elif said.architecture.startswith("resnetrs") and is_timms:
+        inputs = said.edits()
+        size = inputs.get("data.size")
+        base = config.edit(named(foreign, sum(timm_names.count_blocks(file.shapes)), size=size), inputs)
+    else:
+        raise ValueError(
+            f"{foreign.path} holds {said.architecture!r}; expected a ResNet-RS of timm, or what `resnet-rs push` wrote."
+        )
+    base = of_classes(
+        base, _first(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET)
+    )
+    return Reading(
+        file=file,
+        experiment=base,
+        rules=timm_names.rules(file.shapes) if is_timms else [Rule(n, n) for n in expected_tensors(base)],
+        taken=_AS_STORED,
+        ignored=_is_none,
+        classes=said.classes,
+        origin=said.origin,
+    )
+
+
+def _is_none(name: str) -> bool:
+    """Whether a tensor of a folder of the Hub may be left aside: none may."""
+    return False
+
+
+def named(
+    foreign: Foreign, num_blocks: int, *, before: Mapping[str, Any] | None = None, size: int | None = None
+) -> Experiment:
+    """The ResNet-RS that was named, or the one that the number of its blocks and the file's name, or `size`, tell.
 
     `before` are edits of its kind, which those of the person may take back.
     """
@@ -190,7 +242,11 @@ def named(foreign: Foreign, num_blocks: int, *, before: Mapping[str, Any] | None
     fitting = {name: e for name, e in fitting.items() if sum(_resnet(e).blocks) == num_blocks}
     # A checkpoint of TensorFlow is several files, whose folder has the name.
     texts = (path.name, path.parent.name) if foreign.kind in ("tf1", "tf2") else (path.name,)
-    told = [n for n, e in fitting.items() if any(n in text or f"_i{e.data.size}_" in text for text in texts)]
+    told = [
+        n
+        for n, e in fitting.items()
+        if e.data.size == size or any(n in text or f"_i{e.data.size}_" in text for text in texts)
+    ]
     if len(told) == 1 or len(fitting) == 1:
         return config.edit(zoo.experiment((told or list(fitting))[0]), before)
     if not fitting:

@@ -1,0 +1,144 @@
+"""Folders as the Hugging Face Hub holds them: `config.json` in timm's fields, `model.safetensors`, `README.md`.
+
+A network that timm has is stored under timm's names, so that timm alone loads it; any other under ours and as
+architecture `resnet_rs`, which `import resnet_rs.bridges.timm` makes known to timm. The experiment lies beside, under
+the key `resnet_rs`, so that nothing of it is lost. Source: timm 1.0 (`timm/models/_hub.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnet_rs import config, storage
+from resnet_rs.bridges.classifier import input_facts
+from resnet_rs.bridges.timm_names import DEPTHS, to_timm
+from resnet_rs.models.backbone import Arch
+from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.training.experiment import Experiment
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+FORMAT = 1
+"""Version of what lies under `resnet_rs`."""
+
+_OURS = "resnet_rs"
+_IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    """What `config.json` says."""
+
+    architecture: str
+    classes: tuple[str, ...] | None
+    """Their names, if it has any."""
+    experiment: Experiment | None
+    """Of folders that we have written."""
+    origin: Mapping[str, str]
+    """Where the weights in a folder of ours came from before."""
+    inputs: Mapping[str, Any]
+    """timm's fields of how pictures become inputs."""
+
+    def edits(self) -> dict[str, Any]:
+        """The fields of `Data` that `inputs` tell. Raises `ValueError` for what no value of ours stands for."""
+        if self.inputs.get("interpolation", "bicubic") != "bicubic":
+            raise ValueError(
+                f"{CONFIG} wants {self.inputs['interpolation']!r} interpolation; ours is bicubic alone."
+            )
+        fields: dict[str, Any] = {"data.resampling": "antialiased"}
+        if "input_size" in self.inputs:
+            fields["data.size"] = self.inputs["input_size"][-1]
+        names = {"crop_pct": "crop_ratio", "mean": "mean", "std": "std"}
+        for theirs, ours in names.items():
+            if theirs in self.inputs:
+                value = self.inputs[theirs]
+                fields[f"data.{ours}"] = tuple(value) if isinstance(value, list) else value
+        return fields
+
+
+def timm_architecture(arch: Arch) -> str | None:
+    """What timm calls a network with this arch; none if it has no such network. What acts in training alone is free."""
+    if isinstance(arch, ResNetArch):
+        bare = replace(arch, drop_path=0.0, norm_momentum=1.0, zero_init=True)
+        for depth in DEPTHS:
+            if bare == ResNetArch(blocks=BLOCKS[depth]):
+                return f"resnetrs{depth}"
+    return None
+
+
+def tensors_as_stored(arch: Arch, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under the names that the folder has."""
+    return tensors if timm_architecture(arch) is None else to_timm(tensors)
+
+
+def as_config(
+    experiment: Experiment,
+    classes: Sequence[str],
+    origin: Mapping[str, str],
+    *,
+    num_features: int,
+    licence: str | None,
+) -> dict[str, Any]:
+    """`config.json` of a classifier."""
+    known = timm_architecture(experiment.arch)
+    layers = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"} if known is None else _IN_TIMM
+    inputs = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in input_facts(experiment.data).items()
+    }
+    return {
+        "architecture": known or _OURS,
+        "num_classes": len(classes),
+        "num_features": num_features,
+        "global_pool": "avg",
+        "label_names": list(classes),
+        **({"model_args": {"arch": config.to_plain(experiment.arch)}} if known is None else {}),
+        "pretrained_cfg": {
+            **inputs,
+            "num_classes": len(classes),
+            **layers,
+            **({} if licence is None else {"license": licence}),
+            "paper_ids": "arXiv:2103.07579",
+        },
+        _OURS: {"format": FORMAT, "experiment": config.to_plain(experiment), "origin": dict(origin)},
+    }
+
+
+def read_config(folder: Path) -> HubConfig:
+    """What a folder of the Hub says of its weights. Raises `ValueError` if it is no classifier that we can build."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {CONFIG}; expected a folder as the Hub has it.")
+    found = storage.read_json(path, needs=("architecture",))
+    facts = found.get("pretrained_cfg", found)  # timm's first folders had no field of that name
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} has no object of fields under 'pretrained_cfg'.")
+    names = found.get("label_names", facts.get("label_names"))
+    ours = found.get(_OURS)
+    return HubConfig(
+        architecture=str(found["architecture"])[:100],
+        classes=None if names is None else _texts(names, path),
+        experiment=None if ours is None else _experiment(ours, path),
+        origin={} if ours is None else {str(k): str(v) for k, v in dict(ours.get("origin", {})).items()},
+        inputs=facts,
+    )
+
+
+def _experiment(ours: Any, path: Path) -> Experiment:  # noqa: ANN401 - any JSON
+    if not isinstance(ours, dict) or ours.get("format") != FORMAT:
+        raise ValueError(f"{path} was written by another version of resnet-rs. Update it to read the folder.")
+    try:
+        return config.from_plain(ours.get("experiment"), kinds=(Experiment,))
+    except ValueError as error:
+        raise ValueError(f"{path} holds no experiment of this version: {error}") from None
+
+
+def _texts(names: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - any JSON
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} has no list of texts under 'label_names'.")
+    return tuple(names)

@@ -1,0 +1,116 @@
+"""Experiments as they are, and their networks: experiment, list_models, create_model, show, outline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnet_rs import config, zoo
+from resnet_rs.bridges.classifier import Classifier
+from resnet_rs.models.backbone import Model
+from resnet_rs.paper import RELEASED
+from resnet_rs.training import checkpoint
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.weights import pull
+
+
+def experiment(name: str, edits: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of the zoo called `name`, with `edits` such as `{"recipe.epochs": 100}`."""
+    return config.edit(zoo.experiment(name), edits or {})
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the zoo that match `pattern`, such as `resnet-rs-*`."""
+    return zoo.names(pattern)
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    pretrained: bool | str | Path = False,
+    features_only: bool = False,
+) -> nn.Module:
+    """A network of the zoo, with fresh weights, drawn from torch's generator, or with `pretrained` ones.
+
+    It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
+    norm has momentum 0.1, since a training loop of your own may keep no average of the statistics. `pretrained=True`
+    fetches the published weights once (extra `convert`); a path of a run or checkpoint is read, and no network is
+    touched. A classifier of another number of classes is fresh. The network has timm's methods as well (`Classifier`).
+    """
+    edits: dict[str, Any] = {"task.num_classes": num_classes}
+    if in_channels != zoo.experiment(name).data.channels:
+        edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
+    if zoo.experiment(name).arch.needs_average:
+        edits |= {"arch.norm_momentum": 0.1}
+    chosen, seed = experiment(name, edits), int(torch.randint(2**31, ()))
+    data = chosen.data
+    if pretrained:
+        saved = checkpoint.read(pull.pretrained(name) if pretrained is True else Path(pretrained))
+        model, data = _with_weights(chosen, saved, seed=seed), saved.experiment.data
+    else:
+        model = chosen.build_model(seed=seed)
+    return model.backbone if features_only else Classifier.of(model, data)
+
+
+def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> Model:
+    """The network of `chosen` with the weights of a checkpoint; a classifier of other classes stays as drawn.
+
+    What a shape does not tell (an activation, a padding, an epsilon) is the checkpoint's; what acts in training alone
+    is that of `chosen`.
+    """
+    with torch.device("meta"):
+        mine = chosen.build_model().state_dict()
+    theirs = saved.load_model().state_dict()
+    odd = sorted(name for name in mine.keys() | theirs.keys() if _shape(mine, name) != _shape(theirs, name))
+    lost = [name for name in odd if not name.startswith("head.")]
+    if lost or type(chosen.arch) is not type(saved.experiment.arch):
+        difference = (
+            f": {lost[0]} is {_shape(theirs, lost[0])} there and {_shape(mine, lost[0])} here" if lost else ""
+        )
+        raise ValueError(
+            f"the weights of {saved.path} do not fit this network{difference}. Take the experiment and the number of "
+            "channels that they are of."
+        )
+    changes = config.diff(saved.experiment.arch, chosen.arch)
+    kept = {name: value for name, value in changes.items() if name in ("drop_path", "norm_momentum")}
+    model = replace(chosen, arch=config.edit(saved.experiment.arch, kept)).build_model(seed=seed)
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name in odd}
+    model.load_state_dict({**{n: t for n, t in theirs.items() if n not in odd}, **fresh})
+    return model
+
+
+def _shape(state_dict: Mapping[str, Tensor], name: str) -> list[int] | None:
+    return list(state_dict[name].shape) if name in state_dict else None
+
+
+def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is known of an experiment before it is trained, as JSON."""
+    chosen = experiment(name, edits)
+    num_images = zoo.num_images(name)
+    plan = chosen.recipe.plan(num_images)
+    published = RELEASED.get(name)
+    slots = config.to_plain(chosen)
+    return {
+        "name": name,
+        "edits": {path: config.to_plain(v) for path, v in config.diff(zoo.experiment(name), chosen).items()},
+        **asdict(chosen.count_cost()),
+        "steps": plan.total_steps,
+        "warmup_steps": round(plan.warmup_steps),
+        "peak_lr": plan.peak_lr,
+        "num_images": num_images,
+        **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
+        "published": None if published is None else asdict(published),
+    }
+
+
+def outline(name: str) -> dict[str, Any]:
+    """A line of the list: name, size, parameters and multiply-adds."""
+    chosen = zoo.experiment(name)
+    return {"name": name, "size": chosen.data.size, **asdict(chosen.count_cost())}
