@@ -18,6 +18,7 @@ from official.vision.modeling import classification_model
 from official.vision.modeling.backbones import resnet
 
 v1 = tf.compat.v1
+AVERAGE = "/ExponentialMovingAverage"
 STAGE_WIDTHS = (64, 128, 256, 512)
 BLOCKS = {50: (3, 4, 6, 3), 152: (3, 8, 36, 3), 420: (4, 44, 87, 4)}
 
@@ -125,40 +126,33 @@ def release(out, images, rng, *, blocks, width):
         variables = {v.op.name: v for v in v1.global_variables()}
         with v1.Session() as session:
             session.run(v1.global_variables_initializer())
-            values = {
-                name: drawn(name, v.shape.as_list(), rng) for name, v in variables.items() if v.shape.rank
-            }
-            for name, value in values.items():
-                variables[name].load(value, session)
+            drawn_values = {n: drawn(n, v.shape.as_list(), rng) for n, v in variables.items() if v.shape.rank}
+            put(drawn_values, variables, session)
             session.run(settled, {inputs: images, training: True})
-            move(variables, session, rng)
-            for name, variable in variables.items():
-                twin = variables.get(f"{name}/ExponentialMovingAverage")
-                if twin is not None:
-                    value = session.run(variable)
-                    twin.load(value * rng.uniform(0.9, 1.1, value.shape), session)
-            saver = v1.train.Saver(variables)
-            saver.save(session, str(out / "tf1" / "model.ckpt"), write_meta_graph=False)
+            values = session.run({name: v for name, v in variables.items() if name + AVERAGE in variables})
+            values = {name: moved(name, value, rng) for name, value in values.items()}
+            put(values, variables, session)
+            averages = {name: value * rng.uniform(0.9, 1.1, value.shape) for name, value in values.items()}
+            put({name + AVERAGE: value for name, value in averages.items()}, variables, session)
+            v1.train.Saver(variables).save(session, str(out / "tf1" / "model.ckpt"), write_meta_graph=False)
             raw = session.run(logits, {inputs: images})
-            for name, variable in variables.items():
-                twin = f"{name}/ExponentialMovingAverage"
-                if twin in variables:
-                    variable.load(session.run(variables[twin]), session)
+            put(averages, variables, session)
             return session.run(logits, {inputs: images}), raw
 
 
-def move(variables, session, rng):
-    """Move the statistics of a session's norms a little, so that they are not those of the pictures."""
-    for name, variable in variables.items():
-        if name.endswith(("moving_mean", "moving_variance")):
-            value = session.run(variable)
-            is_mean = name.endswith("mean")
-            moved = (
-                value + rng.normal(0, 0.05, value.shape)
-                if is_mean
-                else value * rng.uniform(0.8, 1.5, value.shape)
-            )
-            variable.load(moved + (0 if is_mean else 1e-3), session)
+def put(values, variables, session):
+    """Give variables their values, all in one step: in so large a graph each step takes a while."""
+    starts = {name: variables[name].initializer for name in values}
+    session.run(list(starts.values()), {start.inputs[1]: values[name] for name, start in starts.items()})
+
+
+def moved(name, value, rng):
+    """Statistics a little moved, so that they are not those of the pictures; other values as they are."""
+    if name.endswith("moving_mean"):
+        return value + rng.normal(0, 0.05, value.shape)
+    if name.endswith("moving_variance"):
+        return value * rng.uniform(0.8, 1.5, value.shape) + 1e-3
+    return value
 
 
 def _graph(x, training, *, blocks, width, num_classes):
