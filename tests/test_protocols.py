@@ -227,5 +227,9 @@ def test_what_is_scored_already_is_not_scored_again(published, tmp_path, monkeyp
     other = pictures(tmp_path / "other", imagenet.classes()[:6])
     with pytest.raises(ValueError, match="of other pictures"):
         list(reproduction.reproduce([NAME], **{**options, "data": str(other)}))
+    stored["computed"] = "another machine"
+    (tmp_path / "out" / f"{NAME}.timm.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="was computed on another machine, now cpu"):
+        list(reproduction.reproduce([NAME], **options))
     with pytest.raises(ValueError, match="no weights of 'resnet-rs-tiny' are published"):
         list(reproduction.reproduce(["resnet-rs-tiny"], **options))

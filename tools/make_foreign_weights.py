@@ -9,6 +9,7 @@ is built here of TensorFlow's layers in the release's order, which give the vari
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,16 @@ def _graph(x, training, *, blocks, width, num_classes):
     return v1.layers.dense(tf.reduce_mean(x, [1, 2]), num_classes)
 
 
+def resize(out, rng):
+    """A picture, and what TensorFlow 2 makes of it in other sizes, as the Model Garden resizes."""
+    picture = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    sizes = ((16, 16), (37, 20), (90, 111), (1, 1))
+    resized = {f"{h}x{w}": tf.image.resize(picture, (h, w)).numpy() for h, w in sizes}
+    np.savez_compressed(out / "bilinear.npz", picture=picture, **resized)
+
+
 def main():
+    sys.setrecursionlimit(10_000)  # Keras saves a network of 139 blocks by recursion
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument(
@@ -203,6 +213,8 @@ def main():
     images = pictures(size, rng)
     for name in ("garden", "tf1"):
         (given.out / name).mkdir(parents=True, exist_ok=True)
+    if given.depth is None:
+        resize(given.out, rng)
     averages, raw = release(given.out, images, rng, blocks=blocks, width=width)
     np.savez_compressed(
         given.out / "expected.npz",

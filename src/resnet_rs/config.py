@@ -257,7 +257,8 @@ def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = Fal
 def _stored_type(path: str) -> type:
     """The frozen dataclass of this package at a stored module path."""
     module, _, name = path.rpartition(".")
-    is_path = len(path) <= 4 * _MAX_WORD and all(part.isidentifier() for part in path.split("."))
+    parts = path.split(".")
+    is_path = len(path) <= 4 * _MAX_WORD and all(p.isidentifier() and not p.startswith("_") for p in parts)
     if is_path and module.partition(".")[0] in TRUSTED_PACKAGES:
         try:
             found = getattr(importlib.import_module(module), name, None)

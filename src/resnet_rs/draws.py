@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,9 @@ def keyed(seed: int, positions: Int[Tensor, " B"]) -> Generator[None]:
         yield
 
 
-def remembered() -> AbstractContextManager[None]:
-    """A block, to be entered later and on any thread, whose draws are those of the `keyed` block of now, if any."""
-    return _within(_scope.get())
+def remembered() -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks, for later and on any thread, whose draws are those of the `keyed` block of now, if any."""
+    return partial(_within, _scope.get())
 
 
 @contextmanager

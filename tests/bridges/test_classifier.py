@@ -1,5 +1,8 @@
 """timm's methods on our networks: what timm's own tests of its models ask for, and a plain network as oracle."""
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import timm
 import torch
@@ -157,6 +160,40 @@ def test_checkpointing_keeps_draws_that_belong_to_samples():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_checkpointing_allows_more_than_one_backward_pass():
+    model = Classifier.build(config.edit(SMALL, {"drop_path": 0.3}), num_classes=5).train()
+    model.set_grad_checkpointing()
+    loss, before = model(images()).square().sum(), None
+    statistics = [b.clone() for b in model.buffers()]
+    for _ in range(2):
+        found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        assert before is None or all(torch.equal(a, b) for a, b in zip(found, before, strict=True))
+        before = found
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), statistics, strict=True))
+
+
+def test_norms_of_several_ranks_are_kept_as_well():
+    from resnet_rs.models.layers import _Again
+
+    block = nn.SyncBatchNorm.convert_sync_batchnorm(Classifier.build(SMALL).backbone.c2[0])
+    assert len(_Again(block, nullcontext)._norms) == 4
+
+
+def test_timms_weights_are_taken_as_they_are(tmp_path):
+    theirs = timm.create_model("resnetrs50", num_classes=3)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    ours = timm.create_model("resnet_rs_50", num_classes=3, checkpoint_path=tmp_path / "theirs.pth")
+    assert torch.equal(ours.head.classifier.weight, theirs.fc.weight)
+    ours.load_state_dict(ours.state_dict())
+
+
+def test_a_copy_and_a_stored_network_are_the_same(tmp_path):
+    model = plain(SMALL).eval()
+    torch.save(model, tmp_path / "model.pt")
+    for again in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        assert torch.equal(again(images()), model(images())) and again.feature_info == model.feature_info
+
+
 def test_checkpointing_keeps_less():
     def kept(enable):
         model = Classifier.build(config.edit(SMALL, {"blocks": (4, 4, 4, 4)}), num_classes=5).train()
@@ -206,6 +243,9 @@ def test_a_network_says_how_pictures_become_its_inputs():
         (lambda m: m.reset_classifier(-1), "0 or more, got -1"),
         (lambda m: m.reset_classifier(3, "max"), '"avg" or "", .* got \'max\''),
         (lambda m: m.reset_classifier(3, ""), "wants pooled features"),
+        (lambda m: plain(SMALL, global_pool=""), "wants pooled features"),
+        (lambda m: timm.create_model("resnet_rs"), r"Give arch="),
+        (lambda m: rs.create_model("resnet-rs-tiny", num_classes=-1), "0 or more, got -1"),
         (lambda m: Classifier.build(SMALL, num_classes=-1), "num_classes must be 0 or more"),
         (lambda m: Classifier.build(SMALL, global_pool="max"), "got 'max'"),
         (
@@ -218,6 +258,18 @@ def test_a_network_says_how_pictures_become_its_inputs():
 def test_what_cannot_be_is_refused_in_words(call, said):
     with pytest.raises(ValueError, match=said):
         call(Classifier.build(SMALL, num_classes=2))
+
+
+def test_a_refused_reset_changes_nothing():
+    model = plain(SMALL, num_classes=3).eval()
+    with pytest.raises(ValueError, match="pooled features"):
+        model.reset_classifier(3, "")
+    assert model(images()).shape == (2, 3) and model.global_pool == "avg"
+
+
+def test_no_classes_are_pooled_features():
+    model = rs.create_model("resnet-rs-tiny", num_classes=0).eval()
+    assert model(images(28)).shape == (2, model.num_features)
 
 
 def test_registration_leaves_timms_own_networks_alone():

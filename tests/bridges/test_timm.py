@@ -41,7 +41,7 @@ def test_a_network_by_name_is_ours_of_that_depth(depth):
     }
 
 
-def test_timms_weights_load_by_its_own_checkpoint_path(tmp_path):
+def test_timms_weights_load_by_its_own_ways(tmp_path):
     theirs = timm.create_model("resnetrs50", num_classes=4).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     ours = timm.create_model(
@@ -57,6 +57,18 @@ def test_timms_weights_load_by_its_own_checkpoint_path(tmp_path):
         difference = (ours(x) - theirs(x)).abs().max() / theirs(x).abs().max()
     assert difference < 1e-5
     assert set(from_timm(theirs.state_dict())) == set(ours.state_dict())
+
+
+def test_weights_of_ones_own_are_not_replaced_by_the_published(monkeypatch):
+    monkeypatch.setattr(released, "tensors", lambda *a: pytest.fail("the published weights were fetched"))
+    with pytest.raises(Exception, match="127.0.0.1|refused|urlopen"):
+        timm.create_model(
+            "resnet_rs_50", pretrained=True, pretrained_cfg_overlay={"url": "http://127.0.0.1:9/mine.pth"}
+        )
+
+
+def test_the_module_offers_what_it_says():
+    assert all(hasattr(resnet_rs.bridges.timm, name) for name in resnet_rs.bridges.timm.__all__)
 
 
 def test_options_of_timm_reach_the_network():

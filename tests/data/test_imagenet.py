@@ -61,11 +61,11 @@ def test_answers_are_judged_as_by_timms_copy_of_real():
 
 
 def test_numbers_become_names_in_imagenets_order():
-    source = imagenet.labelled(Named(names=numbers()), "imagenet-v2")
+    source = imagenet.labeled(Named(names=numbers()), "imagenet-v2")
     matched = match_classes(source, imagenet.classes())
     assert source.classes == imagenet.classes() and matched.read(10, channels=3).target == 10
     # A listing by code point has "10" before "2"; names are what counts.
-    by_text = imagenet.labelled(Named(names=tuple(sorted(numbers()))), "imagenet-v2")
+    by_text = imagenet.labeled(Named(names=tuple(sorted(numbers()))), "imagenet-v2")
     matched = match_classes(by_text, imagenet.classes())
     assert [matched.read(i, channels=3).target for i in range(4)] == [0, 1, 10, 100]
     assert matched.key(2) == "10/2.jpg" and len(matched) == 1000
@@ -84,7 +84,7 @@ def test_numbers_become_names_in_imagenets_order():
 )
 def test_folders_of_another_set_are_refused(names, labels, said):
     with pytest.raises(ValueError, match=said):
-        imagenet.labelled(Named(names=names), labels)
+        imagenet.labeled(Named(names=names), labels)
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "ILSVRC2012_val_00050001.JPEG", "ILSVRC2012_val_00000000.JPEG"])

@@ -1,9 +1,10 @@
-"""Bicubic resizing, against released evaluation pictures (`tests/assets/README.md`) and Pillow."""
+"""Resizing, against released evaluation pictures, TensorFlow 2 (`tests/assets/README.md`) and Pillow."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from resnet_rs.data.resample import resize
+from resnet_rs.data.resample import Resampling, resize
 from resnet_rs.data.view import center_view
 
 GOLDEN = np.load(Path(__file__).parents[1] / "assets" / "eval-preprocess-golden.npz")
+GARDEN = np.load(Path(__file__).parents[1] / "assets/foreign/bilinear.npz")
+WAYS = list(get_args(Resampling))
 PICTURES = [(name, size) for name in ("rocket", "coffee") for size in (160, 224, 256)]
 
 
@@ -57,7 +60,7 @@ def test_released_overshoot_is_left_in_place(name):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("resampling", ["antialiased", "released"])
+@pytest.mark.parametrize("resampling", WAYS)
 def test_channels_do_not_mix(channels, resampling):
     pixels = np.random.default_rng(0).integers(0, 256, (23, 31, channels), dtype=np.uint8)
     whole = resize(pixels, height=12, width=40, resampling=resampling)
@@ -66,10 +69,22 @@ def test_channels_do_not_mix(channels, resampling):
         np.testing.assert_array_equal(whole[:, :, i : i + 1], alone)
 
 
-def test_antialiased_is_pillows_bicubic():
+@pytest.mark.parametrize(
+    ("resampling", "kernel"),
+    [("antialiased", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)],
+)
+def test_what_is_antialiased_is_pillows(resampling, kernel):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(pixels).resize((17, 23), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(resize(pixels, height=23, width=17, resampling="antialiased"), expected)
+    expected = np.asarray(Image.fromarray(pixels).resize((17, 23), kernel))
+    np.testing.assert_array_equal(resize(pixels, height=23, width=17, resampling=resampling), expected)
+
+
+@pytest.mark.parametrize("size", [name for name in GARDEN.files if name != "picture"])
+def test_gardens_pictures_are_tensorflows(size):
+    height, width = map(int, size.split("x"))
+    found = resize(GARDEN["picture"], height=height, width=width, resampling="garden")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, GARDEN[size], atol=1e-3)
 
 
 @given(
@@ -77,7 +92,7 @@ def test_antialiased_is_pillows_bicubic():
     width=st.integers(1, 30),
     new_height=st.integers(1, 30),
     new_width=st.integers(1, 30),
-    resampling=st.sampled_from(["antialiased", "released"]),
+    resampling=st.sampled_from(WAYS),
 )
 @settings(max_examples=60, deadline=None)
 def test_one_color_stays_that_color_at_any_size(height, width, new_height, new_width, resampling):
@@ -87,13 +102,13 @@ def test_one_color_stays_that_color_at_any_size(height, width, new_height, new_w
     np.testing.assert_allclose(resized, np.broadcast_to((0, 77, 255), resized.shape), atol=1e-4)
 
 
-@pytest.mark.parametrize("resampling", ["antialiased", "released"])
+@pytest.mark.parametrize("resampling", WAYS)
 def test_the_same_size_changes_nothing(resampling):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize(pixels, height=9, width=14, resampling=resampling), pixels)
 
 
-@pytest.mark.parametrize("resampling", ["antialiased", "released"])
+@pytest.mark.parametrize("resampling", WAYS)
 def test_the_result_is_new_memory_that_can_be_written(resampling):
     pixels = np.zeros((5, 5, 3), dtype=np.uint8)
     pixels.flags.writeable = False
@@ -102,12 +117,12 @@ def test_the_result_is_new_memory_that_can_be_written(resampling):
     assert not np.shares_memory(resized, pixels)
 
 
-def test_released_reads_four_pixels_and_antialiased_all_of_them():
+@pytest.mark.parametrize(("resampling", "is_lost"), list(zip(WAYS, (False, True, False, True), strict=True)))
+def test_what_is_antialiased_reads_every_pixel(resampling, is_lost):
     """From 64 pixels to 2: one white pixel far from both sampling places is lost without antialiasing."""
     pixels = np.zeros((1, 64, 1), dtype=np.uint8)
-    pixels[0, 20] = 255
-    assert resize(pixels, height=1, width=2, resampling="released").max() == 0
-    assert resize(pixels, height=1, width=2, resampling="antialiased").max() > 0
+    pixels[0, 22] = 255
+    assert (resize(pixels, height=1, width=2, resampling=resampling).max() == 0) == is_lost
 
 
 def decode_as_released(name: str) -> np.ndarray:

@@ -29,12 +29,14 @@ import torch
 from PIL import Image
 
 from resnet_rs import storage, verbs
+from resnet_rs.bridges.hub_folder import CONFIG, WEIGHTS
 from resnet_rs.bridges.torch_file import convert, read_weights
 from resnet_rs.data.decode import decode
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.training import checkpoint
 from resnet_rs.weights.convert import convert as convert_weights
 from resnet_rs.weights.reading import KINDS, Foreign
+from resnet_rs.weights.share import save_pretrained
 
 
 class Call:
@@ -261,7 +263,12 @@ def test_a_reader_that_trusts_them_runs_them(name, canary, tmp_path):
     while not canary.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert canary.exists()
-    gc.collect()  # so that what it has left open is closed here, where that is no error
+    # What it has left open is closed here, where that is no error; a child that has not ended yet keeps its pipes.
+    gc.collect()
+    while subprocess._active:
+        subprocess._cleanup()
+        time.sleep(0.01)
+    gc.collect()
 
 
 def test_the_converter_refuses_them(payload, tmp_path):
@@ -353,6 +360,19 @@ def test_none_runs_when_it_is_taken_for_somebody_elses_weights(kind, tmp_path, c
             with pytest.raises((ValueError, FileNotFoundError)):
                 convert_weights(Foreign(path=file, kind=kind), tmp_path / "out")
             file.unlink()
+    assert not canary.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_none_runs_in_a_folder_of_the_hub(name, pristine, tmp_path, canary):
+    """In place of the weights, of the configuration, and of both."""
+    for spoilt in ({WEIGHTS}, {CONFIG}, {WEIGHTS, CONFIG}):
+        folder = save_pretrained(pristine, tmp_path / "hub")
+        for file in spoilt:
+            (folder / file).write_bytes(FILES[name](canary))
+        with pytest.raises((ValueError, storage.Damaged)):
+            convert_weights(Foreign(path=folder, kind="hub"), tmp_path / "out")
+        shutil.rmtree(folder)
     assert not canary.exists() and not (tmp_path / "out").exists()
 
 

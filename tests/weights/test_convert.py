@@ -12,13 +12,16 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch.nn import functional
 
 import resnet_rs as rs
 from resnet_rs import zoo
 from resnet_rs.bridges.network import fill
 from resnet_rs.bridges.tensorflow import beside_tf1, count_blocks_of_tf1, garden_rules, tf1_rules
+from resnet_rs.config import edit
 from resnet_rs.data import imagenet
+from resnet_rs.data.sample import Sample
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.weights import reading
@@ -261,19 +264,39 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
 
 def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
     torch.manual_seed(0)
-    check_torch(torchvision.models.resnet50(num_classes=7), "torchvision", tmp_path, size=64)
+    done = check_torch(torchvision.models.resnet50(num_classes=7), "torchvision", tmp_path, size=64)
+    assert_prepares_as(done.experiment.data, torchvision.models.ResNet50_Weights.IMAGENET1K_V1)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b5"])
 def test_efficientnets_of_torchvision_give_its_logits(name, tmp_path):
     torch.manual_seed(0)
-    check_torch(getattr(torchvision.models, name)(num_classes=7), "torchvision", tmp_path, size=64)
+    done = check_torch(getattr(torchvision.models, name)(num_classes=7), "torchvision", tmp_path, size=64)
+    assert_prepares_as(done.experiment.data, torchvision.models.get_model_weights(name).IMAGENET1K_V1)
+
+
+def assert_prepares_as(data, weights):
+    """A picture becomes the input that torchvision's own transforms make of it, but for how they round."""
+    smooth = np.random.default_rng(0).normal(128, 60, (9, 13, 3)).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(smooth).resize((900, 700), Image.Resampling.BICUBIC)
+    theirs = weights.transforms()(picture)
+
+    def difference(data):
+        inputs, _ = data.test_input(Sample(np.asarray(picture), 0, ""))
+        return (data.normalize(inputs[None])[0] - theirs).abs().mean()
+
+    others = [
+        edit(data, {"crop_ratio": data.crop_ratio + step})
+        for step in (-0.05, 0.05)
+        if data.crop_ratio + step <= 1
+    ]
+    assert difference(data) < 0.05 < min(map(difference, others))
 
 
 def test_a_model_of_timm_gives_its_logits(tmp_path):
     torch.manual_seed(0)
     done = check_torch(timm.create_model("resnetrs50", num_classes=7), "timm", tmp_path, size=64)
-    assert done.name == "resnet-rs-50-i160"
+    assert done.name == "resnet-rs-50-i160" and done.experiment.data.resampling == "released"
 
 
 @pytest.mark.parametrize(

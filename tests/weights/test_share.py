@@ -8,10 +8,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import timm
 import torch
 import yaml
 from bridges.hub_server import REVISION, Hub
+from PIL import Image
 from timm.models import save_for_hf
 
 import resnet_rs as rs
@@ -84,7 +86,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("name", ["resnet-rs-tiny", "efficientnet-b0"])
 def test_what_goes_out_and_comes_back_is_the_same_bit_for_bit(name, tmp_path):
     ours = write(tmp_path / "ours", EXPERIMENTS[name], seed=3)
-    folder = rs.save_pretrained(ours, tmp_path / "hub", licence="apache-2.0")
+    folder = rs.save_pretrained(ours, tmp_path / "hub", license="apache-2.0")
     done = convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
     before, after = checkpoint.read(ours), checkpoint.read(tmp_path / "back")
     assert_same(state(ours), state(tmp_path / "back"))
@@ -167,7 +169,7 @@ def test_only_what_timm_has_goes_by_its_names():
 
 
 def test_the_card_says_data_recipe_scores_and_licence(run, tmp_path):
-    folder = rs.save_pretrained(run, tmp_path / "hub", licence="mit")
+    folder = rs.save_pretrained(run, tmp_path / "hub", license="mit")
     card = (folder / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     scores = json.loads((run / "scores.json").read_text())
@@ -177,12 +179,13 @@ def test_the_card_says_data_recipe_scores_and_licence(run, tmp_path):
     assert interval in card and f"Of {scores['count']:,} test pictures" in card
     run = json.loads((run / "run.json").read_text())
     assert f"{run['num_train']:,} pictures for training" in card and "`recipe." in card
-    assert card.endswith("## Licence\n\nmit\n")
+    assert card.endswith("## License\n\nmit\n")
 
 
 def test_the_card_of_weights_alone_claims_nothing(tmp_path):
     ours = write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"])
     card = (rs.save_pretrained(ours, tmp_path / "hub") / "README.md").read_text()
+    assert 'rs.from_pretrained("OWNER/NAME")' in card
     assert "## Scores" not in card and "## Data" not in card and card.endswith("None was given.\n")
     assert "model-index" not in card and "license:" not in card
     assert r'a "b": \#c \| \`d\`' in card and "- source: elsewhere.h5" in card
@@ -246,11 +249,12 @@ def test_a_network_is_pushed_and_pulled_by_commands(served, run, tmp_path):
         line = [sys.executable, "-m", "resnet_rs", *map(str, arguments)]
         return subprocess.run(line, capture_output=True, text=True)
 
-    done = command("push", run, "me/shapes", "--licence", "mit", "--private", "--out", tmp_path / "kept")
+    done = command("push", run, "me/shapes", "--license", "mit", "--private", "--out", tmp_path / "kept")
     assert done.returncode == 0, done.stderr
     assert f"{served.root}/me/shapes/commit/{REVISION}" in done.stdout
     assert set(served.repos["me/shapes"]) == {"README.md", "config.json", "model.safetensors"}
     assert served.made["me/shapes"].get("private") or served.made["me/shapes"].get("visibility") == "private"
+    assert b'rs.from_pretrained("me/shapes")' in served.repos["me/shapes"]["README.md"]
     assert served.repos["me/shapes"]["config.json"] == (tmp_path / "kept/config.json").read_bytes()
     pulled = command("pull", "me/shapes@main", "--out", tmp_path / "back")
     assert pulled.returncode == 0, pulled.stderr
@@ -329,13 +333,21 @@ def spoilt(folder, **fields):
     [
         ({"architecture": None}, "architecture"),
         ({"label_names": "cat"}, "no list of texts under 'label_names'"),
-        ({"label_names": ["cat"]}, "1 different class names for 3 classes"),
+        ({"label_names": ["cat"]}, "1 class names, 1 of them different, for a network of 3"),
         ({"pretrained_cfg": 3}, "no object of fields"),
         ({"resnet_rs": {"format": 9}}, "another version"),
         ({"resnet_rs": 3}, "another version"),
         ({"resnet_rs": {"format": 1, "experiment": {"type": "os.system"}}}, "no experiment of this version"),
         ({"resnet_rs": {"format": 1, "experiment": None}}, "no experiment of this version"),
         ({"resnet_rs": None}, "holds 'resnet_rs'; expected a ResNet-RS of timm"),
+        (
+            {"resnet_rs": {"format": 1, "experiment": {"type": "resnet_rs.__main__.X"}}},
+            "no experiment of this version",
+        ),
+        (
+            {"label_names": ["cat", "dog", "cow", "cat"]},
+            "4 class names, 3 of them different, for a network of 3",
+        ),
     ],
 )
 def test_a_configuration_that_says_something_else_is_refused(fields, said, tmp_path):
@@ -343,6 +355,85 @@ def test_a_configuration_that_says_something_else_is_refused(fields, said, tmp_p
     with pytest.raises((ValueError, storage.Damaged), match=said):
         convert(Foreign(path=spoilt(folder, **fields), kind="hub"), tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_a_forged_origin_is_refused(tmp_path):
+    folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
+    ours = json.loads((folder / "config.json").read_text())["resnet_rs"]
+    for origin in (3, ["a"], {"source": 3}):
+        with pytest.raises(ValueError, match="no object of texts under 'origin'"):
+            convert(
+                Foreign(path=spoilt(folder, resnet_rs=ours | {"origin": origin}), kind="hub"),
+                tmp_path / "back",
+            )
+
+
+def test_what_is_no_finite_number_is_refused_by_every_door(tmp_path):
+    folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors["head.classifier.bias"][1] = float("nan")
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    for door in (rs.from_pretrained, lambda path: convert(Foreign(path=path, kind="hub"), tmp_path / "back")):
+        with pytest.raises(checkpoint.NotFinite, match=r"head\.classifier\.bias"):
+            door(folder)
+
+
+def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path):
+    photos = tmp_path / "photos"
+    for name, color in (("cat", 60), ("dog", 190)):
+        (photos / name).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (20, 20), (color, color, 5 * i)).save(photos / name / f"{i}.png")
+    edits = ["recipe.batch_size=8", "recipe.epochs=3", "recipe.ema_decay=0.5"]
+    rs.train(
+        rs.experiment("resnet-rs-tiny", dict(e.split("=") for e in edits)),
+        data=str(photos),
+        out=tmp_path / "run",
+    )
+    folder = rs.save_pretrained(tmp_path / "run", tmp_path / "hub")
+    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    with pytest.warns(UserWarning, match="which pictures they were trained on is not known here"):
+        assert rs.evaluate(tmp_path / "back", data=str(photos))["count"] == 24
+    shutil.copytree(photos, tmp_path / "halves/train")
+    shutil.copytree(photos, tmp_path / "halves/val")
+    assert rs.evaluate(tmp_path / "back", data=str(tmp_path / "halves"))["count"] == 24
+    again = rs.save_pretrained(tmp_path / "back", tmp_path / "again")
+    convert(Foreign(path=again, kind="hub"), tmp_path / "twice")
+    with pytest.warns(UserWarning, match="not known here"):
+        rs.evaluate(tmp_path / "twice", data=str(photos))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"input_size": []}, "square"),
+        ({"input_size": "3,9,9"}, "square"),
+        ({"input_size": [3, 160, 224]}, "square"),
+        ({"input_size": [1, 160, 160]}, "inputs of 1 channels, and mean"),
+        ({"crop_pct": "0.9"}, "expected a number"),
+        ({"crop_mode": "squash"}, "crop_mode 'squash'; ours is center"),
+        ({"interpolation": "lanczos"}, "interpolation 'lanczos'; ours is bicubic or bilinear"),
+    ],
+)
+def test_pictures_that_are_prepared_otherwise_are_refused(fields, said, fifty, tmp_path):
+    folder = rs.save_pretrained(fifty, tmp_path / "hub")
+    facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | fields
+    with pytest.raises(ValueError, match=said):
+        rs.from_pretrained(spoilt(folder, resnet_rs=None, pretrained_cfg=facts))
+
+
+def test_a_size_of_timms_that_was_never_released_is_taken(fifty, tmp_path):
+    folder = rs.save_pretrained(fifty, tmp_path / "hub")
+    facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | {"input_size": [3, 288, 288]}
+    convert(Foreign(path=spoilt(folder, resnet_rs=None, pretrained_cfg=facts), kind="hub"), tmp_path / "back")
+    assert checkpoint.read(tmp_path / "back").experiment.data.size == 288
+
+
+def test_another_checkpoint_beside_a_run_is_not_taken_for_the_runs(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    write(run / "other", EXPERIMENTS["resnet-rs-tiny"])
+    card = (rs.save_pretrained(run / "other", tmp_path / "hub") / "README.md").read_text()
+    assert "## Data" not in card and "## Recipe" not in card
 
 
 def test_weights_of_another_experiment_are_refused(tmp_path):
@@ -359,6 +450,7 @@ def test_names_of_repositories_are_told_from_folders(tmp_path, monkeypatch):
     assert not hub.is_repo("resnet-rs-50-i160")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me/net").mkdir(parents=True)
+    assert not hub.is_repo("me/nte") and not hub.is_repo("./net") and not hub.is_repo("../net")
     assert not hub.is_repo("me/net") and not hub.is_repo("../me/net/more") and not hub.is_repo("me/net/more")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from resnet_rs.bridges.timm_names import from_timm
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch, Model, StagedBackbone
 from resnet_rs.tasks.classification import ClassificationHead, build_classifier
@@ -45,7 +46,7 @@ class Classifier(Model):
         self.num_features = self.head_hidden_size = backbone.widths[3]
         self.num_classes = int(getattr(head.classifier, "out_features", 0))
         self.drop_rate = float(getattr(head.dropout, "drop_rate", 0.0))
-        self.global_pool = _known_pool(global_pool)
+        self.global_pool = _known_pool(global_pool, self.num_classes)
         widths = (backbone.early_width, *backbone.widths)
         modules = (f"backbone.stem.{backbone.num_early - 1}", *(f"backbone.{name}" for name in _NAMES))
         self.feature_info: list[dict[str, Any]] = [
@@ -53,6 +54,7 @@ class Classifier(Model):
             for width, reduction, module in zip(widths, backbone.reductions, modules, strict=True)
         ]
         self.pretrained_cfg = self.default_cfg = {}
+        self.register_load_state_dict_pre_hook(_rename_timms)
 
     @classmethod
     def of(cls, model: nn.Module, data: Data) -> Classifier:
@@ -95,9 +97,10 @@ class Classifier(Model):
                 f"{type(arch).__name__} builds no stem with four stages, which timm's methods presume."
             )
         head = ClassificationHead(backbone.widths[3], num_classes=max(1, num_classes), dropout=drop_rate)
-        made = cls(backbone, head, in_channels=in_chans, global_pool=global_pool)
-        if num_classes == 0:
-            made.reset_classifier(0)
+        made = cls(backbone, head, in_channels=in_chans)
+        if num_classes == 0 or not global_pool:
+            made.reset_classifier(num_classes, global_pool)
+        made.global_pool = _known_pool(global_pool, num_classes)
         return made
 
     def forward(self, images: Float[Tensor, "B C ..."]) -> Tensor:
@@ -161,11 +164,8 @@ class Classifier(Model):
         """A fresh classifier for other classes; for none there is none."""
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 or more, got {num_classes}.")
-        if global_pool is not None:
-            self.global_pool = _known_pool(global_pool)
-        if num_classes and not self.global_pool:
-            raise ValueError('a classifier wants pooled features. Give global_pool="avg" as well.')
-        self.num_classes = num_classes
+        pool = self.global_pool if global_pool is None else global_pool
+        self.global_pool, self.num_classes = _known_pool(pool, num_classes), num_classes
         if not num_classes:
             self.head.classifier = nn.Identity()
             return
@@ -181,14 +181,22 @@ class Classifier(Model):
         return {"stem": r"^backbone\.stem", "blocks": r"^backbone\.c(\d+)" + ("" if coarse else r"\.(\d+)")}
 
 
+def _rename_timms(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *more: object) -> None:
+    """Take weights with timm's names as well, as `load_state_dict` is given them."""
+    if not prefix and "conv1.0.weight" in state_dict:
+        renamed = from_timm(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)
+
+
 def input_facts(data: Data) -> dict[str, Any]:
     """How pictures become inputs, in timm's fields.
 
-    timm's pictures are antialiased, so that of weights with the release's bicubic these are a close approximation.
+    timm's pictures are antialiased: where ours are not (`released`, `garden`), that is what comes nearest.
     """
     return {
         "input_size": (data.channels, data.size, data.size),
-        "interpolation": "bicubic",
+        "interpolation": "bilinear" if data.resampling in ("bilinear", "garden") else "bicubic",
         "crop_pct": data.crop_ratio,
         "crop_mode": "center",
         "mean": data.mean,
@@ -196,11 +204,13 @@ def input_facts(data: Data) -> dict[str, Any]:
     }
 
 
-def _known_pool(global_pool: str) -> str:
+def _known_pool(global_pool: str, num_classes: int) -> str:
     if global_pool not in ("avg", ""):
         raise ValueError(
             f'global_pool must be "avg" or "", which leaves the map as it is, got {global_pool!r}.'
         )
+    if num_classes and not global_pool:
+        raise ValueError('a classifier wants pooled features. Give global_pool="avg" as well.')
     return global_pool
 
 

@@ -21,8 +21,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_repo(name: str) -> bool:
-    """Whether `name` is that of a repository, `OWNER/NAME` or `OWNER/NAME@REVISION`, and no folder here."""
-    return _REPO.fullmatch(name) is not None and not os.path.exists(name)
+    """Whether `name` is that of a repository, `OWNER/NAME` or `OWNER/NAME@REVISION`.
+
+    What begins with a dot, or with a folder that is here, is a path, so that a slip of the finger asks no network.
+    """
+    start = name.partition("/")[0]
+    is_path = name.startswith(".") or os.path.exists(name) or os.path.exists(start)
+    return _REPO.fullmatch(name) is not None and not is_path
 
 
 def fetch_folder(repo: str) -> Path:
@@ -71,7 +76,7 @@ def send_folder(folder: Path, repo: str, *, private: bool) -> str:
             commit_message="Weights, configuration and card, written by resnet-rs",
         )
     except Exception as error:  # as above
-        raise NotFetched(
+        raise OSError(
             f"{folder} cannot be sent to {repo}: {_said(error)} See that you are logged in (`hf auth login`, or "
             "HF_TOKEN) and may write there; then give the same command again."
         ) from None

@@ -27,6 +27,9 @@ CARD = "README.md"
 FORMAT = 1
 """Version of what lies under `resnet_rs`."""
 
+SPLIT_LOST = "automatic; which pictures were trained on is recorded in the run alone"
+"""Said as `split` in the origin of weights that have left their run."""
+
 _OURS = "resnet_rs"
 _IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
 
@@ -47,11 +50,15 @@ class HubConfig:
 
     def edits(self) -> dict[str, Any]:
         """The fields of `Data` that `inputs` tell. Raises `ValueError` for what no value of ours stands for."""
-        if self.inputs.get("interpolation", "bicubic") != "bicubic":
+        self._refuse_other_pictures()
+        interpolation = self.inputs.get("interpolation", "bicubic")
+        if interpolation not in ("bicubic", "bilinear"):
             raise ValueError(
-                f"{CONFIG} wants {self.inputs['interpolation']!r} interpolation; ours is bicubic alone."
+                f"{CONFIG} wants interpolation {interpolation!r:.50}; ours is bicubic or bilinear."
             )
-        fields: dict[str, Any] = {"data.resampling": "antialiased"}
+        fields: dict[str, Any] = {
+            "data.resampling": "antialiased" if interpolation == "bicubic" else "bilinear"
+        }
         if "input_size" in self.inputs:
             fields["data.size"] = self.inputs["input_size"][-1]
         names = {"crop_pct": "crop_ratio", "mean": "mean", "std": "std"}
@@ -60,6 +67,22 @@ class HubConfig:
                 value = self.inputs[theirs]
                 fields[f"data.{ours}"] = tuple(value) if isinstance(value, list) else value
         return fields
+
+    def _refuse_other_pictures(self) -> None:
+        """Refuse what is malformed, and crops and shapes that no value of ours stands for."""
+        size, ratio = self.inputs.get("input_size", [3, 224, 224]), self.inputs.get("crop_pct", 0.875)
+        is_shape = isinstance(size, list) and len(size) == 3 and all(type(n) is int for n in size)
+        if not is_shape or size[1] != size[2]:
+            raise ValueError(
+                f"{CONFIG} has input_size {size!r:.50}; expected [channels, pixels, pixels], square."
+            )
+        if type(ratio) not in (int, float):
+            raise ValueError(f"{CONFIG} has crop_pct {ratio!r:.50}; expected a number.")
+        means = self.inputs.get("mean", [0.0] * size[0])
+        if not isinstance(means, list) or len(means) != size[0]:
+            raise ValueError(f"{CONFIG} has inputs of {size[0]} channels, and mean {means!r:.50}.")
+        if self.inputs.get("crop_mode", "center") != "center":
+            raise ValueError(f"{CONFIG} wants crop_mode {self.inputs['crop_mode']!r:.50}; ours is center.")
 
 
 def timm_architecture(arch: Arch) -> str | None:
@@ -83,7 +106,7 @@ def as_config(
     origin: Mapping[str, str],
     *,
     num_features: int,
-    licence: str | None,
+    license: str | None,
 ) -> dict[str, Any]:
     """`config.json` of a classifier."""
     known = timm_architecture(experiment.arch)
@@ -102,7 +125,7 @@ def as_config(
             **inputs,
             "num_classes": len(classes),
             **layers,
-            **({} if licence is None else {"license": licence}),
+            **({} if license is None else {"license": license}),
             "paper_ids": "arXiv:2103.07579",
         },
         _OURS: {"format": FORMAT, "experiment": config.to_plain(experiment), "origin": dict(origin)},
@@ -124,7 +147,7 @@ def read_config(folder: Path) -> HubConfig:
         architecture=str(found["architecture"])[:100],
         classes=None if names is None else _texts(names, path),
         experiment=None if ours is None else _experiment(ours, path),
-        origin={} if ours is None else {str(k): str(v) for k, v in dict(ours.get("origin", {})).items()},
+        origin={} if ours is None else _origin(ours, path),
         inputs=facts,
     )
 
@@ -136,6 +159,13 @@ def _experiment(ours: Any, path: Path) -> Experiment:  # noqa: ANN401 - any JSON
         return config.from_plain(ours.get("experiment"), kinds=(Experiment,))
     except ValueError as error:
         raise ValueError(f"{path} holds no experiment of this version: {error}") from None
+
+
+def _origin(ours: dict[str, Any], path: Path) -> dict[str, str]:
+    found = ours.get("origin", {})
+    if not isinstance(found, dict) or not all(isinstance(said, str) for said in found.values()):
+        raise ValueError(f"{path} has no object of texts under 'origin'.")
+    return found
 
 
 def _texts(names: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - any JSON

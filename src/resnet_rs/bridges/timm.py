@@ -71,8 +71,10 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def resnet_rs(pretrained: bool = False, *, arch: Mapping[str, Any], **kwargs: Any) -> nn.Module:
+def resnet_rs(pretrained: bool = False, *, arch: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     """A network of any arch of ours, given as the JSON that a checkpoint holds of it."""
+    if arch is None:
+        raise ValueError("resnet_rs is a network of any shape. Give arch=config.to_plain(ResNetArch(...)).")
     known: Arch = config.from_plain(dict(arch), kinds=(Arch,))
     return _create("resnet_rs", known, pretrained, **kwargs)
 
@@ -93,7 +95,7 @@ def _arch(depth: int) -> ResNetArch:
 
 
 for _depth in DEPTHS:
-    register_model(_entrypoint(_depth))
+    globals()[f"resnet_rs_{_depth}"] = register_model(_entrypoint(_depth))
 
 
 def _create(
@@ -131,6 +133,8 @@ def _published_tensors(
     name = f"{variant.replace('_', '-')}-{chosen.tag}"
     is_other = any((chosen.file, chosen.state_dict, chosen.hf_hub_id))
     if is_other or not isinstance(arch, ResNetArch) or name not in released.MD5:
+        return {}
+    if chosen.url != released.remote_file(name).url:
         return {}
     return {"state_dict": released.tensors(name, arch)}
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from resnet_rs.bridges.network import Names, Rule, Spot, our_names, spots
 from resnet_rs.models.resnet import ResNetArch
 
+RESIZED = {"b0": 256, "b1": 256, "b2": 288, "b3": 320, "b4": 384, "b5": 456, "b6": 528, "b7": 600}
+"""EfficientNet -> pixels of the short side before the center is taken out, in its first weights: bicubic all."""
+
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 

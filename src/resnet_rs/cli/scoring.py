@@ -197,7 +197,9 @@ def pull(
 
 @app.command()
 def push(
-    trained: Trained,
+    trained: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A run folder, or a checkpoint in it.")
+    ],
     repo: Annotated[
         str | None, typer.Argument(metavar="[OWNER/NAME]", help="On the Hub; made, if there is none.")
     ] = None,
@@ -205,9 +207,7 @@ def push(
     out: Annotated[
         Path | None, typer.Option(help="Write the folder here as well; without OWNER/NAME only here.")
     ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", "--license", help="Of the weights, as apache-2.0.")
-    ] = None,
+    license: Annotated[str | None, typer.Option(help="Of the weights, as apache-2.0.")] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Of a new repository: show it to nobody.")
     ] = False,
@@ -223,7 +223,8 @@ def push(
     if repo is None and out is None:
         raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
     with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:
-        folder = save_pretrained(trained, out or Path(scratch, "folder"), licence=licence)
+        to = out or Path(scratch, "folder")
+        folder = save_pretrained(trained, to, license=license, repo=repo or "OWNER/NAME")
         if out is not None:
             say(f"{folder}: config.json, model.safetensors, README.md")
         if repo is not None:

@@ -177,6 +177,8 @@ def reproduce(
                 is_error=True,
             )
             scores.append(score)
+    if not machine.ranks.is_first:
+        return
     for line in reproduction.table(scores).splitlines():
         say(line)
 

@@ -50,7 +50,7 @@ def classes_of(labels: Labels) -> tuple[str, ...]:
     return _identifiers(f"{labels}.txt") if labels in ("imagenet-r", "imagenet-a") else classes()
 
 
-def labelled(source: Source, labels: Labels) -> Source:
+def labeled(source: Source, labels: Labels) -> Source:
     """`source` with ImageNet's identifiers as class names. Raises `ValueError` if its folders are not that set's."""
     if labels == "imagenet-v2":
         numbers = {str(i) for i in range(len(classes()))}
@@ -58,6 +58,9 @@ def labelled(source: Source, labels: Labels) -> Source:
         return _Numbered(source=source)
     wanted = set(classes_of(labels))
     _refuse_others(source, wanted, f"{len(wanted):,} identifiers such as {min(wanted)}", labels)
+    if labels == "imagenet-real":  # before hours are spent on pictures that have no labels
+        for i in range(len(source)):
+            _number(source.key(i))
     return source
 
 
@@ -69,13 +72,7 @@ def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Reassesse
     starts, labels = _real()
     hits: list[bool] = []
     for key, answer in zip(keys, predicted.tolist(), strict=True):
-        found = _VALIDATION.search(key)
-        number = int(found[1]) if found else 0
-        if not 1 <= number < len(starts):
-            raise ValueError(
-                f"{key!r} is none of ImageNet's validation pictures, ILSVRC2012_val_00000001.JPEG to "
-                f"ILSVRC2012_val_{len(starts) - 1:08d}.JPEG, by whose names imagenet-real has its labels."
-            )
+        number = _number(key)
         right = labels[starts[number - 1] : starts[number]]
         if len(right):
             hits.append(answer in right)
@@ -111,6 +108,18 @@ def _refuse_others(source: Source, wanted: set[str], in_words: str, labels: Labe
         raise ValueError(
             f"folders of {labels} are called by {in_words}; of these {said}. Check --data and --labels."
         )
+
+
+def _number(key: str) -> int:
+    """Of one of ImageNet's validation pictures, from 1 on."""
+    count = len(_real()[0]) - 1
+    found = _VALIDATION.search(key)
+    if not found or not 1 <= int(found[1]) <= count:
+        raise ValueError(
+            f"{key!r} is none of ImageNet's validation pictures, ILSVRC2012_val_00000001.JPEG to "
+            f"ILSVRC2012_val_{count:08d}.JPEG, by whose names imagenet-real has its labels."
+        )
+    return int(found[1])
 
 
 @cache

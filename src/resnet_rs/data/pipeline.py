@@ -40,7 +40,8 @@ class Data:
     crop_ratio: float = 0.875
     """Share of the short side that evaluation takes, from the center."""
     resampling: Resampling = "antialiased"
-    """Bicubic, antialiased; or `released`, without antialiasing, as the released weights were trained and evaluated."""
+    """Bicubic, antialiased; or `released`, without antialiasing, as the released weights were trained and evaluated.
+    For weights of others `bilinear`, antialiased (torchvision), or `garden`, bilinear without (the Model Garden)."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Mean of each channel on the 0-1 scale. Its length is the number of channels: 1 makes pictures grey."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -95,7 +96,7 @@ class Data:
         return _channels_first(pixels), _target(sample.target, view)
 
     def test_input(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Input [C, ..., S, S] (uint8, or float32 where `released` overshoots) and target of one sample."""
+        """Input [C, ..., S, S] (uint8, or float32 as TensorFlow resizes) and target of one sample."""
         height, width = sample.input.shape[-3:-1]
         view = center_view(height, width, size=self.size, crop_ratio=self.crop_ratio)
         return _channels_first(view.pixels(sample.input, resampling=self.resampling)), _target(

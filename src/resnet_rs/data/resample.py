@@ -1,8 +1,10 @@
-"""Bicubic resizing, two ways. Pictures are uint8 [H, W, C].
+"""Resizing, four ways. Pictures are uint8 [H, W, C].
 
-- `antialiased`: Pillow's. When a picture shrinks, the kernel grows with it, so that every pixel counts.
-- `released`: TensorFlow 1's, which the released weights were trained and evaluated with. It reads four pixels
-  per side however much a picture shrinks, and can overshoot below 0 and above 255.
+- `antialiased`: Pillow's bicubic. When a picture shrinks, the kernel grows with it, so that every pixel counts.
+- `released`: TensorFlow 1's bicubic, which the released weights were trained and evaluated with. It reads four
+  pixels per side however much a picture shrinks, and can overshoot below 0 and above 255.
+- `bilinear`: Pillow's, antialiased, which torchvision's ResNets were trained and evaluated with.
+- `garden`: TensorFlow 2's bilinear, which the Model Garden's weights were: two pixels per side, no antialiasing.
 
 Sources: Keys 1981, "Cubic convolution interpolation for digital image processing"; `released` computes what
 TensorFlow's `resize_bicubic_op.cc` does without `align_corners` and without `half_pixel_centers`.
@@ -14,10 +16,14 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
+from torch.nn import functional
 
-Resampling = Literal["antialiased", "released"]
+Resampling = Literal["antialiased", "released", "bilinear", "garden"]
+OF_TENSORFLOW = ("released", "garden")
+"""These give float32, as TensorFlow does, the others uint8."""
 
 _SHARPNESS = -0.75
 _TABLE_SIZE = 1024
@@ -26,25 +32,41 @@ _TABLE_SIZE = 1024
 def resize(
     pixels: UInt8[np.ndarray, "H W C"], *, height: int, width: int, resampling: Resampling
 ) -> UInt8[np.ndarray, "{height} {width} C"] | Float32[np.ndarray, "{height} {width} C"]:
-    """A new array of `height` x `width`: uint8 if `antialiased`, float32 with its overshoot if `released`."""
+    """A new array of `height` x `width`: uint8 if antialiased, else float32, of `released` with its overshoot."""
     if resampling == "released":
         return _resize_released(pixels, height, width)
+    if resampling == "garden":
+        return _resize_garden(pixels, height, width)
+    kernel = Image.Resampling.BICUBIC if resampling == "antialiased" else Image.Resampling.BILINEAR
     if pixels.shape[2] == 3:
-        return _resize_antialiased(pixels, height, width, mode="RGB")
+        return _resize_antialiased(pixels, (width, height), kernel, mode="RGB")
     channels = [
-        _resize_antialiased(pixels[:, :, i : i + 1], height, width, mode="L") for i in range(pixels.shape[2])
+        _resize_antialiased(pixels[:, :, i : i + 1], (width, height), kernel, mode="L")
+        for i in range(pixels.shape[2])
     ]
     return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
 
 
 def _resize_antialiased(
-    pixels: UInt8[np.ndarray, "H W C"], height: int, width: int, *, mode: Literal["L", "RGB"]
-) -> UInt8[np.ndarray, "{height} {width} C"]:
+    pixels: UInt8[np.ndarray, "H W C"],
+    size: tuple[int, int],
+    kernel: Image.Resampling,
+    *,
+    mode: Literal["L", "RGB"],
+) -> UInt8[np.ndarray, "h w C"]:
     # Small pictures are read thousands of times a second, and `Image.fromarray` and `np.array` cost them more than
     # the resizing does.
     source = Image.frombuffer(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels), "raw", mode, 0, 1)
-    resized = source.resize((width, height), Image.Resampling.BICUBIC)
-    return np.frombuffer(bytearray(resized.tobytes()), dtype=np.uint8).reshape(height, width, -1)
+    resized = source.resize(size, kernel)
+    return np.frombuffer(bytearray(resized.tobytes()), dtype=np.uint8).reshape(*size[::-1], -1)
+
+
+def _resize_garden(
+    pixels: UInt8[np.ndarray, "H W C"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width} C"]:
+    planes = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float()
+    resized = functional.interpolate(planes, (height, width), mode="bilinear", align_corners=False)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def _resize_released(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from resnet_rs.data.resample import Resampling, resize
+from resnet_rs.data.resample import OF_TENSORFLOW, Resampling, resize
 
 _NUM_ATTEMPTS = 10
 
@@ -40,10 +40,10 @@ class View:
         UInt8[np.ndarray, "*T {self.size} {self.size} C"]
         | Float32[np.ndarray, "*T {self.size} {self.size} C"]
     ):
-        """A picture [H, W, C] or clip [T, H, W, C] in this view: a new array, uint8 or, if `released`,
+        """A picture [H, W, C] or clip [T, H, W, C] in this view: a new array, uint8 or, as TensorFlow has it,
         float32.
 
-        A crop that has the size already is not resized: both ways of resizing would leave it as it is.
+        A crop that has the size already is not resized: every way of resizing would leave it as it is.
         """
         self._require_inside(array.shape[-3], array.shape[-2])
         crop = array[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
@@ -51,7 +51,7 @@ class View:
             crop = self._resize(crop, resampling)
         if self.flip:
             crop = crop[..., ::-1, :]
-        return crop.astype(np.float32 if resampling == "released" else np.uint8, order="C")
+        return crop.astype(np.float32 if resampling in OF_TENSORFLOW else np.uint8, order="C")
 
     def _resize(self, crop: UInt8[np.ndarray, "*T h w C"], resampling: Resampling) -> np.ndarray:
         if crop.ndim == 3:

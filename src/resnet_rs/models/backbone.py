@@ -51,7 +51,8 @@ class StagedBackbone(Backbone):
     reductions: tuple[int, int, int, int, int]
     """Pixels of the picture per side for one of the early map, c2, c3, c4 and c5."""
     recomputes: bool = False
-    """While training, compute what is inside a block again in the backward pass instead of keeping it."""
+    """While training, compute what is inside a block again in the backward pass instead of keeping it; not in
+    compiled code, which decides that itself."""
 
     def forward(self, images: Float[Tensor, "B C ..."]) -> Pyramid:
         c2 = self.through("c2", self.stem(images))
@@ -71,7 +72,10 @@ class StagedBackbone(Backbone):
     def through(self, stage: str, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B D ..."]:
         """What the stage of this name makes of the map before it."""
         blocks: nn.Module = self.get_submodule(stage)
-        if not (self.recomputes and self.training and torch.is_grad_enabled()):
+        if (
+            not (self.recomputes and self.training and torch.is_grad_enabled())
+            or torch.compiler.is_compiling()
+        ):
             return blocks(x)
         for block in blocks.children():
             x = recomputed(block, x)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage] - SyncBatchNorm is one, too
 from torch.utils.checkpoint import checkpoint
 
 from resnet_rs import draws
@@ -107,25 +108,28 @@ def recomputed(block: nn.Module, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "
     The second time the draws are the same, and a norm sees the same batch, which must not count twice in its running
     statistics.
     """
-    same_draws = draws.remembered()
-    return checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block, same_draws))
-    )
+    again = _Again(block, draws.remembered())
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
 
-@contextmanager
-def _again(block: nn.Module, same_draws: AbstractContextManager[None]) -> Generator[None]:
-    """Within this block of code draws are as before, and the running statistics of `block` stay as they are."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, counter in before:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if counter is None else counter.clone()
-    try:
-        with same_draws:
-            yield
-    finally:
-        for norm, momentum, counter in before:
+class _Again:
+    """A block of code, entered once for each backward pass: draws are as before, and running statistics stay."""
+
+    def __init__(self, block: nn.Module, draws_of_before: Callable[[], AbstractContextManager[None]]) -> None:
+        self._norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
+        self._draws_of_before = draws_of_before
+
+    def __enter__(self) -> None:
+        self._kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm, _, counter in self._kept:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if counter is None else counter.clone()
+        self._draws = self._draws_of_before()
+        self._draws.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._draws.__exit__(None, None, None)
+        for norm, momentum, counter in self._kept:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 

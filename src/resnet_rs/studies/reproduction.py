@@ -5,6 +5,7 @@ Every score is stored as soon as it is there, so an interrupted command goes on 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Score:
     top5: float
     digest: str
     """Of the pictures' names and classes: scores of one table are of one set."""
+    computed: str
+    """On what, in which precision, by which version."""
 
     @property
     def published(self) -> float:
@@ -55,29 +58,44 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
     unknown = [name for name in chosen if name not in RELEASED]
     if unknown:
         raise ValueError(f"no weights of {unknown[0]!r} are published, but of {', '.join(RELEASED)}.")
-    digest = verbs.data_digest(data)
-    storage.make_folders(out)
+    digest, computed = verbs.data_digest(data), _computed(machine)
+    if machine.ranks.is_first:
+        storage.make_folders(out)
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
             path = out / f"{name}.{protocol}.json"
-            if not path.is_file():
+            # The first rank alone reads and writes; what it finds, all know.
+            is_there = machine.ranks.is_first and path.is_file()
+            if not any(json.loads(said) for said in machine.ranks.gather(json.dumps(is_there).encode())):
                 found = verbs.evaluate(name, data=data, machine=machine, protocol=protocol)
                 score = Score(
                     name=name,
                     protocol=protocol,
                     num_unreadable=len(found["unreadable"]),
                     digest=digest,
+                    computed=computed,
                     **{field: found[field] for field in ("count", "top1", "top1_low", "top1_high", "top5")},
                 )
-                storage.write_json(path, asdict(score))
-            yield _read(path, digest)
+                if machine.ranks.is_first:
+                    storage.write_json(path, asdict(score))
+            if machine.ranks.is_first:
+                yield _read(path, digest, computed)
 
 
-def _read(path: Path, digest: str) -> Score:
+def _computed(machine: Machine) -> str:
+    facts = machine.device.describe()
+    return f"{facts['device']}, {facts['precision']}, torch {facts['torch']}"
+
+
+def _read(path: Path, digest: str, computed: str) -> Score:
     names = tuple(Score.__dataclass_fields__)
     stored = storage.read_json(path, needs=names)
     if stored["digest"] != digest:
         raise ValueError(f"{path} is of other pictures than those of --data. Use a new folder for --out.")
+    if stored["computed"] != computed:
+        raise ValueError(
+            f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
+        )
     return Score(**{name: stored[name] for name in names})
 
 
@@ -97,7 +115,7 @@ def table(scores: Iterable[Score]) -> str:
         )
         for score in found
     ]
-    shown = markdown_table(head, rows)
+    shown = markdown_table(head, rows) + f"\n\nComputed on {found[0].computed}." if found else ""
     if any(score.count != _NUM_VALIDATION for score in found):
         shown += (
             f"\n\nThe published figures are of all {_NUM_VALIDATION:,} pictures of ImageNet's validation set."

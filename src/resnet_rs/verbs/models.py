@@ -42,9 +42,12 @@ def create_model(
     It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
     norm has momentum 0.1, since a training loop of your own may keep no average of the statistics. `pretrained=True`
     fetches the published weights once (extra `convert`); a path of a run or checkpoint is read, and no network is
-    touched. A classifier of another number of classes is fresh. The network has timm's methods as well (`Classifier`).
+    touched. A classifier of another number of classes is fresh, and with
+    `num_classes=0` there is none. The network has timm's methods as well (`Classifier`).
     """
-    edits: dict[str, Any] = {"task.num_classes": num_classes}
+    if num_classes < 0:
+        raise ValueError(f"num_classes must be 0 or more, got {num_classes}.")
+    edits: dict[str, Any] = {"task.num_classes": max(2, num_classes)}
     if in_channels != zoo.experiment(name).data.channels:
         edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
     if zoo.experiment(name).arch.needs_average:
@@ -56,7 +59,12 @@ def create_model(
         model, data = _with_weights(chosen, saved, seed=seed), saved.experiment.data
     else:
         model = chosen.build_model(seed=seed)
-    return model.backbone if features_only else Classifier.of(model, data)
+    if features_only:
+        return model.backbone
+    classifier = Classifier.of(model, data)
+    if num_classes < 2:
+        classifier.reset_classifier(num_classes)
+    return classifier
 
 
 def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> Model:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.bridges import torch_file
+from resnet_rs.bridges.hub_folder import SPLIT_LOST
 from resnet_rs.data import imagenet
-from resnet_rs.data.opening import open_data, open_test
+from resnet_rs.data.opening import has_no_halves, open_data, open_test
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.models.backbone import Model
 from resnet_rs.paper import TIMM
 from resnet_rs.report.statistics import wilson_interval
-from resnet_rs.tasks.classification import ClassificationHead, ClassificationMeter, build_classifier
+from resnet_rs.tasks.classification import ClassificationHead, ClassificationMeter
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import Evaluation
@@ -59,11 +60,17 @@ def evaluate(
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
     source = open_test(data)
+    if SPLIT_LOST in saved.origin.values() and has_no_halves(data):
+        warnings.warn(
+            "these weights have left their run, and which pictures they were trained on is not known here: if they are "
+            f"among those of {data}, the scores are too high. Evaluate the run itself.",
+            stacklevel=2,
+        )
     if saved.split is not None and _is_of_split(source, saved.split):
         source = open_test(data, split=saved.split)
     if labels is not None:
         known = _known_labels(labels, saved)
-        source, classes = imagenet.labelled(source, known), imagenet.classes_of(known)
+        source, classes = imagenet.labeled(source, known), imagenet.classes_of(known)
         _answer_among(model, [saved.classes.index(name) for name in classes])
     source = match_classes(source, classes)
     result = score_models({saved.weights: machine.device.place(model)}, source, experiment, machine=machine)
@@ -119,11 +126,9 @@ def _answer_among(model: Model, places: Sequence[int]) -> None:
     head = model.head
     if not isinstance(head, ClassificationHead) or not isinstance(head.classifier, nn.Linear):
         raise ValueError("only a classifier has answers to choose from.")
-    fewer = build_classifier(head.classifier.in_features, len(places))
-    with torch.no_grad():
-        fewer.weight.copy_(head.classifier.weight[list(places)])
-        fewer.bias.copy_(head.classifier.bias[list(places)])
-    head.classifier = fewer
+    layer = head.classifier
+    layer.weight = nn.Parameter(layer.weight.detach()[list(places)])
+    layer.bias = nn.Parameter(layer.bias.detach()[list(places)])
 
 
 def _reassessed(result: Evaluation, source: Source) -> dict[str, Any]:

@@ -24,28 +24,29 @@ def model_card(
     *,
     run: Mapping[str, Any] | None,
     scores: Mapping[str, Any] | None,
-    licence: str | None,
+    license: str | None,
+    repo: str,
 ) -> str:
     """The card of `saved`; `run` is what its run has written down of itself, `scores` those of its weights."""
     parts = [
-        *_head(saved, run, scores, licence),
+        *_head(saved, run, scores, license),
         *_what(saved),
         *_data(saved, run),
         *_recipe(saved, run),
         *_scores(scores),
-        *_use(saved),
+        *_use(saved, repo),
         *_origin(saved),
-        *_licence(licence),
+        *_license(license),
     ]
     return "\n".join(parts) + "\n"
 
 
 def _head(
-    saved: Checkpoint, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None, licence: str | None
+    saved: Checkpoint, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None, license: str | None
 ) -> Iterator[str]:
     known = timm_architecture(saved.experiment.arch)
     facts: dict[str, Any] = {
-        **({} if licence is None else {"license": licence}),
+        **({} if license is None else {"license": license}),
         "library_name": "timm" if known else "resnet-rs",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "resnet-rs", *(["timm"] if known else [])],
@@ -118,14 +119,14 @@ def _scores(scores: Mapping[str, Any] | None) -> Iterator[str]:
             yield f"| {title} | {scores[name]:.4f} | {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f} |"
 
 
-def _use(saved: Checkpoint) -> Iterator[str]:
+def _use(saved: Checkpoint, repo: str) -> Iterator[str]:
     yield from ("", "## Use", "", "```python", "import resnet_rs as rs", "")
-    yield 'model = rs.from_pretrained("OWNER/NAME")  # normalized pictures -> logits'
+    yield f'model = rs.from_pretrained("{repo}")  # normalized pictures -> logits'
     yield from ("```", "", "```python", "import timm")
     if timm_architecture(saved.experiment.arch) is None:
         yield "import resnet_rs.bridges.timm  # makes the architecture known to timm"
     yield ""
-    yield 'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()'
+    yield f'model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()'
     yield "```"
 
 
@@ -137,9 +138,9 @@ def _origin(saved: Checkpoint) -> Iterator[str]:
         yield f"- {_plain(name)}: {_plain(said)}"
 
 
-def _licence(licence: str | None) -> Iterator[str]:
-    yield from ("", "## Licence", "")
-    yield "None was given." if licence is None else f"{_plain(licence)}"
+def _license(license: str | None) -> Iterator[str]:
+    yield from ("", "## License", "")
+    yield "None was given." if license is None else f"{_plain(license)}"
 
 
 def _name(saved: Checkpoint) -> str:

@@ -75,10 +75,11 @@ def load(foreign: Foreign) -> Filled:
     if foreign.kind == "tf2" and not foreign.background and _num_classes(experiment) == NUM_IMAGENET + 1:
         head = "as in the source, without its class 0 of 1,001, the background"
         experiment, tensors = _without_background(experiment, tensors)
+    checkpoint.refuse_not_finite(tensors, foreign.path.name)
     classes, named = _classes(foreign, reading, experiment)
     source, digest = _digest(foreign, reading)
     origin = {
-        **{f"before: {name.removeprefix('before: ')}": said for name, said in reading.origin.items()},
+        **{f"before: {name}": said for name, said in reading.origin.items()},
         "source": source,
         "sha256": digest,
         **({"url": foreign.url} if foreign.url else {}),
@@ -117,21 +118,22 @@ def _classes(foreign: Foreign, reading: Reading, experiment: Experiment) -> tupl
     """Names of the classes, and where they come from."""
     count = _num_classes(experiment)
     if reading.classes is not None:
-        if len(set(reading.classes)) != count:
-            raise ValueError(
-                f"{foreign.path} has {len(set(reading.classes))} different class names for {count} classes."
-            )
+        _refuse_names(reading.classes, count, of=f"{foreign.path} has")
         return reading.classes, "as in the source"
     if foreign.classes is not None:
-        if len(set(foreign.classes)) != count:
-            raise ValueError(
-                f"the network has {count} classes, and {len(set(foreign.classes))} different names were given."
-            )
+        _refuse_names(foreign.classes, count, of="there are")
         return foreign.classes, "as given"
     if count in (NUM_IMAGENET, NUM_IMAGENET + 1):
         background = (_BACKGROUND,) if count > NUM_IMAGENET else ()
         return (*background, *imagenet.classes()), "ImageNet's identifiers, presumed from their number"
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
+
+
+def _refuse_names(names: tuple[str, ...], count: int, *, of: str) -> None:
+    if not len(names) == len(set(names)) == count:
+        raise ValueError(
+            f"{of} {len(names)} class names, {len(set(names))} of them different, for a network of {count} classes."
+        )
 
 
 def _num_classes(experiment: Experiment) -> int:

@@ -30,7 +30,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Shapes = Mapping[str, tuple[int, ...]]
 
 NUM_IMAGENET = 1000
-_GARDEN = {"arch.activation": "silu", "arch.padding": "same", "arch.shortcut": "always-pooled"}
+_GARDEN = {
+    "arch.activation": "silu",
+    "arch.padding": "same",
+    "arch.shortcut": "always-pooled",
+    "data.resampling": "garden",
+}
 """How the Model Garden's networks differ from the paper's."""
 _WITH_TORCHS_EPSILON = ("-b0", "-b1", "-b2", "-b3", "-b4")
 _AS_STORED = "as stored"
@@ -180,8 +185,8 @@ def _torchvision(foreign: Foreign) -> Reading:
         rules = torchvision.efficientnet_rules(expected_tensors(base), efficientnet.group_sizes)
         num_classes = _first(file.shapes, "classifier.1.bias", NUM_IMAGENET)
     else:
-        blocks = {"arch.blocks": tuple(timm_names.count_blocks(file.shapes))}
-        base = config.edit(zoo.experiment(foreign.name or "resnet-50-2015"), {**blocks, **foreign.edits})
+        told = {"arch.blocks": tuple(timm_names.count_blocks(file.shapes)), "data.resampling": "bilinear"}
+        base = config.edit(zoo.experiment(foreign.name or "resnet-50-2015"), {**told, **foreign.edits})
         rules = torchvision.resnet_rules(_resnet(base))
         num_classes = _first(file.shapes, "fc.bias", NUM_IMAGENET)
     return Reading(
@@ -199,11 +204,13 @@ def _hub(foreign: Foreign) -> Reading:
     file = TorchFile(foreign.path / hub_folder.WEIGHTS)
     is_timms = "fc.bias" in file.shapes
     if said.experiment is not None:
+        if foreign.name is not None:
+            raise ValueError(f"{foreign.path} says its experiment itself. Leave --name and edits out.")
         base = said.experiment
     elif said.architecture.startswith("resnetrs") and is_timms:
         inputs = said.edits()
-        size = inputs.get("data.size")
-        base = config.edit(named(foreign, sum(timm_names.count_blocks(file.shapes)), size=size), inputs)
+        count, size = sum(timm_names.count_blocks(file.shapes)), inputs.get("data.size")
+        base = config.edit(config.edit(named(foreign, count, size=size), inputs), foreign.edits)
     else:
         raise ValueError(
             f"{foreign.path} holds {said.architecture!r}; expected a ResNet-RS of timm, or what `resnet-rs push` wrote."
@@ -247,6 +254,8 @@ def named(
         for n, e in fitting.items()
         if e.data.size == size or any(n in text or f"_i{e.data.size}_" in text for text in texts)
     ]
+    if size is not None:  # which is edited in, where no released one has it
+        told = (told or list(fitting))[:1]
     if len(told) == 1 or len(fitting) == 1:
         return config.edit(zoo.experiment((told or list(fitting))[0]), before)
     if not fitting:
@@ -260,12 +269,21 @@ def named(
 def _efficientnet(foreign: Foreign, shapes: Shapes) -> tuple[Experiment, EfficientNetArch]:
     """The EfficientNet of those shapes. torchvision's up to B4 have another epsilon in their norms."""
     for candidate in [foreign.name] if foreign.name else zoo.names("efficientnet-*"):
-        epsilon = {"arch.norm_eps": 1e-5} if candidate.endswith(_WITH_TORCHS_EPSILON) else {}
-        experiment = config.edit(config.edit(zoo.experiment(candidate), epsilon), foreign.edits)
+        experiment = config.edit(_as_torchvisions(candidate), foreign.edits)
         if isinstance(experiment.arch, EfficientNetArch) and _has_shapes(experiment, experiment.arch, shapes):
             return experiment, experiment.arch
     raise ValueError(
         f"{foreign.path} does not hold the weights of {foreign.name or 'an EfficientNet from B0 to B7'}."
+    )
+
+
+def _as_torchvisions(name: str) -> Experiment:
+    """An experiment with what torchvision's EfficientNet of that name does otherwise."""
+    base = zoo.experiment(name)
+    edits: dict[str, Any] = {"arch.norm_eps": 1e-5} if name.endswith(_WITH_TORCHS_EPSILON) else {}
+    resized = torchvision.RESIZED.get(name.removeprefix("efficientnet-"))
+    return config.edit(
+        base, edits | ({} if resized is None else {"data.crop_ratio": base.data.size / resized})
     )
 
 

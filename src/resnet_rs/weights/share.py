@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from resnet_rs import storage
 from resnet_rs.bridges import hub
 from resnet_rs.bridges.classifier import Classifier
-from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS, as_config, tensors_as_stored
+from resnet_rs.bridges.hub_folder import CARD, CONFIG, SPLIT_LOST, WEIGHTS, as_config, tensors_as_stored
 from resnet_rs.models.backbone import StagedBackbone
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint
@@ -17,13 +19,19 @@ from resnet_rs.weights.convert import load
 from resnet_rs.weights.reading import Foreign
 
 
-def save_pretrained(trained: str | Path, out: str | Path, *, licence: str | None = None) -> Path:
+def save_pretrained(
+    trained: str | Path, out: str | Path, *, license: str | None = None, repo: str = "OWNER/NAME"
+) -> Path:
     """Write the weights of a run or checkpoint to the new folder `out`, as the Hub holds them.
 
     `config.json` has timm's fields, `model.safetensors` the weights to use, `README.md` a model card: data, recipe,
-    scores with intervals as far as the run has them, licence. A network that timm has is stored under timm's names,
-    so that timm alone loads it.
+    scores with intervals as far as the run has them, license. A network that timm has is stored under timm's names,
+    so that timm alone loads it. `repo` is where the card says that it is.
     """
+    if isinstance(trained, nn.Module):
+        raise ValueError(
+            "a network alone knows neither its data nor its classes. Give its run or checkpoint folder."
+        )
     saved = checkpoint.read(Path(trained))
     model = saved.load_model()
     if not isinstance(saved.experiment.task, Classification) or not isinstance(
@@ -33,13 +41,13 @@ def save_pretrained(trained: str | Path, out: str | Path, *, licence: str | None
             f"{trained} is no classifier with a stem and four stages, which the Hub's layout presumes."
         )
     run, scores = _of_run(Path(trained), saved)
-    card = model_card(saved, run=run, scores=scores, licence=licence)
+    card = model_card(saved, run=run, scores=scores, license=license, repo=repo)
     facts = as_config(
         saved.experiment,
         saved.classes,
-        saved.origin,
+        {**saved.origin} | ({} if saved.split is None else {"split": SPLIT_LOST}),
         num_features=model.backbone.widths[3],
-        licence=licence,
+        license=license,
     )
     tensors = tensors_as_stored(saved.experiment.arch, model.state_dict())
     files = (
@@ -66,7 +74,7 @@ def from_pretrained(source: str | Path) -> Classifier:
 
     It has timm's methods; `pretrained_cfg` tells how pictures become its inputs, and `label_names` in it the classes.
     """
-    folder = hub.fetch_folder(str(source)) if hub.is_repo(str(source)) else Path(source)
+    folder = hub.fetch_folder(source) if isinstance(source, str) and hub.is_repo(source) else Path(source)
     filled = load(Foreign(path=folder, kind="hub"))
     experiment = filled.provenance.experiment
     model = experiment.build_model()
@@ -80,8 +88,8 @@ def _of_run(
     trained: Path, saved: checkpoint.Checkpoint
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """What the run of a checkpoint has written down of itself, and its scores, if these are of its weights."""
-    folder = next((f for f in (trained, *saved.path.parents[:2]) if (f / "run.json").is_file()), None)
-    if folder is None:
+    folder = trained if saved.path.parent.name != "checkpoints" else saved.path.parent.parent
+    if not (folder / "run.json").is_file():
         return None, None
     run = storage.read_json(folder / "run.json")
     if "data" not in run:  # of a run that was made without the verbs, nobody wrote down on what
