@@ -1,7 +1,6 @@
 """Evaluation by other protocols and labels, and the table of what was published."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from PIL import Image
 
 import resnet_rs as rs
 from resnet_rs import paper, zoo
-from resnet_rs.cli import main
 from resnet_rs.config import edit
 from resnet_rs.data import imagenet
 from resnet_rs.data.opening import open_test
@@ -52,18 +50,6 @@ def pictures(root, classes, *, name="{i}.png", size=48):
             pixels = rng.integers(0, 255, (size, size + 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / folder / name.format(i=f"{2 * i + j + 1:08d}"))
     return root
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resnet-rs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
 
 
 def answers(weights, folder, *, size, crop_ratio, resampling):

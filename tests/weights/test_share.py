@@ -20,9 +20,8 @@ import resnet_rs as rs
 import resnet_rs.bridges.timm  # registers
 from resnet_rs import config, storage
 from resnet_rs.bridges import hub
-from resnet_rs.bridges.hub_folder import timm_architecture
+from resnet_rs.bridges.hub_folder import read_config, timm_architecture
 from resnet_rs.bridges.timm_names import DEPTHS, from_timm
-from resnet_rs.cli import main
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.weights.convert import convert
@@ -230,20 +229,6 @@ def served(tmp_path, monkeypatch):
         yield server
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line in this process: exit code, output, errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["resnet-rs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, said.out, said.err)
-
-    return run
-
-
 def test_a_network_is_pushed_and_pulled_by_commands(served, run, tmp_path):
     def command(*arguments):
         line = [sys.executable, "-m", "resnet_rs", *map(str, arguments)]
@@ -415,11 +400,11 @@ def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path
         ({"interpolation": "lanczos"}, "interpolation 'lanczos'; ours is bicubic or bilinear"),
     ],
 )
-def test_pictures_that_are_prepared_otherwise_are_refused(fields, said, fifty, tmp_path):
-    folder = rs.save_pretrained(fifty, tmp_path / "hub")
-    facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | fields
+def test_pictures_that_are_prepared_otherwise_are_refused(fields, said, tmp_path):
+    facts = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.9} | fields
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetrs50", "pretrained_cfg": facts}))
     with pytest.raises(ValueError, match=said):
-        rs.from_pretrained(spoilt(folder, resnet_rs=None, pretrained_cfg=facts))
+        read_config(tmp_path).edits()
 
 
 def test_a_size_of_timms_that_was_never_released_is_taken(fifty, tmp_path):
