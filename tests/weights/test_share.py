@@ -295,6 +295,7 @@ def test_without_the_right_token_nothing_is_sent(served, command, run, monkeypat
         (["push", GOLDEN], "give OWNER/NAME, or --out FOLDER, or both"),
         (["push", GOLDEN, "shapes"], "a repository of the Hub is called OWNER/NAME, got 'shapes'"),
         (["push", GOLDEN / "none", "me/shapes"], "is no folder"),
+        (["push", GOLDEN, "me/sha pes", "--out", "kept"], "called OWNER/NAME, got 'me/sha pes'"),
         (["push", GOLDEN, "--out", GOLDEN], "exists already"),
         (["pull", "me/shapes", "--out", GOLDEN], "exists already"),
     ],
@@ -302,7 +303,7 @@ def test_without_the_right_token_nothing_is_sent(served, command, run, monkeypat
 def test_wrong_requests_are_refused(arguments, said, served, command):
     done = command(*arguments)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
-    assert not served.repos
+    assert not served.repos and not Path("kept").exists()
 
 
 def spoilt(folder, **fields):
@@ -359,8 +360,40 @@ def test_what_is_no_finite_number_is_refused_by_every_door(tmp_path):
     tensors["head.classifier.bias"][1] = float("nan")
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     for door in (rs.from_pretrained, lambda path: convert(Foreign(path=path, kind="hub"), tmp_path / "back")):
-        with pytest.raises(checkpoint.NotFinite, match=r"head\.classifier\.bias"):
+        with pytest.raises(
+            ValueError, match=r"head\.classifier\.bias of .*hub holds a value that is no finite number"
+        ):
             door(folder)
+    tensors["head.classifier.bias"][1] = 0
+    for name, value, said in (
+        ("backbone.stem.1.running_var", -tensors["backbone.stem.1.running_var"], "a variance below 0"),
+        ("head.classifier.weight", tensors["head.classifier.weight"].long(), "wants torch.float32"),
+    ):
+        safetensors.torch.save_file(tensors | {name: value}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=said):
+            rs.from_pretrained(folder)
+
+
+def test_a_folder_of_the_hub_is_told_from_a_checkpoint(tmp_path, command):
+    folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
+    done = command("predict", folder, folder)
+    assert done.returncode == 2 and f"resnet-rs convert {folder} --from hub" in done.stderr
+
+
+def test_a_network_of_a_path_has_its_number_of_classes(tmp_path):
+    ours = write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"])
+    model = rs.create_model("resnet-rs-tiny", in_channels=1, pretrained=ours)
+    assert model.num_classes == 3
+    assert torch.equal(model.head.classifier.weight, state(ours)["head.classifier.weight"])
+    assert rs.create_model("resnet-rs-tiny", 5, in_channels=1, pretrained=ours).num_classes == 5
+
+
+def test_control_characters_of_a_strangers_names_do_not_reach_the_terminal(tmp_path, command):
+    ours = write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"], classes=("a\x1b[31mred", "b\x9bc", "d\ne"))
+    Image.new("L", (28, 28), 99).save(tmp_path / "one.png")
+    done = command("predict", ours, tmp_path / "one.png")
+    assert done.returncode == 0 and "\x1b" not in done.stdout and "\x9b" not in done.stdout
+    assert r"\x1b[31mred" in done.stdout and done.stdout.count("\n") == 1
 
 
 def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path):

@@ -30,6 +30,12 @@ def is_repo(name: str) -> bool:
     return _REPO.fullmatch(name) is not None and not is_path
 
 
+def refuse_no_repo(name: str) -> None:
+    """Refuse what is no `OWNER/NAME` to which a folder can be sent."""
+    if not is_repo(name) or "@" in name:
+        raise ValueError(f"a repository of the Hub is called OWNER/NAME, got {name!r}.")
+
+
 def fetch_folder(repo: str) -> Path:
     """The folder of `repo` in the Hub's cache, fetched if it is not there, its weights verified.
 
@@ -64,8 +70,7 @@ def send_folder(folder: Path, repo: str, *, private: bool) -> str:
     Raises `OSError` if it cannot be sent; the repository then holds what it held before.
     """
     library = _library()
-    if not is_repo(repo) or "@" in repo:
-        raise ValueError(f"a repository of the Hub is called OWNER/NAME, got {repo!r}.")
+    refuse_no_repo(repo)
     api = library.HfApi(library_name="resnet-rs")
     try:
         api.create_repo(repo, private=private, exist_ok=True)

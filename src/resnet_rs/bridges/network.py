@@ -140,7 +140,12 @@ def fill(
         _refuse_shape(file.shapes[rule.theirs], rule, expected, origin)
     for name, array in file.read_many(wanted):
         rule = wanted[name]
-        tensor = torch.from_numpy(np.asarray(array, order="C")).to(expected[rule.ours].dtype)
+        tensor = torch.from_numpy(np.asarray(array, order="C"))
+        if tensor.is_floating_point() != expected[rule.ours].is_floating_point():
+            raise ValueError(
+                f"{name} of {origin} holds {tensor.dtype}; {rule.ours} wants {expected[rule.ours].dtype}."
+            )
+        tensor = tensor.to(expected[rule.ours].dtype)
         found[rule.ours] = _turned(tensor, rule.turn)
     lost = [name for name in expected if name not in found]
     if lost:

@@ -26,6 +26,7 @@ try:
     from timm.models import (
         build_model_with_cfg,
         generate_default_cfgs,
+        get_pretrained_cfg,
         register_model,
         resolve_pretrained_cfg,
     )
@@ -131,10 +132,11 @@ def _published_tensors(
     """The published weights, fetched and verified as `resnet-rs pull` does, where timm was told of no others."""
     chosen = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     name = f"{variant.replace('_', '-')}-{chosen.tag}"
-    is_other = any((chosen.file, chosen.state_dict, chosen.hf_hub_id))
-    if is_other or not isinstance(arch, ResNetArch) or name not in released.MD5:
+    if not isinstance(arch, ResNetArch) or name not in released.MD5:
         return {}
-    if chosen.url != released.remote_file(name).url:
+    ours = get_pretrained_cfg(f"{variant}.{chosen.tag}")
+    is_ours = ours is not None and chosen.url == ours.url
+    if not is_ours or chosen.file or chosen.state_dict or chosen.hf_hub_id:
         return {}
     return {"state_dict": released.tensors(name, arch)}
 

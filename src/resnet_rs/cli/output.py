@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))} | {9: "\t"}
+"""Control characters, which could move the cursor or change colors, as their escapes; a tab stays."""
+
 
 def flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
     """The leaves of nested JSON as dotted paths and typed values; types are shown by their last name."""
@@ -20,8 +23,8 @@ def flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def say(text: object, *, is_error: bool = False) -> None:
-    """Print a line; line breaks in names and bytes that no terminal shows are escaped."""
-    shown = str(text).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    """Print a line; control characters in names, and bytes that no terminal shows, are escaped."""
+    shown = str(text).encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
     print(shown, file=sys.stderr if is_error else sys.stdout, flush=True)
 
 

@@ -218,8 +218,11 @@ def push(
     """
     from tempfile import TemporaryDirectory
 
+    from resnet_rs.bridges.hub import refuse_no_repo
     from resnet_rs.weights.share import push_to_hub, save_pretrained
 
+    if repo is not None:
+        refuse_no_repo(repo)
     if repo is None and out is None:
         raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
     with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:

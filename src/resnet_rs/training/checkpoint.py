@@ -249,17 +249,12 @@ def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> byt
 
 def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
     """Tensors as a file of safetensors; `NotFinite` if the `name`, as `model`, holds what is no finite number."""
-    refuse_not_finite(tensors, name)
-    return as_safetensors(_contiguous(tensors))
-
-
-def refuse_not_finite(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise `NotFinite` if the `name` holds what is no finite number."""
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NotFinite(
                 f"{key} of the {name} holds a value that is no finite number, so it is not saved."
             )
+    return as_safetensors(_contiguous(tensors))
 
 
 def _drop_old(run: Path, *, newest: Path) -> None:

@@ -31,7 +31,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def create_model(
     name: str,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     in_channels: int = 3,
     *,
     pretrained: bool | str | Path = False,
@@ -42,11 +42,13 @@ def create_model(
     It turns normalized pictures [B, C, H, W] into logits [B, K]; with `features_only` into their `Pyramid`. Its batch
     norm has momentum 0.1, since a training loop of your own may keep no average of the statistics. `pretrained=True`
     fetches the published weights once (extra `convert`); a path of a run or checkpoint is read, and no network is
-    touched. A classifier of another number of classes is fresh, and with
-    `num_classes=0` there is none. The network has timm's methods as well (`Classifier`).
+    touched. There are as many classes as in the weights of that path, else 1,000; a classifier of another number of
+    classes is fresh, and with `num_classes=0` there is none. The network has timm's methods as well (`Classifier`).
     """
-    if num_classes < 0:
-        raise ValueError(f"num_classes must be 0 or more, got {num_classes}.")
+    saved = None
+    if pretrained:
+        saved = checkpoint.read(pull.pretrained(name) if pretrained is True else Path(pretrained))
+    num_classes = _num_classes(num_classes, saved)
     edits: dict[str, Any] = {"task.num_classes": max(2, num_classes)}
     if in_channels != zoo.experiment(name).data.channels:
         edits |= {"data.mean": (0.5,) * in_channels, "data.std": (0.25,) * in_channels}
@@ -54,8 +56,7 @@ def create_model(
         edits |= {"arch.norm_momentum": 0.1}
     chosen, seed = experiment(name, edits), int(torch.randint(2**31, ()))
     data = chosen.data
-    if pretrained:
-        saved = checkpoint.read(pull.pretrained(name) if pretrained is True else Path(pretrained))
+    if saved is not None:
         model, data = _with_weights(chosen, saved, seed=seed), saved.experiment.data
     else:
         model = chosen.build_model(seed=seed)
@@ -65,6 +66,12 @@ def create_model(
     if num_classes < 2:
         classifier.reset_classifier(num_classes)
     return classifier
+
+
+def _num_classes(asked: int | None, saved: checkpoint.Checkpoint | None) -> int:
+    if asked is not None and asked < 0:
+        raise ValueError(f"num_classes must be 0 or more, got {asked}.")
+    return asked if asked is not None else 1000 if saved is None else len(saved.classes)
 
 
 def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> Model:

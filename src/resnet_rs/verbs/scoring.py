@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from resnet_rs import config, storage, zoo
-from resnet_rs.bridges import torch_file
-from resnet_rs.bridges.hub_folder import SPLIT_LOST
+from resnet_rs.bridges import hub_folder, torch_file
 from resnet_rs.data import imagenet
 from resnet_rs.data.opening import has_no_halves, open_data, open_test
 from resnet_rs.data.source import Source, match_classes
@@ -60,7 +59,7 @@ def evaluate(
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
     source = open_test(data)
-    if SPLIT_LOST in saved.origin.values() and has_no_halves(data):
+    if hub_folder.SPLIT_LOST in saved.origin.values() and has_no_halves(data):
         warnings.warn(
             "these weights have left their run, and which pictures they were trained on is not known here: if they are "
             f"among those of {data}, the scores are too high. Evaluate the run itself.",
@@ -82,6 +81,11 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
     """The checkpoint in a folder, or of the published weights of that name in the zoo."""
     if str(trained) in zoo.EXPERIMENTS and not Path(trained).exists():
         return checkpoint.read(pull.pretrained(str(trained)))
+    if Path(trained, hub_folder.CONFIG).is_file() and not Path(trained, "checkpoint.json").is_file():
+        raise ValueError(
+            f"{trained} holds weights as the Hub has them. Make a checkpoint of them: "
+            f"`resnet-rs convert {trained} --from hub --out FOLDER`."
+        )
     return checkpoint.read(Path(trained))
 
 

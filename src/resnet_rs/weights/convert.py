@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resnet_rs import zoo
@@ -75,7 +76,7 @@ def load(foreign: Foreign) -> Filled:
     if foreign.kind == "tf2" and not foreign.background and _num_classes(experiment) == NUM_IMAGENET + 1:
         head = "as in the source, without its class 0 of 1,001, the background"
         experiment, tensors = _without_background(experiment, tensors)
-    checkpoint.refuse_not_finite(tensors, foreign.path.name)
+    _refuse_no_numbers(tensors, foreign.path)
     classes, named = _classes(foreign, reading, experiment)
     source, digest = _digest(foreign, reading)
     origin = {
@@ -127,6 +128,15 @@ def _classes(foreign: Foreign, reading: Reading, experiment: Experiment) -> tupl
         background = (_BACKGROUND,) if count > NUM_IMAGENET else ()
         return (*background, *imagenet.classes()), "ImageNet's identifiers, presumed from their number"
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
+
+
+def _refuse_no_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights of which a network could make no finite number."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} of {path} holds a value that is no finite number.")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(f"{name} of {path} holds a variance below 0.")
 
 
 def _refuse_names(names: tuple[str, ...], count: int, *, of: str) -> None:
