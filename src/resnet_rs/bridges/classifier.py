@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resnet_rs.bridges.timm_names import from_timm
+from resnet_rs.bridges.timm_names import under_our_names
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch, Model, StagedBackbone
 from resnet_rs.tasks.classification import ClassificationHead, build_classifier
@@ -39,14 +39,13 @@ class Classifier(Model):
         head: ClassificationHead,
         *,
         in_channels: int,
-        global_pool: str = "avg",
     ) -> None:
         super().__init__(backbone, head)
         self.in_chans = in_channels
         self.num_features = self.head_hidden_size = backbone.widths[3]
         self.num_classes = int(getattr(head.classifier, "out_features", 0))
         self.drop_rate = float(getattr(head.dropout, "drop_rate", 0.0))
-        self.global_pool = _known_pool(global_pool, self.num_classes)
+        self.global_pool = "avg"
         widths = (backbone.early_width, *backbone.widths)
         modules = (f"backbone.stem.{backbone.num_early - 1}", *(f"backbone.{name}" for name in _NAMES))
         self.feature_info: list[dict[str, Any]] = [
@@ -98,9 +97,9 @@ class Classifier(Model):
             )
         head = ClassificationHead(backbone.widths[3], num_classes=max(1, num_classes), dropout=drop_rate)
         made = cls(backbone, head, in_channels=in_chans)
-        if num_classes == 0 or not global_pool:
-            made.reset_classifier(num_classes, global_pool)
-        made.global_pool = _known_pool(global_pool, num_classes)
+        _known_pool(global_pool, num_classes)
+        if num_classes == 0:
+            made.reset_classifier(0, global_pool)
         return made
 
     def forward(self, images: Float[Tensor, "B C ..."]) -> Tensor:
@@ -183,8 +182,8 @@ class Classifier(Model):
 
 def _rename_timms(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *more: object) -> None:
     """Take weights with timm's names as well, as `load_state_dict` is given them."""
-    if not prefix and "conv1.0.weight" in state_dict:
-        renamed = from_timm(state_dict)
+    if not prefix:
+        renamed = dict(under_our_names(state_dict))
         state_dict.clear()
         state_dict.update(renamed)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from resnet_rs import config
 from resnet_rs.bridges import released
 from resnet_rs.bridges.classifier import Classifier
-from resnet_rs.bridges.timm_names import DEPTHS, from_timm
+from resnet_rs.bridges.timm_names import DEPTHS, under_our_names
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import RELEASED
@@ -142,5 +142,5 @@ def _published_tensors(
 
 
 def _ours(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights under our names, whether they came under these or under timm's."""
-    return from_timm(state_dict) if "conv1.0.weight" in state_dict else state_dict
+    """As timm calls it, before it adapts the first and the last layer."""
+    return under_our_names(state_dict)

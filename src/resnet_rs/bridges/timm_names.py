@@ -66,6 +66,11 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[name]: _as_linear(name, tensor) for name, tensor in state_dict.items()}
 
 
+def under_our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names, whether they come under these or under timm's."""
+    return from_timm(state_dict) if "conv1.0.weight" in state_dict else state_dict
+
+
 def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights, as from `Model.state_dict`, under the names of timm's `resnetrs*` models.
 
