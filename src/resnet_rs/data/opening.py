@@ -20,14 +20,6 @@ def open_data(name: str, *, split: Mapping[str, Sequence[str]] | None = None) ->
     return open_folders(Path(name), split=split)
 
 
-def has_no_halves(name: str) -> bool:
-    """Whether all pictures of the data set are scored, because none are set apart for it."""
-    if name == "builtin":
-        return False
-    source = open_for_scoring(Path(name))
-    return source.key(0).partition("/")[0] in source.classes
-
-
 def open_test(name: str, *, split: Mapping[str, Sequence[str]] | None = None) -> Source:
     """The samples of the data set called `name` that a model is scored on; of a folder without splits, all."""
     if name == "builtin":

@@ -12,7 +12,7 @@ from torch import nn
 from resnet_rs import config, storage, zoo
 from resnet_rs.bridges import hub_folder, torch_file
 from resnet_rs.data import imagenet
-from resnet_rs.data.opening import has_no_halves, open_data, open_test
+from resnet_rs.data.opening import open_data, open_test
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.models.backbone import Model
@@ -59,7 +59,7 @@ def evaluate(
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
     source = open_test(data)
-    if hub_folder.SPLIT_LOST in saved.origin.values() and has_no_halves(data):
+    if hub_folder.SPLIT_LOST in saved.origin.values() and _has_no_halves(source):
         warnings.warn(
             "these weights have left their run, and which pictures they were trained on is not known here: if they are "
             f"among those of {data}, the scores are too high. Evaluate the run itself.",
@@ -162,6 +162,11 @@ def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
     recorded = {*split["train"], *split["test"]}
     found = sum(source.key(i) in recorded for i in range(len(source)))
     return 2 * found >= len(recorded)
+
+
+def _has_no_halves(source: Source) -> bool:
+    """Whether the pictures lie in class folders alone, so that none are set apart for scoring."""
+    return source.key(0).partition("/")[0] in source.classes
 
 
 def load(path: str | Path, *, device: str | None = None) -> Predictor:
