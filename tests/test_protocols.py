@@ -52,10 +52,10 @@ def pictures(root, classes, *, name="{i}.png", size=48):
     return root
 
 
-def answers(weights, folder, *, size, crop_ratio, resampling):
+def answers(weights, folder, **preprocessing):
     """The class that is first for each picture, by the parts themselves."""
     saved = checkpoint.read(weights)
-    data = edit(saved.experiment.data, {"size": size, "crop_ratio": crop_ratio, "resampling": resampling})
+    data = edit(saved.experiment.data, preprocessing)
     source, model = open_test(str(folder)), saved.load_model()
     samples = [source.read(i, channels=3) for i in range(len(source))]
     inputs = torch.stack([data.normalize(data.test_input(sample)[0][None])[0] for sample in samples])
@@ -92,9 +92,8 @@ def test_protocols_and_edits_change_what_the_network_sees(published, tmp_path, m
         (root / name / f"{i}.png").write_bytes(file.read_bytes())
     assert rs.evaluate(NAME, data=str(root))["top1"] == 1
     theirs = paper.TIMM[NAME]
-    expected = top1(
-        *answers(published, root, size=theirs.size, crop_ratio=theirs.crop_ratio, resampling="antialiased")
-    )
+    as_timm = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "crop_first": False}
+    expected = top1(*answers(published, root, **as_timm, resampling="antialiased"))
     assert rs.evaluate(NAME, data=str(root), protocol="timm")["top1"] == expected < 1
     edits = {"data.size": "64", "data.crop_ratio": "1.0"}
     expected = top1(*answers(published, root, size=64, crop_ratio=1.0, resampling="released"))

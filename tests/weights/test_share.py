@@ -144,7 +144,7 @@ def test_a_folder_of_timms_says_its_preprocessing_and_classes(tmp_path):
     found = checkpoint.read(tmp_path / "ours")
     data = found.experiment.data
     assert (data.size, data.crop_ratio, data.mean, data.std) == (192, 0.9, (0.5,) * 3, (0.25,) * 3)
-    assert found.classes == ("a", "b", "c") and data.resampling == "antialiased"
+    assert found.classes == ("a", "b", "c") and data.resampling == "antialiased" and not data.crop_first
     assert_same(found.load_model().state_dict(), from_timm(theirs.state_dict()))
 
 

@@ -57,7 +57,8 @@ class HubConfig:
                 f"{CONFIG} wants interpolation {interpolation!r:.50}; ours is bicubic or bilinear."
             )
         fields: dict[str, Any] = {
-            "data.resampling": "antialiased" if interpolation == "bicubic" else "bilinear"
+            "data.resampling": "antialiased" if interpolation == "bicubic" else "bilinear",
+            "data.crop_first": False,
         }
         if "input_size" in self.inputs:
             fields["data.size"] = self.inputs["input_size"][-1]

@@ -37,7 +37,7 @@ def evaluate(
 ) -> None:
     """Score trained weights, or published ones by name, on the test pictures of a data set.
 
-    Edits are of data.size, data.crop_ratio and data.resampling.
+    Edits are of data.size, data.crop_ratio, data.crop_first and data.resampling.
     """
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments

@@ -13,7 +13,7 @@ from torch import Tensor
 from resnet_rs import draws
 from resnet_rs.data.resample import Resampling
 from resnet_rs.data.sample import Mask, Sample, Target
-from resnet_rs.data.view import RandomView, View, center_view, random_view
+from resnet_rs.data.view import RandomView, View, center_view, random_view, resized_center_view
 from resnet_rs.methods.randaugment import SMALLEST_RELEASED_SIZE, RandAugment
 
 SMALLEST_SIZE = 8
@@ -39,6 +39,8 @@ class Data:
     """Random operations on training pictures; none leaves them out."""
     crop_ratio: float = 0.875
     """Share of the short side that evaluation takes, from the center."""
+    crop_first: bool = True
+    """Evaluation takes the center out and resizes it, as released; false resizes first, as timm and torchvision."""
     resampling: Resampling = "antialiased"
     """Bicubic, antialiased; or `released`, without antialiasing, as the released weights were trained and evaluated.
     For weights of others `bilinear`, antialiased (torchvision), or `garden`, bilinear without (the Model Garden)."""
@@ -98,7 +100,8 @@ class Data:
     def test_input(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Input [C, ..., S, S] (uint8, or float32 as TensorFlow resizes) and target of one sample."""
         height, width = sample.input.shape[-3:-1]
-        view = center_view(height, width, size=self.size, crop_ratio=self.crop_ratio)
+        law = center_view if self.crop_first else resized_center_view
+        view = law(height, width, size=self.size, crop_ratio=self.crop_ratio)
         return _channels_first(view.pixels(sample.input, resampling=self.resampling)), _target(
             sample.target, view
         )

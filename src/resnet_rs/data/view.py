@@ -1,7 +1,7 @@
 """`View`: one draw of crop, flip and size, applied alike to a picture, the frames of a clip, and a mask.
 
 Source: released code (`resnet_preprocessing.py`) and the TensorFlow operation that it draws crops with
-(`sample_distorted_bounding_box_op.cc`).
+(`sample_distorted_bounding_box_op.cc`); the center of a resized picture: torchvision 0.25, timm 1.0.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from jaxtyping import Float32, Int, UInt8
 from resnet_rs.data.resample import OF_TENSORFLOW, Resampling, resize
 
 _NUM_ATTEMPTS = 10
+_LONGEST_RESIZED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A rectangle of the picture, whether it is mirrored, and the size it is brought to; all in pixels."""
+    """A rectangle of the picture, whether it is mirrored, and the size it is brought to; all in pixels.
+
+    With `resized` the whole picture is brought to that height and width first, and the rectangle is one of that.
+    """
 
     top: int
     left: int
@@ -29,10 +33,13 @@ class View:
     """Mirrored left to right."""
     size: int
     """Pixels per side of what comes out."""
+    resized: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.top, self.left) < 0 or min(self.height, self.width, self.size) < 1:
             raise ValueError(f"a view must start at 0 or later and be at least 1 pixel large, got {self}.")
+        if self.resized is not None and (self.height, self.width) != (self.size, self.size):
+            raise ValueError(f"what is resized before the crop is not resized again, got {self}.")
 
     def pixels(
         self, array: UInt8[np.ndarray, "*T H W C"], *, resampling: Resampling
@@ -45,21 +52,22 @@ class View:
 
         A crop that has the size already is not resized: every way of resizing would leave it as it is.
         """
+        if self.resized is not None and array.shape[-3:-1] != self.resized:
+            array = _resized(array, *self.resized, resampling)
         self._require_inside(array.shape[-3], array.shape[-2])
         crop = array[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
         if (self.height, self.width) != (self.size, self.size):
-            crop = self._resize(crop, resampling)
+            crop = _resized(crop, self.size, self.size, resampling)
         if self.flip:
             crop = crop[..., ::-1, :]
         return crop.astype(np.float32 if resampling in OF_TENSORFLOW else np.uint8, order="C")
 
-    def _resize(self, crop: UInt8[np.ndarray, "*T h w C"], resampling: Resampling) -> np.ndarray:
-        if crop.ndim == 3:
-            return resize(crop, height=self.size, width=self.size, resampling=resampling)
-        return np.stack([self._resize(frame, resampling) for frame in crop])
-
     def mask(self, classes: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "{self.size} {self.size}"]:
         """A mask in this view: at every pixel the class of the pixel under its center."""
+        if self.resized is not None:
+            classes = classes[
+                np.ix_(*(_centers(n, m) for n, m in zip(classes.shape, self.resized, strict=True)))
+            ]
         self._require_inside(*classes.shape)
         rows = self.top + _centers(self.height, self.size)
         columns = self.left + _centers(self.width, self.size)
@@ -114,6 +122,23 @@ def center_view(height: int, width: int, *, size: int, crop_ratio: float) -> Vie
     return View(top=top, left=left, height=side, width=side, flip=False, size=size)
 
 
+def resized_center_view(height: int, width: int, *, size: int, crop_ratio: float) -> View:
+    """The square in the center of the picture whose short side has been brought to `size / crop_ratio` pixels.
+
+    As torchvision and timm have it, rounding included. A picture that is more than ten times as long as wide gives
+    way to `center_view`: whole, it could fill the memory.
+    """
+    _require_ratio(crop_ratio)
+    short = int(size / crop_ratio + 1e-6)  # 224 / (224 / 256) is below 256
+    if max(height, width) > _LONGEST_RESIZED * min(height, width):
+        return center_view(height, width, size=size, crop_ratio=crop_ratio)
+    resized = (
+        (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+    )
+    top, left = (round((n - size) / 2) for n in resized)
+    return View(top=top, left=left, height=size, width=size, flip=False, size=size, resized=resized)
+
+
 def random_view(height: int, width: int, *, size: int, law: RandomView, rng: np.random.Generator) -> View:
     """A view drawn by `law`: up to ten attempts at a crop, then the center view; a coin decides on the flip.
 
@@ -158,6 +183,14 @@ def _crop_size(
 def _offset(room: int, rng: np.random.Generator) -> int:
     """Where a crop starts that leaves out `room` pixels: 0 to `room - 1`, never at the end, as released."""
     return int(rng.random() * room)
+
+
+def _resized(
+    pixels: UInt8[np.ndarray, "*T H W C"], height: int, width: int, resampling: Resampling
+) -> np.ndarray:
+    if pixels.ndim == 3:
+        return resize(pixels, height=height, width=width, resampling=resampling)
+    return np.stack([_resized(frame, height, width, resampling) for frame in pixels])
 
 
 def _centers(length: int, size: int) -> Int[np.ndarray, " {size}"]:

@@ -39,22 +39,16 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Linear(squeezed, channels)
 
     def forward(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
-        means = x.flatten(2).mean(2)
-        gates = torch.sigmoid(self.expand(torch.relu(self.reduce(means))))
-        return x * gates.view(*gates.shape, *(1,) * (x.dim() - 2))
+        places = x.flatten(2)
+        gates = torch.sigmoid(self.expand(torch.relu(self.reduce(places.mean(2)))))
+        return (places * gates[:, :, None]).view_as(x)
 
 
 class SameConv2d(nn.Conv2d):
     """A convolution that pads as TensorFlow's SAME does: as little as needed, the larger half at the end."""
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        pads: list[int] = []
-        for pixels, kernel, stride in zip(
-            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):
-            needed = max(0, (math.ceil(pixels / stride) - 1) * stride + kernel - pixels)
-            pads += [needed // 2, needed - needed // 2]
-        return super().forward(functional.pad(input, pads))
+        return super().forward(_pad_same(input, self.kernel_size, self.stride))
 
 
 class StochasticDepth(nn.Module):
@@ -69,10 +63,7 @@ class StochasticDepth(nn.Module):
         self.purpose = purpose
 
     def forward(self, branch: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
-        if not self.training:
-            return branch
-        drawn = draws.uniform(self.purpose, rows=branch.shape[0], columns=1, device=branch.device)
-        return skip_branches(branch, drawn, drop_rate=self.drop_rate)
+        return _skip(branch, self.drop_rate, self.purpose) if self.training else branch
 
     def extra_repr(self) -> str:
         return f"drop_rate={self.drop_rate}, purpose={self.purpose!r}"
@@ -87,14 +78,37 @@ class Dropout(nn.Module):
         self.purpose = purpose
 
     def forward(self, features: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        if not self.training:
-            return features
-        rows, columns = features.shape
-        drawn = draws.uniform(self.purpose, rows=rows, columns=columns, device=features.device)
-        return drop_features(features, drawn, drop_rate=self.drop_rate)
+        return _drop(features, self.drop_rate, self.purpose) if self.training else features
 
     def extra_repr(self) -> str:
         return f"drop_rate={self.drop_rate}, purpose={self.purpose!r}"
+
+
+# What follows depends on the shape of its input, and so is one call in a graph of torch.fx.
+
+
+@torch.fx.wrap
+def _pad_same(
+    x: Float[Tensor, "B C H W"], kernel_size: tuple[int, ...], strides: tuple[int, ...]
+) -> Float[Tensor, "B C h w"]:
+    pads: list[int] = []
+    for pixels, kernel, stride in zip(x.shape[:1:-1], kernel_size[::-1], strides[::-1], strict=True):
+        needed = max(0, (math.ceil(pixels / stride) - 1) * stride + kernel - pixels)
+        pads += [needed // 2, needed - needed // 2]
+    return functional.pad(x, pads)
+
+
+@torch.fx.wrap
+def _skip(branch: Float[Tensor, "B C ..."], drop_rate: float, purpose: str) -> Float[Tensor, "B C ..."]:
+    drawn = draws.uniform(purpose, rows=branch.shape[0], columns=1, device=branch.device)
+    return skip_branches(branch, drawn, drop_rate=drop_rate)
+
+
+@torch.fx.wrap
+def _drop(features: Float[Tensor, "B C"], drop_rate: float, purpose: str) -> Float[Tensor, "B C"]:
+    rows, columns = features.shape
+    drawn = draws.uniform(purpose, rows=rows, columns=columns, device=features.device)
+    return drop_features(features, drawn, drop_rate=drop_rate)
 
 
 def build_stochastic_depth(drop_rate: float, *, purpose: str) -> nn.Module:

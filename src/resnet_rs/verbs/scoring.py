@@ -33,7 +33,7 @@ from resnet_rs.weights import pull
 
 PROTOCOLS = ("own", "timm")
 """Of evaluation: as the weights were trained, or as timm evaluates the released ones."""
-_READ_BY_EVALUATION = ("data.size", "data.crop_ratio", "data.resampling")
+_READ_BY_EVALUATION = ("data.size", "data.crop_ratio", "data.crop_first", "data.resampling")
 _NUM_CLASSES_SHOWN = 50
 
 
@@ -51,8 +51,8 @@ def evaluate(
     A name of the zoo means the published weights, which are fetched once. Of a folder without halves all pictures are
     scored, unless it is the one that was split for training, wherever it lies by now: then its recorded test half is
     scored, so that nothing learned from is. Pictures are prepared as in training, or as `protocol` and `edits` of
-    `data.size`, `data.crop_ratio` and `data.resampling` say. `labels` are those of a test set made after ImageNet,
-    one of `imagenet.LABELS`.
+    `data.size`, `data.crop_ratio`, `data.crop_first` and `data.resampling` say. `labels` are those of a test set made
+    after ImageNet, one of `imagenet.LABELS`.
     """
     machine = machine or Machine()
     saved = opened(trained)
@@ -109,7 +109,8 @@ def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any
             raise ValueError(
                 f"timm evaluates none of these weights, but {', '.join(TIMM)}. Give data.size and data.crop_ratio."
             )
-        facts = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "resampling": "antialiased"}
+        facts = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "crop_first": False}
+        facts |= {"resampling": "antialiased"}
         experiment = config.edit(experiment, {f"data.{name}": value for name, value in facts.items()})
     return config.edit(experiment, edits)
 

@@ -185,7 +185,11 @@ def _torchvision(foreign: Foreign) -> Reading:
         rules = torchvision.efficientnet_rules(expected_tensors(base), efficientnet.group_sizes)
         num_classes = _first(file.shapes, "classifier.1.bias", NUM_IMAGENET)
     else:
-        told = {"arch.blocks": tuple(timm_names.count_blocks(file.shapes)), "data.resampling": "bilinear"}
+        told = {
+            "arch.blocks": tuple(timm_names.count_blocks(file.shapes)),
+            "data.resampling": "bilinear",
+            "data.crop_first": False,
+        }
         base = config.edit(zoo.experiment(foreign.name or "resnet-50-2015"), {**told, **foreign.edits})
         rules = torchvision.resnet_rules(_resnet(base))
         num_classes = _first(file.shapes, "fc.bias", NUM_IMAGENET)
@@ -280,11 +284,13 @@ def _efficientnet(foreign: Foreign, shapes: Shapes) -> tuple[Experiment, Efficie
 def _as_torchvisions(name: str) -> Experiment:
     """An experiment with what torchvision's EfficientNet of that name does otherwise."""
     base = zoo.experiment(name)
-    edits: dict[str, Any] = {"arch.norm_eps": 1e-5} if name.endswith(_WITH_TORCHS_EPSILON) else {}
+    edits: dict[str, Any] = {"data.crop_first": False}
+    if name.endswith(_WITH_TORCHS_EPSILON):
+        edits["arch.norm_eps"] = 1e-5
     resized = torchvision.RESIZED.get(name.removeprefix("efficientnet-"))
-    return config.edit(
-        base, edits | ({} if resized is None else {"data.crop_ratio": base.data.size / resized})
-    )
+    if resized is not None:
+        edits["data.crop_ratio"] = base.data.size / resized
+    return config.edit(base, edits)
 
 
 def _has_shapes(experiment: Experiment, arch: EfficientNetArch, shapes: Shapes) -> bool:
