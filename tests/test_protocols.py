@@ -218,3 +218,12 @@ def test_what_is_scored_already_is_not_scored_again(published, tmp_path, monkeyp
         list(reproduction.reproduce([NAME], **options))
     with pytest.raises(ValueError, match="no weights of 'resnet-rs-tiny' are published"):
         list(reproduction.reproduce(["resnet-rs-tiny"], **options))
+
+
+def test_what_is_wrong_with_the_data_is_said_before_anything_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr(pull, "pretrained", lambda name: pytest.fail("it was fetched"))
+    with pytest.raises(ValueError, match="does not know 10 classes"):
+        list(reproduction.reproduce([NAME], data="builtin", out=tmp_path / "out", machine=Machine()))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError):
+        rs.evaluate(NAME, data=str(tmp_path / "none"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resnet_rs.studies.asked import study
     from resnet_rs.studies.study import Step, Study, additive, alternatives, grid
     from resnet_rs.training.device import Device
-    from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, train
+    from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, save, train
     from resnet_rs.weights.share import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "list_models",
     "load",
     "push_to_hub",
+    "save",
     "save_pretrained",
     "study",
     "train",
@@ -44,6 +45,10 @@ _ROOMS = {
     **dict.fromkeys(("Step", "Study", "additive", "alternatives", "grid"), "studies.study"),
     **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "weights.share"),
 }
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -103,8 +103,10 @@ disk = Disk()
 """What this module writes through."""
 
 
-def write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+def write_folder(path: Path, files: Iterable[tuple[str, bytes]], *, is_sealed: bool = True) -> None:
     """Write a folder of `files`, given as name and content; it appears at `path` with its manifest, or not at all.
+
+    Without the manifest if it is not `is_sealed`, as people may go on to change it.
 
     When this returns, all of it is on the disk. Raises `OSError` if that failed; unless the very last flush did, no
     trace is left.
@@ -122,7 +124,8 @@ def write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
         for name, content in files:
             _write_through(partial / name, content)
             listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _write_through(partial / MANIFEST, manifest(listed))
+        if is_sealed:
+            _write_through(partial / MANIFEST, manifest(listed))
         disk.sync_folder(partial)
         disk.rename(partial, path)
     except BaseException:

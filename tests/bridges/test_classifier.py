@@ -249,7 +249,7 @@ def test_a_network_says_how_pictures_become_its_inputs():
         (lambda m: Classifier.build(SMALL, num_classes=-1), "num_classes must be 0 or more"),
         (lambda m: Classifier.build(SMALL, global_pool="max"), "got 'max'"),
         (
-            lambda m: Classifier.of(nn.Identity(), EXPERIMENTS["resnet-rs-tiny"].data),
+            lambda m: Classifier.of(nn.Identity(), EXPERIMENTS["resnet-rs-tiny"]),
             "only a staged backbone",
         ),
         (lambda m: plain(SMALL, output_stride=16), "output_stride of 32 alone"),

@@ -12,10 +12,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resnet_rs.bridges.timm_names import under_our_names
+from resnet_rs.bridges.timm_names import depth_of, under_our_names
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch, Model, StagedBackbone
 from resnet_rs.tasks.classification import ClassificationHead, build_classifier
+from resnet_rs.training.experiment import Experiment
 
 _NAMES = ("c2", "c3", "c4", "c5")
 _NUM_MAPS = 5
@@ -32,6 +33,8 @@ class Classifier(Model):
     head: ClassificationHead
     pretrained_cfg: dict[str, Any]
     """What the weights are for, in timm's fields; `timm.data.resolve_model_data_config` reads it."""
+    experiment: Experiment | None = None
+    """What the network was made for, if ours made it and not timm."""
 
     def __init__(
         self,
@@ -56,8 +59,9 @@ class Classifier(Model):
         self.register_load_state_dict_pre_hook(_rename_timms)
 
     @classmethod
-    def of(cls, model: nn.Module, data: Data) -> Classifier:
-        """`model`, whose parts it keeps, as a classifier for inputs of `data`. Raises `ValueError` if it is none."""
+    def of(cls, model: nn.Module, experiment: Experiment) -> Classifier:
+        """`model`, whose parts it keeps, as the classifier of `experiment`. Raises `ValueError` if it is none."""
+        data = experiment.data
         backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
         if not isinstance(backbone, StagedBackbone) or not isinstance(head, ClassificationHead):
             raise ValueError(
@@ -66,7 +70,10 @@ class Classifier(Model):
         made = cls(backbone, head, in_channels=data.channels)
         first_conv = next(name for name, layer in made.named_modules() if isinstance(layer, nn.Conv2d))
         side = -(-data.size // backbone.reductions[-1])
+        made.experiment = experiment
+        depth = depth_of(experiment.arch)
         made.pretrained_cfg = made.default_cfg = {
+            "architecture": "resnet_rs" if depth is None else f"resnet_rs_{depth}",
             "num_classes": made.num_classes,
             **input_facts(data),
             "pool_size": (side, side),

@@ -15,19 +15,25 @@ from resnet_rs import storage
 from resnet_rs.bridges.download import OFFLINE, NotFetched
 from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS
 
-_REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?")
+_REPO = re.compile(r"(hf-hub:|hf://)?(?P<name>[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?)")
 _MOST_SAID = 400
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_repo(name: str) -> bool:
-    """Whether `name` is that of a repository, `OWNER/NAME` or `OWNER/NAME@REVISION`.
+    """Whether `name` is that of a repository: `OWNER/NAME`, `OWNER/NAME@REVISION`, or with timm's `hf-hub:` before it.
 
     What begins with a dot, or with a folder that is here, is a path, so that a slip of the finger asks no network.
     """
     start = name.partition("/")[0]
     is_path = name.startswith(".") or os.path.exists(name) or os.path.exists(start)
     return _REPO.fullmatch(name) is not None and not is_path
+
+
+def plain_name(repo: str) -> str:
+    """`OWNER/NAME` or `OWNER/NAME@REVISION` of what `is_repo`."""
+    found = _REPO.fullmatch(repo)
+    return repo if found is None else found["name"]
 
 
 def refuse_no_repo(name: str) -> None:
@@ -42,20 +48,19 @@ def fetch_folder(repo: str) -> Path:
     Raises `NotFetched` if it cannot be had, and `storage.Damaged` if the weights are not those of the Hub.
     """
     library = _library()
-    name, _, revision = repo.partition("@")
-    is_offline = any(os.environ.get(variable, "") not in ("", "0") for variable in OFFLINE)
+    name, _, revision = plain_name(repo).partition("@")
     try:
         folder = library.snapshot_download(
             name,
             revision=revision or None,
             allow_patterns=[CONFIG, WEIGHTS],
-            local_files_only=is_offline,
+            local_files_only=_offline() is not None,
             library_name="resnet-rs",
         )
     except Exception as error:  # also those of the library's own libraries, which have no type of ours
         raise NotFetched(
-            f"{repo} cannot be had from the Hub: {_said(error)} Where there is no network, put its {CONFIG} and "
-            f"{WEIGHTS} into a folder and give that instead."
+            f"{repo} cannot be had from the Hub: {_said(error)} {advice(error)} A folder with its {CONFIG} and "
+            f"{WEIGHTS} can be given instead."
         ) from None
     for file in (CONFIG, WEIGHTS):
         if not Path(folder, file).is_file():
@@ -73,18 +78,15 @@ def send_folder(folder: Path, repo: str, *, private: bool) -> str:
     refuse_no_repo(repo)
     api = library.HfApi(library_name="resnet-rs")
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
+        api.create_repo(plain_name(repo), private=private, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repo,
+            repo_id=plain_name(repo),
             folder_path=str(folder),
             allow_patterns=[CONFIG, WEIGHTS, CARD],
             commit_message="Weights, configuration and card, written by resnet-rs",
         )
     except Exception as error:  # as above
-        raise OSError(
-            f"{folder} cannot be sent to {repo}: {_said(error)} See that you are logged in (`hf auth login`, or "
-            "HF_TOKEN) and may write there; then give the same command again."
-        ) from None
+        raise OSError(f"the network cannot be sent to {repo}: {_said(error)} {advice(error)}") from None
     return str(done.commit_url or done)
 
 
@@ -101,9 +103,44 @@ def _refuse_other(weights: Path) -> None:
             )
 
 
-def _said(error: Exception) -> str:
-    """What an error says, in one line that ends with a full stop."""
-    return " ".join(str(error).split())[:_MOST_SAID].rstrip(".") + "."
+def _offline() -> str | None:
+    """The variable of the environment that keeps us from the network, if one does."""
+    return next((name for name in OFFLINE if os.environ.get(name, "") not in ("", "0")), None)
+
+
+def advice(error: BaseException) -> str:
+    """What to do about a fault of the Hub, by its answer, if it gave one."""
+    variable, status = _offline(), _status(error)
+    if variable is not None:
+        return f"{variable} is set, so that the network is not asked; take it away."
+    if status in (401, 403):
+        return "See that the name is right, and that you are logged in (`hf auth login`, or HF_TOKEN) and may do this."
+    if status == 404:
+        return "See that name and revision are right; who may not see a private one is told the same."
+    if status is None:
+        return (
+            "See that there is a network, and that HF_ENDPOINT and HTTPS_PROXY, if they are set, are right."
+        )
+    return "Try again later; what has arrived is kept."
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Of the answer that lies behind an error; none if there was no answer."""
+    while error is not None:
+        found = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(found, int):
+            return found
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _said(error: BaseException) -> str:
+    """What an error and the one that it goes back to say, in one line that ends with a full stop."""
+    first = cause = error
+    while (before := cause.__cause__ or cause.__context__) is not None:
+        cause = before
+    texts = dict.fromkeys(" ".join(str(e).split())[:_MOST_SAID].rstrip(".") for e in (first, cause))
+    return "; ".join(text for text in texts if text) + "."
 
 
 def _library() -> ModuleType:

@@ -7,8 +7,9 @@ the key `resnet_rs`, so that nothing of it is lost. Source: timm 1.0 (`timm/mode
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from torch import Tensor
 
 from resnet_rs import config, storage
 from resnet_rs.bridges.classifier import input_facts
-from resnet_rs.bridges.timm_names import DEPTHS, to_timm
+from resnet_rs.bridges.timm_names import depth_of, to_timm
 from resnet_rs.models.backbone import Arch
-from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training.experiment import Experiment
 
 CONFIG = "config.json"
@@ -31,6 +31,7 @@ SPLIT_LOST = "automatic; which pictures were trained on is recorded in the run a
 """Said as `split` in the origin of weights that have left their run."""
 
 _OURS = "resnet_rs"
+_IN_OURS = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"}
 _IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
 
 
@@ -39,12 +40,15 @@ class HubConfig:
     """What `config.json` says."""
 
     architecture: str
+    arch: Arch | None
+    """Of a folder whose architecture is our `resnet_rs`."""
     classes: tuple[str, ...] | None
     """Their names, if it has any."""
     experiment: Experiment | None
     """Of folders that we have written."""
     origin: Mapping[str, str]
     """Where the weights in a folder of ours came from before."""
+    license: str | None
     inputs: Mapping[str, Any]
     """timm's fields of how pictures become inputs."""
 
@@ -86,19 +90,9 @@ class HubConfig:
             raise ValueError(f"{CONFIG} wants crop_mode {self.inputs['crop_mode']!r:.50}; ours is center.")
 
 
-def timm_architecture(arch: Arch) -> str | None:
-    """What timm calls a network with this arch; none if it has no such network. What acts in training alone is free."""
-    if isinstance(arch, ResNetArch):
-        bare = replace(arch, drop_path=0.0, norm_momentum=1.0, zero_init=True)
-        for depth in DEPTHS:
-            if bare == ResNetArch(blocks=BLOCKS[depth]):
-                return f"resnetrs{depth}"
-    return None
-
-
 def tensors_as_stored(arch: Arch, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors under the names that the folder has."""
-    return tensors if timm_architecture(arch) is None else to_timm(tensors)
+    return tensors if depth_of(arch) is None else to_timm(tensors)
 
 
 def as_config(
@@ -110,27 +104,38 @@ def as_config(
     license: str | None,
 ) -> dict[str, Any]:
     """`config.json` of a classifier."""
-    known = timm_architecture(experiment.arch)
-    layers = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"} if known is None else _IN_TIMM
-    inputs = {
-        name: list(v) if isinstance(v, tuple) else v for name, v in input_facts(experiment.data).items()
-    }
     return {
-        "architecture": known or _OURS,
-        "num_classes": len(classes),
+        **_for_timm(experiment),
         "num_features": num_features,
         "global_pool": "avg",
         "label_names": list(classes),
-        **({"model_args": {"arch": config.to_plain(experiment.arch)}} if known is None else {}),
         "pretrained_cfg": {
-            **inputs,
+            **_inputs(experiment),
             "num_classes": len(classes),
-            **layers,
+            **(_IN_OURS if depth_of(experiment.arch) is None else _IN_TIMM),
             **({} if license is None else {"license": license}),
             "paper_ids": "arXiv:2103.07579",
         },
         _OURS: {"format": FORMAT, "experiment": config.to_plain(experiment), "origin": dict(origin)},
     }
+
+
+def _for_timm(experiment: Experiment) -> dict[str, Any]:
+    """By which timm makes the network."""
+    depth = depth_of(experiment.arch)
+    named = {"architecture": _OURS, "model_args": {"arch": config.to_plain(experiment.arch)}}
+    known = named if depth is None else {"architecture": f"resnetrs{depth}"}
+    return {**known, "num_classes": getattr(experiment.task, "num_classes", None)}
+
+
+def _inputs(experiment: Experiment) -> dict[str, Any]:
+    """timm's fields of how pictures become inputs, as JSON has them."""
+    return json.loads(json.dumps(input_facts(experiment.data)))
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether `path` holds weights as the Hub has them, and not a checkpoint of ours."""
+    return (path / CONFIG).is_file() and not (path / "checkpoint.json").is_file()
 
 
 def read_config(folder: Path) -> HubConfig:
@@ -143,14 +148,44 @@ def read_config(folder: Path) -> HubConfig:
     if not isinstance(facts, dict):
         raise ValueError(f"{path} has no object of fields under 'pretrained_cfg'.")
     names = found.get("label_names", facts.get("label_names"))
-    ours = found.get(_OURS)
-    return HubConfig(
+    ours, license = found.get(_OURS), facts.get("license")
+    known = HubConfig(
         architecture=str(found["architecture"])[:100],
+        arch=_arch(found, path),
         classes=None if names is None else _texts(names, path),
         experiment=None if ours is None else _experiment(ours, path),
         origin={} if ours is None else _origin(ours, path),
+        license=license if isinstance(license, str) else None,
         inputs=facts,
     )
+    if known.experiment is not None:
+        _refuse_contradictions(found, facts, known.experiment, path)
+    return known
+
+
+def _refuse_contradictions(
+    found: dict[str, Any], facts: dict[str, Any], experiment: Experiment, path: Path
+) -> None:
+    """Refuse a folder of ours that tells timm another network, or other pictures, than it tells us."""
+    expected = _for_timm(experiment) | _inputs(experiment)
+    said = {**facts, **{name: found.get(name) for name in ("architecture", "model_args", "num_classes")}}
+    for name, value in expected.items():
+        if said.get(name) != value:
+            raise ValueError(
+                f"{path} has {name} {said.get(name)!r:.80} for timm, and its experiment {value!r:.80}. Push the "
+                "network anew, or make them agree."
+            )
+
+
+def _arch(found: dict[str, Any], path: Path) -> Arch | None:
+    """The arch that timm is given for our `resnet_rs`."""
+    arguments = found.get("model_args")
+    if found["architecture"] != _OURS or not isinstance(arguments, dict):
+        return None
+    try:
+        return config.from_plain(arguments.get("arch"), kinds=(Arch,))
+    except ValueError as error:
+        raise ValueError(f"{path} holds no arch of this version: {error}") from None
 
 
 def _experiment(ours: Any, path: Path) -> Experiment:  # noqa: ANN401 - any JSON

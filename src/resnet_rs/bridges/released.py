@@ -16,6 +16,7 @@ from resnet_rs.bridges.network import fill
 from resnet_rs.models.resnet import ResNetArch
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
+LICENSE = "apache-2.0"
 MOST_BYTES = 1 << 30
 """The largest, of depth 420, has about 770 million."""
 MD5 = {

@@ -51,7 +51,7 @@ def _published(name: str) -> dict[str, Any]:
         "num_classes": 1000,
         "first_conv": "backbone.stem.0",
         "classifier": "head.classifier",
-        "license": "apache-2.0",
+        "license": released.LICENSE,
         "origin_url": "https://github.com/tensorflow/tpu/tree/master/models/official/resnet/resnet_rs",
         "paper_ids": _PAPER,
     }

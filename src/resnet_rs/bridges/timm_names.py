@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from resnet_rs.bridges.network import Rule, refuse_others
+from resnet_rs.models.backbone import Arch
+from resnet_rs.models.resnet import BLOCKS, ResNetArch
 
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 """Of its ResNet-RS: `resnetrs50` to `resnetrs420`."""
@@ -56,6 +59,14 @@ _TIMM_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 _OUR_BLOCK = re.compile(r"backbone\.c([2-5])\.(\d{1,3})\.")
 
 
+def depth_of(arch: Arch) -> int | None:
+    """Which of timm's ResNet-RS has this arch; none if none has. What acts in training alone is free."""
+    if not isinstance(arch, ResNetArch):
+        return None
+    bare = replace(arch, drop_path=0.0, norm_momentum=1.0, zero_init=True)
+    return next((depth for depth in DEPTHS if bare == ResNetArch(blocks=BLOCKS[depth])), None)
+
+
 def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a timm `resnetrs*` model under our names, for `Model.load_state_dict`.
 
@@ -81,9 +92,16 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[name]: _as_convolution(names[name], tensor) for name, tensor in state_dict.items()}
 
 
+def is_resnet_rs(architecture: str) -> bool:
+    """Whether timm calls a ResNet-RS so: its own, `resnetrs50`, or ours that is registered, `resnet_rs_50`."""
+    return architecture in {f"{start}{depth}" for start in ("resnetrs", "resnet_rs_") for depth in DEPTHS}
+
+
 def count_blocks(names: Iterable[str]) -> list[int]:
-    """Blocks in c2, c3, c4 and c5 of a ResNet with timm's, or torchvision's, names."""
-    return _count_blocks(_TIMM_BLOCK, names, first_stage=1)
+    """Blocks in c2, c3, c4 and c5 of a ResNet with timm's, torchvision's or our names."""
+    known = list(names)
+    counts = _count_blocks(_TIMM_BLOCK, known, first_stage=1), _count_blocks(_OUR_BLOCK, known, first_stage=2)
+    return max(counts, key=sum)
 
 
 def rules(names: Iterable[str]) -> list[Rule]:

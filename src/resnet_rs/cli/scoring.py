@@ -66,7 +66,12 @@ def predict(
 ) -> None:
     """Name the classes of pictures."""
     from resnet_rs import verbs
+    from resnet_rs.data.imagenet import title
     from resnet_rs.deploy.predictor import find_pictures
+
+    def in_words(name: str) -> str:
+        said = title(name)
+        return name if said is None else f"{said} ({name})"
 
     predictions = verbs.load(trained, device=device).predict(find_pictures(paths))
     if as_json:
@@ -74,7 +79,7 @@ def predict(
     else:
         for prediction in predictions:
             top = list(prediction.probabilities.items())[:3]
-            said = "  ".join(f"{name} {share:.1%}" for name, share in top)
+            said = "  ".join(f"{in_words(name)} {share:.1%}" for name, share in top)
             say(f"{prediction.key}: {said or 'unreadable, ' + str(prediction.unreadable)}")
     if all(prediction.unreadable for prediction in predictions):
         raise ValueError(f"none of the {len(predictions)} pictures could be read.")
@@ -198,7 +203,10 @@ def pull(
 @app.command()
 def push(
     trained: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A run folder, or a checkpoint in it.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_RUN", help="A run folder, a checkpoint in it, or what push --out has made."
+        ),
     ],
     repo: Annotated[
         str | None, typer.Argument(metavar="[OWNER/NAME]", help="On the Hub; made, if there is none.")
@@ -207,7 +215,10 @@ def push(
     out: Annotated[
         Path | None, typer.Option(help="Write the folder here as well; without OWNER/NAME only here.")
     ] = None,
-    license: Annotated[str | None, typer.Option(help="Of the weights, as apache-2.0.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="Of the weights, as apache-2.0; by default the one that they came with."),
+    ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Of a new repository: show it to nobody.")
     ] = False,
@@ -219,10 +230,16 @@ def push(
     from tempfile import TemporaryDirectory
 
     from resnet_rs.bridges.hub import refuse_no_repo
+    from resnet_rs.bridges.hub_folder import is_hub_folder
     from resnet_rs.weights.share import push_to_hub, save_pretrained
 
     if repo is not None:
         refuse_no_repo(repo)
+    if repo is not None and is_hub_folder(trained):
+        if out is not None or license is not None:
+            raise ValueError(f"{trained} is sent as it is. Leave --out and --license out.")
+        say(push_to_hub(trained, repo, private=private))
+        return
     if repo is None and out is None:
         raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
     with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:

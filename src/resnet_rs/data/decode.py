@@ -42,6 +42,7 @@ EXTENSIONS = frozenset(
 HEIC cannot be decoded here. It is collected all the same: such files are reported, not left out silently.
 """
 
+PillowPicture = Image.Image
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _MAX_JPEG_SCANS = 100
 _NPY_MAGIC = b"\x93NUMPY"
@@ -93,9 +94,13 @@ def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[
     with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
         _check_size(image.width, image.height, max_pixels=max_pixels)
         image.load()
-        if image.mode in _NUMERIC_MODES:
-            return _as_channels(_upright(_from_numbers(image), image), channels=channels)
-        return _as_channels(_upright(_flattened(image), image), channels=channels)
+        return pixels_of(image, channels=channels)
+
+
+def pixels_of(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    """Pillow's picture by the rules of `decode`, with 1 or 3 channels."""
+    opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
+    return _as_channels(_upright(opaque, image), channels=channels)
 
 
 def _as_channels(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:

@@ -44,6 +44,24 @@ def classes() -> tuple[str, ...]:
     return _identifiers("synsets.txt")
 
 
+def title(identifier: str) -> str | None:
+    """A class in words, as `great white shark` for `n01484850`; none for what is no identifier of ImageNet."""
+    return _titles().get(identifier) if identifier in _places() else None
+
+
+@cache
+def _places() -> frozenset[str]:
+    return frozenset(classes())
+
+
+@cache
+def _titles() -> dict[str, str]:
+    # Imported here, for it takes seconds, and few data sets have such names.
+    from torchvision.models import ResNet50_Weights  # pyright: ignore[reportMissingTypeStubs]: it ships none
+
+    return dict(zip(classes(), ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+
+
 @cache
 def classes_of(labels: Labels) -> tuple[str, ...]:
     """The classes among which a model answers, in ImageNet's order."""

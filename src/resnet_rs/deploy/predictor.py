@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from resnet_rs.data.decode import EXTENSIONS, decode
+from resnet_rs.data import imagenet
+from resnet_rs.data.decode import EXTENSIONS, PillowPicture, decode, pixels_of
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.device import Device
 
-Picture = str | PathLike[str] | UInt8[np.ndarray, "H W C"]
+Picture = str | PathLike[str] | PillowPicture | UInt8[np.ndarray, "H W C"]
 
 _BATCH_SIZE = 64
 
@@ -30,6 +31,8 @@ class Prediction:
     key: str
     probabilities: dict[str, float]
     """Class name -> probability, the likeliest first; empty if the picture could not be read."""
+    title: str | None = None
+    """The likeliest class in words, where its name is one of ImageNet's identifiers."""
     unreadable: str | None = None
 
     @property
@@ -56,8 +59,8 @@ class Predictor:
         return self._data.normalize(inputs[None])[0]
 
     def predict(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
-        """One prediction per picture, in order; a picture is a path or an array [H, W, C] of uint8."""
-        if isinstance(pictures, str | PathLike | np.ndarray):
+        """One prediction per picture, in order; a picture is a path, Pillow's, or an array [H, W, C] of uint8."""
+        if isinstance(pictures, str | PathLike | PillowPicture | np.ndarray):
             pictures = [pictures]
         predictions: list[Prediction] = []
         for first in range(0, len(pictures), _BATCH_SIZE):
@@ -77,19 +80,22 @@ class Predictor:
         return [
             Prediction(key=key, probabilities={}, unreadable=pixels.reason)
             if isinstance(pixels, Unreadable)
-            else Prediction(key=key, probabilities=self._named(next(rows)))
+            else self._prediction(key, next(rows))
             for key, pixels in read
         ]
 
-    def _named(self, probabilities: Float[Tensor, " K"]) -> dict[str, float]:
-        order = probabilities.argsort(descending=True, stable=True)
-        return {self.class_names[i]: float(probabilities[i]) for i in order.tolist()}
+    def _prediction(self, key: str, probabilities: Float[Tensor, " K"]) -> Prediction:
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        named = {self.class_names[i]: float(probabilities[i]) for i in order}
+        return Prediction(key=key, probabilities=named, title=imagenet.title(self.class_names[order[0]]))
 
     def _read(self, picture: Picture, *, number: int) -> tuple[str, Tensor | Unreadable]:
         """The picture's name and, if it can be read, its input."""
         if isinstance(picture, np.ndarray):
             self._refuse_shape(picture)
             return f"array {number}", self.preprocess(picture)
+        if isinstance(picture, PillowPicture):
+            return f"picture {number}", self.preprocess(pixels_of(picture, channels=self._data.channels))
         key = str(picture)
         try:
             encoded = Path(picture).read_bytes()

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from resnet_rs import storage, verbs
+from resnet_rs.data import imagenet
+from resnet_rs.data.opening import open_test
+from resnet_rs.data.source import match_classes
 from resnet_rs.paper import RELEASED, TIMM
 from resnet_rs.report.table import markdown_table, percent
 from resnet_rs.training.machine import Machine
@@ -58,9 +61,9 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
     unknown = [name for name in chosen if name not in RELEASED]
     if unknown:
         raise ValueError(f"no weights of {unknown[0]!r} are published, but of {', '.join(RELEASED)}.")
-    digest, computed = verbs.data_digest(data), _computed(machine)
+    digest, computed = _digest(data), _computed(machine)
     if machine.ranks.is_first:
-        storage.make_folders(out)
+        _make_ready(out, digest, computed)
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
             path = out / f"{name}.{protocol}.json"
@@ -80,6 +83,20 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
                     storage.write_json(path, asdict(score))
             if machine.ranks.is_first:
                 yield _read(path, digest, computed)
+
+
+def _digest(data: str) -> str:
+    """What tells these pictures from others. Raises `ValueError` if they are of other classes than ImageNet's."""
+    source = open_test(data)
+    match_classes(source, imagenet.classes())
+    return source.digest()
+
+
+def _make_ready(out: Path, digest: str, computed: str) -> None:
+    """Make the folder of scores, and refuse those that are there if they are others, before anything is fetched."""
+    storage.make_folders(out)
+    for path in sorted(out.glob("*.json")):
+        _read(path, digest, computed)
 
 
 def _computed(machine: Machine) -> str:

@@ -1,16 +1,15 @@
 """What a person can ask for, one function per verb: the command line prints what these return, Python calls them."""
 
 from resnet_rs.training.machine import Machine
-from resnet_rs.verbs.models import create_model, experiment, list_models, outline, show
+from resnet_rs.verbs.models import create_model, experiment, list_models, outline, save, show
 from resnet_rs.verbs.runs import Prepared, fitted, prepare, train, training
-from resnet_rs.verbs.scoring import convert, data_digest, describe_scores, evaluate, load, report
+from resnet_rs.verbs.scoring import convert, describe_scores, evaluate, load, report
 
 __all__ = [
     "Machine",
     "Prepared",
     "convert",
     "create_model",
-    "data_digest",
     "describe_scores",
     "evaluate",
     "experiment",
@@ -20,6 +19,7 @@ __all__ = [
     "outline",
     "prepare",
     "report",
+    "save",
     "show",
     "train",
     "training",

@@ -1,8 +1,8 @@
-"""Experiments as they are, and their networks: experiment, list_models, create_model, show, outline."""
+"""Experiments as they are, and their networks: experiment, list_models, create_model, save, show, outline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,17 +55,44 @@ def create_model(
     if zoo.experiment(name).arch.needs_average:
         edits |= {"arch.norm_momentum": 0.1}
     chosen, seed = experiment(name, edits), int(torch.randint(2**31, ()))
-    data = chosen.data
     if saved is not None:
-        model, data = _with_weights(chosen, saved, seed=seed), saved.experiment.data
+        chosen, model = _with_weights(chosen, saved, seed=seed)
     else:
         model = chosen.build_model(seed=seed)
     if features_only:
         return model.backbone
-    classifier = Classifier.of(model, data)
+    classifier = Classifier.of(model, chosen)
     if num_classes < 2:
         classifier.reset_classifier(num_classes)
     return classifier
+
+
+def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
+    """Make the new checkpoint folder `out` of a network of `create_model` or `from_pretrained`, as it is now.
+
+    `classes` are their names, in the order of the logits. `evaluate`, `predict` and `save_pretrained` take the folder.
+    """
+    made_for = model.experiment if isinstance(model, Classifier) else None
+    if made_for is None:
+        raise ValueError(
+            f"expected a network of rs.create_model or rs.from_pretrained, got a {type(model).__name__}. One that timm "
+            "has made is stored by timm.models.save_for_hf."
+        )
+    names, known = tuple(classes), made_for.suited_to(tuple(classes))
+    with torch.device("meta"):
+        expected = known.build_model().state_dict()
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    odd = sorted(n for n in expected.keys() | tensors.keys() if _shape(expected, n) != _shape(tensors, n))
+    if odd or len(set(names)) != len(names):
+        raise ValueError(
+            f"{len(names)} class names, {len(set(names))} of them different, do not fit the network"
+            + (f": {odd[0]} is {_shape(tensors, odd[0])}, not {_shape(expected, odd[0])}." if odd else ".")
+        )
+    origin = {"source": "a network in a program, saved by rs.save"}
+    checkpoint.write(
+        Path(out), tensors, checkpoint.Provenance(experiment=known, classes=names, seed=0, origin=origin)
+    )
+    return Path(out)
 
 
 def _num_classes(asked: int | None, saved: checkpoint.Checkpoint | None) -> int:
@@ -74,11 +101,11 @@ def _num_classes(asked: int | None, saved: checkpoint.Checkpoint | None) -> int:
     return asked if asked is not None else 1000 if saved is None else len(saved.classes)
 
 
-def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> Model:
-    """The network of `chosen` with the weights of a checkpoint; a classifier of other classes stays as drawn.
+def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int) -> tuple[Experiment, Model]:
+    """`chosen` and its network with the weights of a checkpoint; a classifier of other classes stays as drawn.
 
-    What a shape does not tell (an activation, a padding, an epsilon) is the checkpoint's; what acts in training alone
-    is that of `chosen`.
+    What a shape does not tell (an activation, a padding, an epsilon) is the checkpoint's, and so are its pictures;
+    what acts in training alone is that of `chosen`.
     """
     with torch.device("meta"):
         mine = chosen.build_model().state_dict()
@@ -95,10 +122,11 @@ def _with_weights(chosen: Experiment, saved: checkpoint.Checkpoint, *, seed: int
         )
     changes = config.diff(saved.experiment.arch, chosen.arch)
     kept = {name: value for name, value in changes.items() if name in ("drop_path", "norm_momentum")}
-    model = replace(chosen, arch=config.edit(saved.experiment.arch, kept)).build_model(seed=seed)
+    chosen = replace(chosen, arch=config.edit(saved.experiment.arch, kept), data=saved.experiment.data)
+    model = chosen.build_model(seed=seed)
     fresh = {name: tensor for name, tensor in model.state_dict().items() if name in odd}
     model.load_state_dict({**{n: t for n, t in theirs.items() if n not in odd}, **fresh})
-    return model
+    return chosen, model
 
 
 def _shape(state_dict: Mapping[str, Tensor], name: str) -> list[int] | None:

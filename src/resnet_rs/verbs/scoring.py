@@ -35,6 +35,7 @@ PROTOCOLS = ("own", "timm")
 """Of evaluation: as the weights were trained, or as timm evaluates the released ones."""
 _READ_BY_EVALUATION = ("data.size", "data.crop_ratio", "data.crop_first", "data.resampling")
 _NUM_CLASSES_SHOWN = 50
+_TOP = 5
 
 
 def evaluate(
@@ -52,14 +53,14 @@ def evaluate(
     scored, unless it is the one that was split for training, wherever it lies by now: then its recorded test half is
     scored, so that nothing learned from is. Pictures are prepared as in training, or as `protocol` and `edits` of
     `data.size`, `data.crop_ratio`, `data.crop_first` and `data.resampling` say. `labels` are those of a test set made
-    after ImageNet, one of `imagenet.LABELS`.
+    after ImageNet, one of `imagenet.LABELS`. Scores with `is_split_lost` may be of pictures that were learned from.
     """
-    machine = machine or Machine()
+    machine, source = machine or Machine(), open_test(data)  # before a network is fetched
     saved = opened(trained)
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
-    source = open_test(data)
-    if hub_folder.SPLIT_LOST in saved.origin.values() and _has_no_halves(source):
+    is_split_lost = hub_folder.SPLIT_LOST in saved.origin.values() and _has_no_halves(source)
+    if is_split_lost:
         warnings.warn(
             "these weights have left their run, and which pictures they were trained on is not known here: if they are "
             f"among those of {data}, the scores are too high. Evaluate the run itself.",
@@ -73,7 +74,7 @@ def evaluate(
         _answer_among(model, [saved.classes.index(name) for name in classes])
     source = match_classes(source, classes)
     result = score_models({saved.weights: machine.device.place(model)}, source, experiment, machine=machine)
-    found = final_scores(result, source)
+    found = final_scores(result, source) | ({"is_split_lost": True} if is_split_lost else {})
     return found | _reassessed(result, source) if labels == "imagenet-real" else found
 
 
@@ -81,17 +82,12 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
     """The checkpoint in a folder, or of the published weights of that name in the zoo."""
     if str(trained) in zoo.EXPERIMENTS and not Path(trained).exists():
         return checkpoint.read(pull.pretrained(str(trained)))
-    if Path(trained, hub_folder.CONFIG).is_file() and not Path(trained, "checkpoint.json").is_file():
+    if hub_folder.is_hub_folder(Path(trained)):
         raise ValueError(
             f"{trained} holds weights as the Hub has them. Make a checkpoint of them: "
             f"`resnet-rs convert {trained} --from hub --out FOLDER`."
         )
     return checkpoint.read(Path(trained))
-
-
-def data_digest(data: str) -> str:
-    """What tells the pictures of one data set that are scored from those of another: their names and classes."""
-    return open_test(data).digest()
 
 
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
@@ -182,8 +178,9 @@ def convert(weights: str | Path, out: str | Path, *, key: str | None = None) -> 
 
 def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
     """Scores as lines of text."""
+    few = 0 < len(scores.get("classes", [])) <= _TOP  # of which all are among the first five
     for name, value in scores.items():
-        if f"{name}_low" in scores and value is not None:
+        if f"{name}_low" in scores and value is not None and not (few and name == "top5"):
             yield f"{name:<6} {value:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
     if "real" in scores:
         yield f"real: of {scores['real_count']:,} pictures; {scores['real_without']:,} have no label of ReaL"

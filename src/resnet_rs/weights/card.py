@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs import config, zoo
-from resnet_rs.bridges.hub_folder import timm_architecture
+from resnet_rs.bridges.timm_names import depth_of
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 
 _SCORES = {"top1": "top-1", "top5": "top-5", "ece": "calibration error", "nll": "negative log-likelihood"}
 _CLASSES_SHOWN = 20
+_TOP = 5
 
 
 def model_card(
@@ -41,10 +42,18 @@ def model_card(
     return "\n".join(parts) + "\n"
 
 
+def facts(
+    saved: Checkpoint, *, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Data, recipe and scores in a line each: what a checkpoint that is made of the folder says of its origin."""
+    said = {"data": _data_line(run), "recipe": _recipe_line(saved, run), "scores": _scores_line(scores)}
+    return {name: line for name, line in said.items() if line}
+
+
 def _head(
     saved: Checkpoint, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None, license: str | None
 ) -> Iterator[str]:
-    known = timm_architecture(saved.experiment.arch)
+    known = depth_of(saved.experiment.arch) is not None
     facts: dict[str, Any] = {
         **({} if license is None else {"license": license}),
         "library_name": "timm" if known else "resnet-rs",
@@ -83,27 +92,51 @@ def _what(saved: Checkpoint) -> Iterator[str]:
 def _data(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
     if run is None:
         return
-    yield from ("", "## Data", "")
-    yield f"{_data_name(run)}: {run['num_train']:,} pictures for training, {run['num_test']:,} for testing."
+    yield from ("", "## Data", "", f"{_data_line(run)}.")
     if saved.split is not None:
         yield "The split was made automatically, by the hash of each picture's name."
+
+
+def _data_line(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return ""
+    return f"{_data_name(run)}: {run['num_train']:,} pictures for training, {run['num_test']:,} for testing"
 
 
 def _recipe(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
     if run is None:
         return
-    name = zoo.nearest(saved.experiment)
+    edits = config.diff(zoo.experiment(zoo.nearest(saved.experiment)), saved.experiment)
+    below = ", with the edits below" if edits else ""
     yield from ("", "## Recipe", "")
-    edits = config.diff(zoo.experiment(name), saved.experiment)
-    yield (
-        f"{saved.step:,} updates, seed {saved.seed}, of the experiment `{name}`"
-        + (", with the edits below" if edits else "")
-        + ". All of its values are in `config.json`."
-    )
+    yield f"{_recipe_line(saved, run)}{below}. All of its values are in `config.json`."
     if edits:
         yield ""
     for path, value in edits.items():
         yield f"- `{path}={config.as_typed(value)}`"
+
+
+def _recipe_line(saved: Checkpoint, run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return ""
+    return f"{saved.step:,} updates, seed {saved.seed}, of the experiment `{zoo.nearest(saved.experiment)}`"
+
+
+def _scores_line(scores: Mapping[str, Any] | None) -> str:
+    if scores is None:
+        return ""
+    found = ", ".join(
+        f"{title} {value:.4f} ({low:.4f} to {high:.4f})" for title, value, low, high in _numbers(scores)
+    )
+    return f"of {scores['count']:,} test pictures, with 95 % intervals over them: {found}"
+
+
+def _numbers(scores: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
+    """Title, value and interval of the scores that say something; of few classes all are among the first five."""
+    has_few = 0 < len(scores.get("classes") or []) <= _TOP
+    for name, title in _SCORES.items():
+        if scores.get(name) is not None and not (has_few and name == "top5"):
+            yield title, scores[name], scores[f"{name}_low"], scores[f"{name}_high"]
 
 
 def _scores(scores: Mapping[str, Any] | None) -> Iterator[str]:
@@ -114,16 +147,15 @@ def _scores(scores: Mapping[str, Any] | None) -> Iterator[str]:
     if scores["unreadable"]:
         yield f"{len(scores['unreadable']):,} pictures could not be read and are not counted."
     yield from ("", "| score | value | 95 % interval over the pictures |", "|---|---|---|")
-    for name, title in _SCORES.items():
-        if scores.get(name) is not None:
-            yield f"| {title} | {scores[name]:.4f} | {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f} |"
+    for title, value, low, high in _numbers(scores):
+        yield f"| {title} | {value:.4f} | {low:.4f} to {high:.4f} |"
 
 
 def _use(saved: Checkpoint, repo: str) -> Iterator[str]:
     yield from ("", "## Use", "", "```python", "import resnet_rs as rs", "")
     yield f'model = rs.from_pretrained("{repo}")  # normalized pictures -> logits'
     yield from ("```", "", "```python", "import timm")
-    if timm_architecture(saved.experiment.arch) is None:
+    if depth_of(saved.experiment.arch) is None:
         yield "import resnet_rs.bridges.timm  # makes the architecture known to timm"
     yield ""
     yield f'model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()'

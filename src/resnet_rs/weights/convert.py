@@ -79,8 +79,9 @@ def load(foreign: Foreign) -> Filled:
     _refuse_no_numbers(tensors, foreign.path)
     classes, named = _classes(foreign, reading, experiment)
     source, digest = _digest(foreign, reading)
+    license = foreign.license or reading.license
     origin = {
-        **{f"before: {name}": said for name, said in reading.origin.items()},
+        **{f"before: {name}": said for name, said in reading.origin.items() if name != "license"},
         "source": source,
         "sha256": digest,
         **({"url": foreign.url} if foreign.url else {}),
@@ -88,6 +89,7 @@ def load(foreign: Foreign) -> Filled:
         "variables": reading.taken,
         "head": head,
         "classes": named,
+        **({} if license is None else {"license": license}),
     }
     provenance = checkpoint.Provenance(experiment=experiment, classes=classes, seed=0, origin=origin)
     return Filled(provenance=provenance, tensors=tensors, num_variables=len(reading.rules))

@@ -29,7 +29,8 @@ def pull(name: str, out: Path, *, progress: Progress | None = None) -> Converted
     remote = published(name)
     keras.require()
     file = fetch(remote, progress=progress, at_most=released.MOST_BYTES)
-    return convert(Foreign(path=file, kind="keras", name=name, url=remote.url), out)
+    foreign = Foreign(path=file, kind="keras", name=name, url=remote.url, license=released.LICENSE)
+    return convert(foreign, out)
 
 
 def pretrained(name: str) -> Path:
@@ -50,4 +51,4 @@ def published(name: str) -> RemoteFile:
 
 def address(name: str) -> str:
     """Where the weights of an experiment, or those in a repository of the Hub, are fetched from."""
-    return f"hf://{name}" if hub.is_repo(name) else published(name).url
+    return f"hf://{hub.plain_name(name)}" if hub.is_repo(name) else published(name).url

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -39,6 +39,8 @@ _GARDEN = {
 """How the Model Garden's networks differ from the paper's."""
 _WITH_TORCHS_EPSILON = ("-b0", "-b1", "-b2", "-b3", "-b4")
 _AS_STORED = "as stored"
+_ANY = "resnet-rs-50-i160"
+"""Of which a folder of timm's takes the recipe, which it does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Foreign:
     """Their names; by default ImageNet's identifiers where there are 1,000, else numbers."""
     url: str = ""
     """Where the file was fetched from."""
+    license: str | None = None
+    """Of the weights, where it is known."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -98,6 +102,8 @@ class Reading(NamedTuple):
     """Their names, where the source has any."""
     origin: Mapping[str, str] = {}
     """Where the source says that its weights come from."""
+    license: str | None = None
+    """Of the weights, where the source says it."""
 
 
 def read(foreign: Foreign) -> Reading:
@@ -206,21 +212,10 @@ def _hub(foreign: Foreign) -> Reading:
     """A folder of the Hub: one that we have written, or timm's of a ResNet-RS."""
     said = hub_folder.read_config(foreign.path)
     file = TorchFile(foreign.path / hub_folder.WEIGHTS)
-    is_timms = "fc.bias" in file.shapes
-    if said.experiment is not None:
-        if foreign.name is not None:
-            raise ValueError(f"{foreign.path} says its experiment itself. Leave --name and edits out.")
-        base = said.experiment
-    elif said.architecture.startswith("resnetrs") and is_timms:
-        inputs = said.edits()
-        count, size = sum(timm_names.count_blocks(file.shapes)), inputs.get("data.size")
-        base = config.edit(config.edit(named(foreign, count, size=size), inputs), foreign.edits)
-    else:
-        raise ValueError(
-            f"{foreign.path} holds {said.architecture!r}; expected a ResNet-RS of timm, or what `resnet-rs push` wrote."
-        )
+    is_timms = "conv1.0.weight" in file.shapes
     base = of_classes(
-        base, _first(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET)
+        _of_folder(foreign, said, file.shapes),
+        _first(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET),
     )
     return Reading(
         file=file,
@@ -230,7 +225,26 @@ def _hub(foreign: Foreign) -> Reading:
         ignored=_is_none,
         classes=said.classes,
         origin=said.origin,
+        license=said.license,
     )
+
+
+def _of_folder(foreign: Foreign, said: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
+    """The experiment that a folder of the Hub is for: its own, or what timm is told of the network and its inputs."""
+    if said.experiment is not None:
+        if foreign.name is not None:
+            raise ValueError(f"{foreign.path} says its experiment itself. Leave --name and edits out.")
+        return said.experiment
+    inputs = said.edits()
+    if said.arch is not None:  # timm has stored our `resnet_rs`
+        base = replace(zoo.experiment(foreign.name or _ANY), arch=said.arch)
+        return config.edit(config.edit(base, inputs), foreign.edits)
+    if not timm_names.is_resnet_rs(said.architecture):
+        raise ValueError(
+            f"{foreign.path} holds {said.architecture!r}; expected a ResNet-RS of timm, or what `resnet-rs push` wrote."
+        )
+    count, size = sum(timm_names.count_blocks(shapes)), inputs.get("data.size")
+    return config.edit(config.edit(named(foreign, count, size=size), inputs), foreign.edits)
 
 
 def _is_none(name: str) -> bool:

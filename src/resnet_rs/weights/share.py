@@ -14,23 +14,25 @@ from resnet_rs.bridges.hub_folder import CARD, CONFIG, SPLIT_LOST, WEIGHTS, as_c
 from resnet_rs.models.backbone import StagedBackbone
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint
-from resnet_rs.weights.card import model_card
+from resnet_rs.weights.card import facts, model_card
 from resnet_rs.weights.convert import load
 from resnet_rs.weights.reading import Foreign
 
 
 def save_pretrained(
-    trained: str | Path, out: str | Path, *, license: str | None = None, repo: str = "OWNER/NAME"
+    trained: str | Path | nn.Module, out: str | Path, *, license: str | None = None, repo: str = "OWNER/NAME"
 ) -> Path:
     """Write the weights of a run or checkpoint to the new folder `out`, as the Hub holds them.
 
     `config.json` has timm's fields, `model.safetensors` the weights to use, `README.md` a model card: data, recipe,
-    scores with intervals as far as the run has them, license. A network that timm has is stored under timm's names,
-    so that timm alone loads it. `repo` is where the card says that it is.
+    scores with intervals as far as the run has them, license (by default the one that the weights came with). A
+    network that timm has is stored under timm's names, so that timm alone loads it. `repo` is where the card says
+    that it is.
     """
     if isinstance(trained, nn.Module):
         raise ValueError(
-            "a network alone knows neither its data nor its classes. Give its run or checkpoint folder."
+            "a network alone does not know its classes. Make a checkpoint of it, rs.save(model, FOLDER, "
+            "classes=[...]), and give that."
         )
     saved = checkpoint.read(Path(trained))
     model = saved.load_model()
@@ -41,22 +43,28 @@ def save_pretrained(
             f"{trained} is no classifier with a stem and four stages, which the Hub's layout presumes."
         )
     run, scores = _of_run(Path(trained), saved)
+    license = license or saved.origin.get("license")
     card = model_card(saved, run=run, scores=scores, license=license, repo=repo)
-    facts = as_config(
+    fields = as_config(
         saved.experiment,
         saved.classes,
-        {**saved.origin} | ({} if saved.split is None else {"split": SPLIT_LOST}),
+        {**saved.origin, **facts(saved, run=run, scores=scores), **_split(saved)},
         num_features=model.backbone.widths[3],
         license=license,
     )
     tensors = tensors_as_stored(saved.experiment.arch, model.state_dict())
     files = (
         (WEIGHTS, checkpoint.content(tensors, saved.weights)),
-        (CONFIG, storage.as_json(facts).encode("utf-8", "surrogateescape")),
+        (CONFIG, storage.as_json(fields).encode("utf-8", "surrogateescape")),
         (CARD, card.encode("utf-8", "backslashreplace")),
     )
-    storage.write_folder(Path(out), iter(files))
+    # Without a manifest: people edit the card, and the Hub keeps hashes of its own.
+    storage.write_folder(Path(out), iter(files), is_sealed=False)
     return Path(out)
+
+
+def _split(saved: checkpoint.Checkpoint) -> dict[str, str]:
+    return {} if saved.split is None else {"split": SPLIT_LOST}
 
 
 def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
@@ -79,7 +87,7 @@ def from_pretrained(source: str | Path) -> Classifier:
     experiment = filled.provenance.experiment
     model = experiment.build_model()
     model.load_state_dict(filled.tensors)
-    found = Classifier.of(model.eval(), experiment.data)
+    found = Classifier.of(model.eval(), experiment)
     found.pretrained_cfg["label_names"] = filled.provenance.classes
     return found
 
