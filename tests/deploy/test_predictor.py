@@ -33,6 +33,16 @@ def test_a_picture_of_pillows_is_what_its_file_is(pictures, tmp_path):
     assert {p.title for p in of_files} == {None}
 
 
+def test_a_picture_of_pillows_that_cannot_be_read_is_said_to_be_so(pictures, tmp_path):
+    predictor = rs.load(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]))
+    Image.new("RGB", (90, 90)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-100])
+    with Image.open(tmp_path / "cut.jpg") as cut:
+        found = predictor.predict([cut, Image.new("RGB", (0, 5)), Image.new("L", (8, 8))])
+    assert "truncated" in found[0].unreadable and found[1].unreadable == "it has no pixels"
+    assert found[2].probabilities and found[2].unreadable is None
+
+
 def test_identifiers_of_imagenet_are_said_in_words(pictures, tmp_path, command):
     assert imagenet.title("n01484850") == "great white shark" and imagenet.title("shark") is None
     assert imagenet.title(imagenet.classes()[0]) == "tench"

@@ -12,7 +12,7 @@ from resnet_rs.zoo import EXPERIMENTS
 
 ABOUT = {
     "name": "resnet-rs-tiny",
-    "data": "/home/somebody/secret/photos",
+    "data": "/home/somebody/secret/my_photos",
     "num_train": 24,
     "num_test": 12,
     "edits": {},

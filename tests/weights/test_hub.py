@@ -124,8 +124,15 @@ def test_a_folder_that_was_written_is_sent_as_it_is(served, command, run, tmp_pa
     done = command("push", run, "me/shapes", "--out", tmp_path / "kept", "--license", "mit")
     assert done.returncode == 2 and not served.repos
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    done = command("push", tmp_path / "kept", "me/shapes", "--license", "mit")
-    assert done.returncode == 2 and "is sent as it is" in done.stderr
+    for more in (["me/shapes", "--license", "mit"], ["--out", tmp_path / "more"]):
+        done = command("push", tmp_path / "kept", *more)
+        assert done.returncode == 2 and "is sent as it is: give OWNER/NAME" in done.stderr
+    alone = command("push", run, "--out", tmp_path / "alone")
+    assert alone.returncode == 0 and "OWNER/NAME" in (tmp_path / "alone/README.md").read_text()
+    done = command_apart("push", tmp_path / "alone", "hf-hub:me/alone")
+    assert done.returncode == 0, done.stderr
+    card = served.repos["me/alone"]["README.md"].decode()
+    assert 'rs.from_pretrained("me/alone")' in card and '"hf-hub:me/alone"' in card
     (tmp_path / "kept/README.md").write_text("my own card")
     done = command_apart("push", tmp_path / "kept", "me/shapes")
     assert done.returncode == 0, done.stderr
@@ -154,7 +161,14 @@ def test_advice_is_of_the_fault(variables, said, served, command, tmp_path, monk
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "logged in"), (403, "logged in"), (404, "name and revision"), (503, "Try again later")],
+    [
+        (401, "logged in"),
+        (403, "logged in"),
+        (404, "name and revision"),
+        (429, "Try again later"),
+        (503, "Try again later"),
+        (413, ""),
+    ],
 )
 def test_the_answer_behind_an_error_decides_on_the_advice(status, said):
     class Answered(Exception):
@@ -166,4 +180,8 @@ def test_the_answer_behind_an_error_decides_on_the_advice(status, said):
         except Answered as cause:
             raise RuntimeError("it did not work") from cause
     except RuntimeError as error:
-        assert said in hub.advice(error)
+        assert said in hub.advice(error) and bool(said) == bool(hub.advice(error))
+
+
+def test_what_is_no_fault_of_the_hub_gets_no_advice_about_it():
+    assert hub.advice(OSError(28, "No space left on device")) == ""

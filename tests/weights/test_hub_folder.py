@@ -43,13 +43,18 @@ def test_a_folder_of_timms_says_its_preprocessing_and_classes(tmp_path):
         ({"resnet_rs": 3}, "another version"),
         ({"resnet_rs": {"format": 1, "experiment": {"type": "os.system"}}}, "no experiment of this version"),
         ({"resnet_rs": {"format": 1, "experiment": None}}, "no experiment of this version"),
-        ({"resnet_rs": None, "model_args": None}, "holds 'resnet_rs'; expected a ResNet-RS of timm"),
+        ({"resnet_rs": None, "model_args": None}, "no arch under model_args"),
+        ({"resnet_rs": None, "architecture": "resnet50"}, "holds 'resnet50'; expected a ResNet-RS of timm"),
         ({"resnet_rs": None, "model_args": {"arch": {"type": "os.system"}}}, "no arch of this version"),
         (
             {"architecture": "resnetrs50"},
             "architecture 'resnetrs50' for timm, and its experiment 'resnet_rs'",
         ),
-        ({"model_args": None}, "model_args None for timm"),
+        ({"model_args": None}, "no arch under model_args"),
+        ({"model_args": {"act_layer": "silu"}}, "'act_layer' under model_args, which no value of ours"),
+        ({"global_pool": "max"}, "global_pool 'max'; ours is 'avg'"),
+        ({"model_args": {"global_pool": "max"}}, "global_pool 'max'; ours is 'avg'"),
+        ({"model_args": [3]}, "no object of arguments"),
         ({"num_classes": 4}, "num_classes 4 for timm, and its experiment 3"),
         (
             {"resnet_rs": {"format": 1, "experiment": {"type": "resnet_rs.__main__.X"}}},
@@ -131,7 +136,9 @@ def test_weights_of_another_experiment_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"missing: backbone\.c2\.1"):
         args = {"arch": other["arch"]}
         ours = {"format": 1, "experiment": other}
-        rs.from_pretrained(spoilt(folder, resnet_rs=ours, model_args=args, num_classes=10))
+        facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | {"num_classes": 10}
+        spoilt(folder, resnet_rs=ours, model_args=args, num_classes=10, pretrained_cfg=facts)
+        rs.from_pretrained(folder)
     with pytest.raises(FileNotFoundError, match="holds no config"):
         rs.from_pretrained(tmp_path)
 
@@ -140,3 +147,23 @@ def test_a_folder_of_the_hub_is_told_from_a_checkpoint(tmp_path, command):
     folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
     done = command("predict", folder, folder)
     assert done.returncode == 2 and f"resnet-rs convert {folder} --from hub" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"global_pool": "max"}, "global_pool 'max'"), ({"act_layer": "silu"}, "act_layer")]
+)
+def test_a_network_of_timms_that_computes_something_else_is_refused(options, said, tmp_path):
+    """Though its weights have the names and shapes of one that we know."""
+    theirs = timm.create_model("resnetrs50", num_classes=3, **options)
+    save_for_hf(theirs, tmp_path / "theirs", model_args=options, safe_serialization=True)
+    with pytest.raises(ValueError, match=said):
+        rs.from_pretrained(tmp_path / "theirs")
+
+
+def test_a_known_network_tells_timm_no_more_than_we_know(fifty, tmp_path):
+    folder = rs.save_pretrained(fifty, tmp_path / "hub")
+    facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    with pytest.raises(ValueError, match="num_classes of pretrained_cfg 99 for timm, and its experiment 3"):
+        rs.from_pretrained(spoilt(folder, pretrained_cfg=facts | {"num_classes": 99}))
+    with pytest.raises(ValueError, match="act_layer"):
+        rs.from_pretrained(spoilt(folder, pretrained_cfg=facts, model_args={"act_layer": "silu"}))

@@ -11,11 +11,12 @@ import torch
 import yaml
 from PIL import Image
 from timm.models import save_for_hf
-from weights.sharing import CLASSES, assert_same, state, write
+from weights.sharing import CLASSES, GOLDEN, assert_same, state, write
 
 import resnet_rs as rs
 import resnet_rs.bridges.timm  # registers
 from resnet_rs import config, storage
+from resnet_rs.bridges.hub_folder import SPLIT_LOST
 from resnet_rs.bridges.timm_names import DEPTHS, depth_of, from_timm
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
@@ -24,6 +25,7 @@ from resnet_rs.weights.convert import convert
 from resnet_rs.weights.reading import Foreign
 from resnet_rs.zoo import EXPERIMENTS
 
+RUN_CLASSES = checkpoint.read(GOLDEN).classes
 TINY = config.to_plain(EXPERIMENTS["resnet-rs-tiny"].arch)
 
 
@@ -106,6 +108,8 @@ def test_the_card_says_data_recipe_scores_and_licence(run, tmp_path):
     assert head["license"] == "mit" and head["pipeline_tag"] == "image-classification"
     assert head["model-index"][0]["results"][0]["metrics"][0] == {"type": "top1", "value": scores["top1"]}
     assert len(scores["classes"]) <= 5 and "top-5" not in card  # among the first five are all
+    metrics = head["model-index"][0]["results"][0]["metrics"]
+    assert [metric["type"] for metric in metrics] == ["top1"]
     assert not any(line.startswith("top5") for line in describe_scores(scores))
     interval = f"| {scores['top1']:.4f} | {scores['top1_low']:.4f} to {scores['top1_high']:.4f} |"
     assert interval in card and f"Of {scores['count']:,} test pictures" in card
@@ -143,7 +147,9 @@ def test_scores_of_another_checkpoint_are_not_claimed(run, tmp_path):
 def test_paths_of_the_machine_stay_here(run, tmp_path):
     folder = rs.save_pretrained(run, tmp_path / "hub")
     texts = [(folder / name).read_text() for name in ("README.md", "config.json")]
-    assert "photos" in texts[0] and not [text for text in texts if "secret" in text or str(tmp_path) in text]
+    assert r"my\_photos: 24" in texts[0] and not [
+        text for text in texts if "secret" in text or str(tmp_path) in text
+    ]
 
 
 def test_a_network_of_a_path_has_its_number_of_classes(tmp_path):
@@ -200,7 +206,8 @@ def test_another_checkpoint_beside_a_run_is_not_taken_for_the_runs(run, tmp_path
 def test_what_timm_stores_of_our_networks_comes_back(name, tmp_path):
     """Whether timm has made them by the name that we have registered, or we have."""
     if name.startswith("resnet_rs_"):
-        model, inputs = timm.create_model(name, num_classes=3), {"input_size": (3, 160, 160)}
+        model = timm.create_model(f"{name}.i160", num_classes=3)
+        inputs = {"input_size": (3, 160, 160)}
     else:
         model = rs.create_model(name, num_classes=3)
         inputs = {"input_size": model.pretrained_cfg["input_size"]}
@@ -210,8 +217,7 @@ def test_what_timm_stores_of_our_networks_comes_back(name, tmp_path):
     back = rs.from_pretrained(tmp_path / "theirs")
     assert_same(model.state_dict(), back.state_dict())
     assert back.pretrained_cfg["label_names"] == CLASSES
-    if name.startswith("resnet-rs"):
-        assert back.pretrained_cfg["input_size"] == inputs["input_size"]
+    assert back.pretrained_cfg["input_size"] == inputs["input_size"]
     assert_same(
         model.state_dict(),
         timm.create_model(f"local-dir:{tmp_path / 'theirs'}", pretrained=True).state_dict(),
@@ -242,6 +248,7 @@ def test_a_network_that_learned_in_a_loop_of_ones_own_is_saved_and_shared(tmp_pa
         (lambda: torch.nn.Linear(2, 3), CLASSES, "got a Linear"),
         (lambda: rs.create_model("resnet-rs-tiny", 4), CLASSES, r"3 class names, .* is \[4\], not \[3\]"),
         (lambda: rs.create_model("resnet-rs-tiny", 0), CLASSES, "do not fit the network"),
+        (lambda: rs.create_model("resnet-rs-tiny", 2), "ab", "a list of names, got 'ab'"),
         (lambda: rs.create_model("resnet-rs-tiny", 2), ["a", "a"], "2 class names, 1 of them different"),
     ],
 )
@@ -253,12 +260,38 @@ def test_what_cannot_be_saved_is_refused(make, classes, said, tmp_path):
         rs.save_pretrained(make(), tmp_path / "ours")
 
 
+def test_what_a_network_began_with_is_said_when_it_is_saved(run, tmp_path):
+    pulled = rs.from_pretrained(rs.save_pretrained(run, tmp_path / "hub", license="mit"))
+    origin = checkpoint.read(rs.save(pulled.half(), tmp_path / "a", classes=RUN_CLASSES)).origin
+    assert origin["source"] == "a network in a program, saved by rs.save" and "license" not in origin
+    assert origin["before: license"] == "mit" and origin["before: before: data"].startswith("my_photos")
+    assert state(tmp_path / "a")["head.classifier.weight"].dtype == torch.float32
+    plain = checkpoint.read(write(tmp_path / "plain", EXPERIMENTS["resnet-rs-tiny"]))
+    halves = {"train": ["cat/1.png"], "test": ["cat/2.png"]}
+    facts = checkpoint.Provenance(experiment=plain.experiment, classes=CLASSES, seed=0, split=halves)
+    checkpoint.write(tmp_path / "split", plain.load_model().state_dict(), facts)
+    for name, is_split in (("plain", False), ("split", True)):
+        model = rs.create_model("resnet-rs-tiny", in_channels=1, pretrained=tmp_path / name)
+        origin = checkpoint.read(rs.save(model, tmp_path / f"{name} again", classes=CLASSES)).origin
+        assert (SPLIT_LOST in origin.values()) == is_split
+
+
+def test_another_license_does_not_make_the_first_forgotten(run, tmp_path):
+    folder = rs.save_pretrained(run, tmp_path / "hub", license="mit")
+    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    again = rs.save_pretrained(tmp_path / "back", tmp_path / "again", license="apache-2.0")
+    assert "license: mit" not in (again / "README.md").read_text()
+    convert(Foreign(path=again, kind="hub"), tmp_path / "twice")
+    origin = checkpoint.read(tmp_path / "twice").origin
+    assert (origin["license"], origin["before: license"]) == ("apache-2.0", "mit")
+
+
 def test_license_data_and_scores_survive_being_pulled_and_pushed_again(run, tmp_path):
     folder = rs.save_pretrained(run, tmp_path / "hub", license="mit")
     convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
     origin = checkpoint.read(tmp_path / "back").origin
     scores = json.loads((run / "scores.json").read_text())
-    assert origin["license"] == "mit" and origin["before: data"].startswith("photos: 24 pictures")
+    assert origin["license"] == "mit" and origin["before: data"].startswith("my_photos: 24 pictures")
     assert f"top-1 {scores['top1']:.4f} ({scores['top1_low']:.4f} to" in origin["before: scores"]
     again = rs.save_pretrained(tmp_path / "back", tmp_path / "again")
     card = (again / "README.md").read_text()

@@ -6,7 +6,7 @@ timm itself is not needed. Indices of feature maps are timm's: 0 is the early ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -35,6 +35,8 @@ class Classifier(Model):
     """What the weights are for, in timm's fields; `timm.data.resolve_model_data_config` reads it."""
     experiment: Experiment | None = None
     """What the network was made for, if ours made it and not timm."""
+    origin: Mapping[str, str] = {}
+    """Where the weights came from that it began with."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,8 @@ from resnet_rs.bridges.download import OFFLINE, NotFetched
 from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS
 
 _REPO = re.compile(r"(hf-hub:|hf://)?(?P<name>[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?)")
+NO_REPO = "OWNER/NAME"
+"""Stands in a card for the name of the repository until it is known."""
 _MOST_SAID = 400
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +62,7 @@ def fetch_folder(repo: str) -> Path:
         )
     except Exception as error:  # also those of the library's own libraries, which have no type of ours
         raise NotFetched(
-            f"{repo} cannot be had from the Hub: {_said(error)} {advice(error)} A folder with its {CONFIG} and "
+            f"{repo} cannot be had from the Hub: {_said(error)} {advice(error)}A folder with its {CONFIG} and "
             f"{WEIGHTS} can be given instead."
         ) from None
     for file in (CONFIG, WEIGHTS):
@@ -76,17 +79,18 @@ def send_folder(folder: Path, repo: str, *, private: bool) -> str:
     """
     library = _library()
     refuse_no_repo(repo)
+    card = (folder / CARD).read_bytes().replace(NO_REPO.encode(), plain_name(repo).encode())
+    files = {CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS, CARD: card}
     api = library.HfApi(library_name="resnet-rs")
     try:
         api.create_repo(plain_name(repo), private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=plain_name(repo),
-            folder_path=str(folder),
-            allow_patterns=[CONFIG, WEIGHTS, CARD],
+        done = api.create_commit(
+            plain_name(repo),
+            [library.CommitOperationAdd(name, content) for name, content in files.items()],
             commit_message="Weights, configuration and card, written by resnet-rs",
         )
     except Exception as error:  # as above
-        raise OSError(f"the network cannot be sent to {repo}: {_said(error)} {advice(error)}") from None
+        raise OSError(f"the weights cannot be sent to {repo}: {_said(error)} {advice(error)}") from None
     return str(done.commit_url or done)
 
 
@@ -109,37 +113,36 @@ def _offline() -> str | None:
 
 
 def advice(error: BaseException) -> str:
-    """What to do about a fault of the Hub, by its answer, if it gave one."""
-    variable, status = _offline(), _status(error)
+    """What to do about a fault of the Hub, by its answer, if it gave one; nothing where that is not known."""
+    variable, chain = _offline(), list(_chain(error))
+    codes = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
+    status = next((code for code in codes if isinstance(code, int)), None)
     if variable is not None:
-        return f"{variable} is set, so that the network is not asked; take it away."
+        return f"{variable} is set, so that the network is not asked; take it away. "
     if status in (401, 403):
-        return "See that the name is right, and that you are logged in (`hf auth login`, or HF_TOKEN) and may do this."
+        return "See that the name is right, and that you are logged in (`hf auth login`, HF_TOKEN) and may do this. "
     if status == 404:
-        return "See that name and revision are right; who may not see a private one is told the same."
-    if status is None:
+        return "See that name and revision are right; who may not see a private one is told the same. "
+    if status is not None:
+        return "Try again later. " if status == 429 or status >= 500 else ""
+    if any(re.search("Connect|Timeout", type(e).__name__) for e in chain):
         return (
-            "See that there is a network, and that HF_ENDPOINT and HTTPS_PROXY, if they are set, are right."
+            "See that there is a network, and that HF_ENDPOINT and HTTPS_PROXY, if they are set, are right. "
         )
-    return "Try again later; what has arrived is kept."
+    return ""
 
 
-def _status(error: BaseException | None) -> int | None:
-    """Of the answer that lies behind an error; none if there was no answer."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it goes back to."""
     while error is not None:
-        found = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(found, int):
-            return found
-        error = error.__cause__ or error.__context__
-    return None
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _said(error: BaseException) -> str:
     """What an error and the one that it goes back to say, in one line that ends with a full stop."""
-    first = cause = error
-    while (before := cause.__cause__ or cause.__context__) is not None:
-        cause = before
-    texts = dict.fromkeys(" ".join(str(e).split())[:_MOST_SAID].rstrip(".") for e in (first, cause))
+    ends = (error, list(_chain(error))[-1])
+    texts = dict.fromkeys(" ".join(str(e).split())[:_MOST_SAID].rstrip(".") for e in ends)
     return "; ".join(text for text in texts if text) + "."
 
 

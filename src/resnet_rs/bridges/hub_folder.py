@@ -19,6 +19,7 @@ from resnet_rs import config, storage
 from resnet_rs.bridges.classifier import input_facts
 from resnet_rs.bridges.timm_names import depth_of, to_timm
 from resnet_rs.models.backbone import Arch
+from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 
 CONFIG = "config.json"
@@ -31,6 +32,8 @@ SPLIT_LOST = "automatic; which pictures were trained on is recorded in the run a
 """Said as `split` in the origin of weights that have left their run."""
 
 _OURS = "resnet_rs"
+_UNDERSTOOD = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "arch")
+"""Arguments of timm's for a network; any other changes what it computes, and is refused."""
 _IN_OURS = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"}
 _IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
 
@@ -104,15 +107,18 @@ def as_config(
     license: str | None,
 ) -> dict[str, Any]:
     """`config.json` of a classifier."""
+    depth = depth_of(experiment.arch)
     return {
-        **_for_timm(experiment),
+        "architecture": _OURS if depth is None else f"resnetrs{depth}",
+        "num_classes": len(classes),
         "num_features": num_features,
         "global_pool": "avg",
         "label_names": list(classes),
+        **({"model_args": {"arch": config.to_plain(experiment.arch)}} if depth is None else {}),
         "pretrained_cfg": {
             **_inputs(experiment),
             "num_classes": len(classes),
-            **(_IN_OURS if depth_of(experiment.arch) is None else _IN_TIMM),
+            **(_IN_OURS if depth is None else _IN_TIMM),
             **({} if license is None else {"license": license}),
             "paper_ids": "arXiv:2103.07579",
         },
@@ -120,17 +126,14 @@ def as_config(
     }
 
 
-def _for_timm(experiment: Experiment) -> dict[str, Any]:
-    """By which timm makes the network."""
-    depth = depth_of(experiment.arch)
-    named = {"architecture": _OURS, "model_args": {"arch": config.to_plain(experiment.arch)}}
-    known = named if depth is None else {"architecture": f"resnetrs{depth}"}
-    return {**known, "num_classes": getattr(experiment.task, "num_classes", None)}
-
-
 def _inputs(experiment: Experiment) -> dict[str, Any]:
     """timm's fields of how pictures become inputs, as JSON has them."""
     return json.loads(json.dumps(input_facts(experiment.data)))
+
+
+def as_begun(saved: Checkpoint) -> dict[str, str]:
+    """Where the weights of a checkpoint come from, as it is said of them when they leave it."""
+    return {**saved.origin, **({} if saved.split is None else {"split": SPLIT_LOST})}
 
 
 def is_hub_folder(path: Path) -> bool:
@@ -147,6 +150,7 @@ def read_config(folder: Path) -> HubConfig:
     facts = found.get("pretrained_cfg", found)  # timm's first folders had no field of that name
     if not isinstance(facts, dict):
         raise ValueError(f"{path} has no object of fields under 'pretrained_cfg'.")
+    _refuse_other_network(found, path)
     names = found.get("label_names", facts.get("label_names"))
     ours, license = found.get(_OURS), facts.get("license")
     known = HubConfig(
@@ -159,16 +163,42 @@ def read_config(folder: Path) -> HubConfig:
         inputs=facts,
     )
     if known.experiment is not None:
-        _refuse_contradictions(found, facts, known.experiment, path)
+        _refuse_contradictions(found, known, known.experiment, path)
     return known
 
 
+def _refuse_other_network(found: dict[str, Any], path: Path) -> None:
+    """Refuse what makes timm compute something else with the same weights."""
+    arguments = found.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{path} has no object of arguments under 'model_args'.")
+    for name in arguments:
+        if name not in _UNDERSTOOD:
+            raise ValueError(f"{path} has {name!r:.50} under model_args, which no value of ours stands for.")
+    for pool in (found.get("global_pool"), arguments.get("global_pool")):
+        if pool not in (None, "avg"):
+            raise ValueError(f"{path} has global_pool {pool!r:.50}; ours is 'avg'.")
+
+
 def _refuse_contradictions(
-    found: dict[str, Any], facts: dict[str, Any], experiment: Experiment, path: Path
+    found: dict[str, Any], known: HubConfig, experiment: Experiment, path: Path
 ) -> None:
     """Refuse a folder of ours that tells timm another network, or other pictures, than it tells us."""
-    expected = _for_timm(experiment) | _inputs(experiment)
-    said = {**facts, **{name: found.get(name) for name in ("architecture", "model_args", "num_classes")}}
+    classes = getattr(experiment.task, "num_classes", None)
+    depth = depth_of(experiment.arch)
+    expected = _inputs(experiment) | {
+        "architecture": _OURS if depth is None else f"resnetrs{depth}",
+        "arch": experiment.arch if depth is None else None,
+        "num_classes": classes,
+        "num_classes of pretrained_cfg": classes,
+    }
+    said = {
+        **known.inputs,
+        "architecture": known.architecture,
+        "arch": known.arch,
+        "num_classes": found.get("num_classes"),
+        "num_classes of pretrained_cfg": known.inputs.get("num_classes", classes),
+    }
     for name, value in expected.items():
         if said.get(name) != value:
             raise ValueError(
@@ -179,11 +209,16 @@ def _refuse_contradictions(
 
 def _arch(found: dict[str, Any], path: Path) -> Arch | None:
     """The arch that timm is given for our `resnet_rs`."""
-    arguments = found.get("model_args")
-    if found["architecture"] != _OURS or not isinstance(arguments, dict):
+    arguments = found.get("model_args") or {}
+    if found["architecture"] != _OURS:
         return None
+    if "arch" not in arguments:
+        raise ValueError(
+            f"{path} has no arch under model_args. Store the network anew: save_for_hf(..., "
+            'model_args={"arch": resnet_rs.config.to_plain(arch)}), or rs.save and `resnet-rs push`.'
+        )
     try:
-        return config.from_plain(arguments.get("arch"), kinds=(Arch,))
+        return config.from_plain(arguments["arch"], kinds=(Arch,))
     except ValueError as error:
         raise ValueError(f"{path} holds no arch of this version: {error}") from None
 

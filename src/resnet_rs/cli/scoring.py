@@ -229,22 +229,22 @@ def push(
     """
     from tempfile import TemporaryDirectory
 
-    from resnet_rs.bridges.hub import refuse_no_repo
+    from resnet_rs.bridges.hub import NO_REPO, refuse_no_repo
     from resnet_rs.bridges.hub_folder import is_hub_folder
     from resnet_rs.weights.share import push_to_hub, save_pretrained
 
     if repo is not None:
         refuse_no_repo(repo)
-    if repo is not None and is_hub_folder(trained):
-        if out is not None or license is not None:
-            raise ValueError(f"{trained} is sent as it is. Leave --out and --license out.")
+    if is_hub_folder(trained):
+        if repo is None or out is not None or license is not None:
+            raise ValueError(f"{trained} is sent as it is: give OWNER/NAME, and neither --out nor --license.")
         say(push_to_hub(trained, repo, private=private))
         return
     if repo is None and out is None:
         raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
     with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:
         to = out or Path(scratch, "folder")
-        folder = save_pretrained(trained, to, license=license, repo=repo or "OWNER/NAME")
+        folder = save_pretrained(trained, to, license=license, repo=repo or NO_REPO)
         if out is not None:
             say(f"{folder}: config.json, model.safetensors, README.md")
         if repo is not None:

@@ -79,7 +79,22 @@ def decode(
         raise Unreadable(key, _unidentified(encoded)) from error
     except Exception as error:
         # On damaged bytes Pillow raises nearly every kind of exception; which one it is says nothing.
-        raise Unreadable(key, " ".join(str(error).split()) or type(error).__name__) from error
+        raise Unreadable(key, _reason(error)) from error
+
+
+def pixels_of(
+    picture: PillowPicture, *, key: str, channels: int, max_pixels: int = 50_000_000
+) -> UInt8[np.ndarray, "H W C"]:
+    """Pillow's picture by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable` as that does."""
+    try:
+        with _no_warnings():
+            return _pixels(picture, channels=channels, max_pixels=max_pixels)
+    except Exception as error:
+        raise Unreadable(key, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
@@ -92,13 +107,12 @@ def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[
             f"it is a JPEG of more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
         )
     with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-        _check_size(image.width, image.height, max_pixels=max_pixels)
-        image.load()
-        return pixels_of(image, channels=channels)
+        return _pixels(image, channels=channels, max_pixels=max_pixels)
 
 
-def pixels_of(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
-    """Pillow's picture by the rules of `decode`, with 1 or 3 channels."""
+def _pixels(image: Image.Image, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+    _check_size(image.width, image.height, max_pixels=max_pixels)
+    image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
     return _as_channels(_upright(opaque, image), channels=channels)
 
@@ -188,6 +202,8 @@ def _decode_array(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np
 
 
 def _check_size(width: int, height: int, *, max_pixels: int) -> None:
+    if width * height == 0:
+        raise ValueError("it has no pixels")
     if width * height > max_pixels:
         raise ValueError(f"it has {width} x {height} pixels; at most {max_pixels:,} are decoded")
 

@@ -94,12 +94,12 @@ class Predictor:
         if isinstance(picture, np.ndarray):
             self._refuse_shape(picture)
             return f"array {number}", self.preprocess(picture)
-        if isinstance(picture, PillowPicture):
-            return f"picture {number}", self.preprocess(pixels_of(picture, channels=self._data.channels))
-        key = str(picture)
+        channels = self._data.channels
+        key = f"picture {number}" if isinstance(picture, PillowPicture) else str(picture)
         try:
-            encoded = Path(picture).read_bytes()
-            return key, self.preprocess(decode(encoded, key=key, channels=self._data.channels))
+            if isinstance(picture, PillowPicture):
+                return key, self.preprocess(pixels_of(picture, key=key, channels=channels))
+            return key, self.preprocess(decode(Path(picture).read_bytes(), key=key, channels=channels))
         except Unreadable as error:
             return key, error
         except OSError as error:

@@ -21,6 +21,7 @@ from PIL import Image
 from resnet_rs.report import figures
 from resnet_rs.report.figures import Figure
 from resnet_rs.report.frame import percent, render, stored
+from resnet_rs.report.statistics import is_telling
 
 _LARGEST_SIDE = 144
 """Larger pictures are shrunk to this many pixels, which keeps a page with fifty of them small."""
@@ -28,7 +29,6 @@ _SMALL_SIDE = 80
 """Pictures up to this many pixels are shown with their pixels as squares."""
 _NUM_PAIRS = 10
 _NUM_UNREADABLE = 100
-_NUM_FEW_CLASSES = 5
 _MOST_BESIDE = 100
 """Above this many classes, the confusion matrix takes the whole width, for a cell should have a pixel."""
 
@@ -159,12 +159,12 @@ def _confusion(scores: Mapping[str, Any]) -> Int[np.ndarray, "K K"] | None:
 
 def _numbers(scores: Mapping[str, Any]) -> list[_Number]:
     """The scores that are single numbers, with their intervals."""
-    is_easy = 0 < len(scores.get("classes") or []) <= _NUM_FEW_CLASSES
+    num_classes = len(scores.get("classes") or [])
     found: list[_Number] = []
     for key, value in scores.items():
         is_bound = key.endswith(("_low", "_high"))
         is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not is_number or is_bound or (key == "top5" and is_easy):
+        if not is_number or is_bound or not is_telling(key, num_classes):
             continue
         shown = percent if key in _SHARES else _plain_number
         low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+_TOP = 5
+
 
 class Interval(NamedTuple):
     """Two bounds between which a quantity lies at some confidence."""
@@ -142,3 +144,8 @@ def _checked(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}. For 95 %, give 0.95.")
     return confidence
+
+
+def is_telling(score: str, num_classes: int) -> bool:
+    """Whether a score says something: of up to five classes, all are among the first five; 0 stands for unknown."""
+    return score != "top5" or not 0 < num_classes <= _TOP

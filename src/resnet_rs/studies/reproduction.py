@@ -95,8 +95,9 @@ def _digest(data: str) -> str:
 def _make_ready(out: Path, digest: str, computed: str) -> None:
     """Make the folder of scores, and refuse those that are there if they are others, before anything is fetched."""
     storage.make_folders(out)
-    for path in sorted(out.glob("*.json")):
-        _read(path, digest, computed)
+    for name in RELEASED:
+        for path in sorted(out.glob(f"{name}.*.json")):
+            _read(path, digest, computed)
 
 
 def _computed(machine: Machine) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges.classifier import Classifier
+from resnet_rs.bridges.hub_folder import as_begun
 from resnet_rs.models.backbone import Model
 from resnet_rs.paper import RELEASED
 from resnet_rs.training import checkpoint
@@ -62,6 +63,7 @@ def create_model(
     if features_only:
         return model.backbone
     classifier = Classifier.of(model, chosen)
+    classifier.origin = {} if saved is None else as_begun(saved)
     if num_classes < 2:
         classifier.reset_classifier(num_classes)
     return classifier
@@ -71,14 +73,27 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     """Make the new checkpoint folder `out` of a network of `create_model` or `from_pretrained`, as it is now.
 
     `classes` are their names, in the order of the logits. `evaluate`, `predict` and `save_pretrained` take the folder.
+    Weights of another precision become float32.
     """
-    made_for = model.experiment if isinstance(model, Classifier) else None
-    if made_for is None:
+    given: tuple[Any, ...] = tuple(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"classes must be a list of names, got {classes!r:.100}.")
+    if not isinstance(model, Classifier) or model.experiment is None:
         raise ValueError(
             f"expected a network of rs.create_model or rs.from_pretrained, got a {type(model).__name__}. One that timm "
             "has made is stored by timm.models.save_for_hf."
         )
-    names, known = tuple(classes), made_for.suited_to(tuple(classes))
+    names, known = tuple(classes), model.experiment.suited_to(tuple(classes))
+    tensors = _fitting(model, known, names)
+    before = {f"before: {name}": said for name, said in model.origin.items()}
+    origin = before | {"source": "a network in a program, saved by rs.save"}
+    provenance = checkpoint.Provenance(experiment=known, classes=names, seed=0, origin=origin)
+    checkpoint.write(Path(out), tensors, provenance)
+    return Path(out)
+
+
+def _fitting(model: nn.Module, known: Experiment, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of `model` as those of the network of `known`, for classes of these names."""
     with torch.device("meta"):
         expected = known.build_model().state_dict()
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -88,11 +103,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
             f"{len(names)} class names, {len(set(names))} of them different, do not fit the network"
             + (f": {odd[0]} is {_shape(tensors, odd[0])}, not {_shape(expected, odd[0])}." if odd else ".")
         )
-    origin = {"source": "a network in a program, saved by rs.save"}
-    checkpoint.write(
-        Path(out), tensors, checkpoint.Provenance(experiment=known, classes=names, seed=0, origin=origin)
-    )
-    return Path(out)
+    return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
 
 
 def _num_classes(asked: int | None, saved: checkpoint.Checkpoint | None) -> int:

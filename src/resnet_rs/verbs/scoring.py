@@ -17,7 +17,7 @@ from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.models.backbone import Model
 from resnet_rs.paper import TIMM
-from resnet_rs.report.statistics import wilson_interval
+from resnet_rs.report.statistics import is_telling, wilson_interval
 from resnet_rs.tasks.classification import ClassificationHead, ClassificationMeter
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
@@ -35,7 +35,6 @@ PROTOCOLS = ("own", "timm")
 """Of evaluation: as the weights were trained, or as timm evaluates the released ones."""
 _READ_BY_EVALUATION = ("data.size", "data.crop_ratio", "data.crop_first", "data.resampling")
 _NUM_CLASSES_SHOWN = 50
-_TOP = 5
 
 
 def evaluate(
@@ -178,9 +177,9 @@ def convert(weights: str | Path, out: str | Path, *, key: str | None = None) -> 
 
 def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
     """Scores as lines of text."""
-    few = 0 < len(scores.get("classes", [])) <= _TOP  # of which all are among the first five
+    num_classes = len(scores.get("classes", []))
     for name, value in scores.items():
-        if f"{name}_low" in scores and value is not None and not (few and name == "top5"):
+        if f"{name}_low" in scores and value is not None and is_telling(name, num_classes):
             yield f"{name:<6} {value:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
     if "real" in scores:
         yield f"real: of {scores['real_count']:,} pictures; {scores['real_without']:,} have no label of ReaL"

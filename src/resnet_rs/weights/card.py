@@ -12,12 +12,12 @@ from typing import Any
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges.timm_names import depth_of
+from resnet_rs.report.statistics import is_telling
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 
 _SCORES = {"top1": "top-1", "top5": "top-5", "ece": "calibration error", "nll": "negative log-likelihood"}
 _CLASSES_SHOWN = 20
-_TOP = 5
 
 
 def model_card(
@@ -54,7 +54,7 @@ def _head(
     saved: Checkpoint, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None, license: str | None
 ) -> Iterator[str]:
     known = depth_of(saved.experiment.arch) is not None
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         **({} if license is None else {"license": license}),
         "library_name": "timm" if known else "resnet-rs",
         "pipeline_tag": "image-classification",
@@ -62,14 +62,16 @@ def _head(
     }
     if run is not None and scores is not None:
         metrics = [
-            {"type": name, "value": scores[name]} for name in ("top1", "top5") if scores.get(name) is not None
+            {"type": name, "value": scores[name]}
+            for name in ("top1", "top5")
+            if scores.get(name) is not None and is_telling(name, len(scores["classes"]))
         ]
         task = {"type": "image-classification"}
         data = {"name": _data_name(run), "type": _data_name(run)}
         results = [{"task": task, "dataset": data, "metrics": metrics}]
-        facts["model-index"] = [{"name": _name(saved), "results": results}]
+        fields["model-index"] = [{"name": _name(saved), "results": results}]
     yield "---"
-    for name, value in facts.items():
+    for name, value in fields.items():
         yield f"{name}: {json.dumps(value)}"  # JSON is YAML, whatever a name holds
     yield "---"
 
@@ -92,7 +94,7 @@ def _what(saved: Checkpoint) -> Iterator[str]:
 def _data(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
     if run is None:
         return
-    yield from ("", "## Data", "", f"{_data_line(run)}.")
+    yield from ("", "## Data", "", f"{_plain(_data_line(run))}.")
     if saved.split is not None:
         yield "The split was made automatically, by the hash of each picture's name."
 
@@ -119,7 +121,7 @@ def _recipe(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
 def _recipe_line(saved: Checkpoint, run: Mapping[str, Any] | None) -> str:
     if run is None:
         return ""
-    return f"{saved.step:,} updates, seed {saved.seed}, of the experiment `{zoo.nearest(saved.experiment)}`"
+    return f"{saved.step:,} updates, seed {saved.seed}, of the experiment {zoo.nearest(saved.experiment)}"
 
 
 def _scores_line(scores: Mapping[str, Any] | None) -> str:
@@ -132,10 +134,9 @@ def _scores_line(scores: Mapping[str, Any] | None) -> str:
 
 
 def _numbers(scores: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
-    """Title, value and interval of the scores that say something; of few classes all are among the first five."""
-    has_few = 0 < len(scores.get("classes") or []) <= _TOP
+    """Title, value and interval of the scores that say something."""
     for name, title in _SCORES.items():
-        if scores.get(name) is not None and not (has_few and name == "top5"):
+        if scores.get(name) is not None and is_telling(name, len(scores["classes"])):
             yield title, scores[name], scores[f"{name}_low"], scores[f"{name}_high"]
 
 
@@ -167,7 +168,8 @@ def _origin(saved: Checkpoint) -> Iterator[str]:
         return
     yield from ("", "## Where the weights come from", "")
     for name, said in saved.origin.items():
-        yield f"- {_plain(name)}: {_plain(said)}"
+        if name != "license":  # it has a part of its own
+            yield f"- {_plain(name)}: {_plain(said)}"
 
 
 def _license(license: str | None) -> Iterator[str]:
@@ -184,7 +186,7 @@ def _name(saved: Checkpoint) -> str:
 
 def _data_name(run: Mapping[str, Any]) -> str:
     """What the data is called, without the folders above it, which are nobody's business."""
-    return "Fashion-MNIST, a part" if run["data"] == "builtin" else _plain(Path(run["data"]).name)
+    return "Fashion-MNIST, a part" if run["data"] == "builtin" else Path(run["data"]).name
 
 
 def _plain(text: str) -> str:

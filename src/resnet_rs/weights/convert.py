@@ -81,7 +81,11 @@ def load(foreign: Foreign) -> Filled:
     source, digest = _digest(foreign, reading)
     license = foreign.license or reading.license
     origin = {
-        **{f"before: {name}": said for name, said in reading.origin.items() if name != "license"},
+        **{
+            f"before: {name}": said
+            for name, said in reading.origin.items()
+            if (name, said) != ("license", license)
+        },
         "source": source,
         "sha256": digest,
         **({"url": foreign.url} if foreign.url else {}),

@@ -10,7 +10,7 @@ from torch import nn
 from resnet_rs import storage
 from resnet_rs.bridges import hub
 from resnet_rs.bridges.classifier import Classifier
-from resnet_rs.bridges.hub_folder import CARD, CONFIG, SPLIT_LOST, WEIGHTS, as_config, tensors_as_stored
+from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS, as_begun, as_config, tensors_as_stored
 from resnet_rs.models.backbone import StagedBackbone
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint
@@ -20,7 +20,7 @@ from resnet_rs.weights.reading import Foreign
 
 
 def save_pretrained(
-    trained: str | Path | nn.Module, out: str | Path, *, license: str | None = None, repo: str = "OWNER/NAME"
+    trained: str | Path | nn.Module, out: str | Path, *, license: str | None = None, repo: str = hub.NO_REPO
 ) -> Path:
     """Write the weights of a run or checkpoint to the new folder `out`, as the Hub holds them.
 
@@ -44,11 +44,11 @@ def save_pretrained(
         )
     run, scores = _of_run(Path(trained), saved)
     license = license or saved.origin.get("license")
-    card = model_card(saved, run=run, scores=scores, license=license, repo=repo)
+    card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
     fields = as_config(
         saved.experiment,
         saved.classes,
-        {**saved.origin, **facts(saved, run=run, scores=scores), **_split(saved)},
+        {**as_begun(saved), **facts(saved, run=run, scores=scores)},
         num_features=model.backbone.widths[3],
         license=license,
     )
@@ -63,12 +63,11 @@ def save_pretrained(
     return Path(out)
 
 
-def _split(saved: checkpoint.Checkpoint) -> dict[str, str]:
-    return {} if saved.split is None else {"split": SPLIT_LOST}
-
-
 def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """Send a folder of `save_pretrained` to `OWNER/NAME` on the Hub (extra `hub`); the address of the commit."""
+    """Send a folder of `save_pretrained` to `OWNER/NAME` on the Hub (extra `hub`); the address of the commit.
+
+    A card that says `OWNER/NAME` is sent with the name of `repo` in its place.
+    """
     for name in (CONFIG, WEIGHTS, CARD):
         if not Path(folder, name).is_file():
             raise FileNotFoundError(
@@ -89,6 +88,7 @@ def from_pretrained(source: str | Path) -> Classifier:
     model.load_state_dict(filled.tensors)
     found = Classifier.of(model.eval(), experiment)
     found.pretrained_cfg["label_names"] = filled.provenance.classes
+    found.origin = filled.provenance.origin
     return found
 
 
