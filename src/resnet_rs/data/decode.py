@@ -111,6 +111,8 @@ def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[
 
 
 def _pixels(image: Image.Image, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+    if not image.width * image.height:
+        raise ValueError("it has no pixels")
     _check_size(image.width, image.height, max_pixels=max_pixels)
     image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
@@ -202,8 +204,6 @@ def _decode_array(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np
 
 
 def _check_size(width: int, height: int, *, max_pixels: int) -> None:
-    if width * height == 0:
-        raise ValueError("it has no pixels")
     if width * height > max_pixels:
         raise ValueError(f"it has {width} x {height} pixels; at most {max_pixels:,} are decoded")
 
