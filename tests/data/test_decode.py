@@ -1,4 +1,4 @@
-"""Every picture format gives the pixels it means."""
+"""Every image format gives the pixels it means."""
 
 import io
 import struct
@@ -149,11 +149,17 @@ TURNED = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
-"""What EXIF 2.32 says each orientation does to the stored picture."""
+"""What EXIF 2.32 says each orientation does to the stored image."""
 
 
 def jpeg(pixels=COLOR_BLOCKS, **options):
     return saved(pixels, "JPEG", **({"quality": 100, "subsampling": 0} | options))
+
+
+def damaged_tag_jpeg():
+    """A JPEG with orientation 6, and beside it a resolution that is text: Pillow cannot write that again."""
+    turned, damaged = b"\x12\x01\3\0\1\0\0\0\6\0\0\0", b"\x1a\x01\2\0\1\0\0\0x\0\0\0"
+    return jpeg(exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + turned + damaged + bytes(4))
 
 
 def broken_exif_jpeg():
@@ -224,6 +230,7 @@ def matrix():
         "jpeg arithmetic": arithmetic_jpeg(),
         "jpeg with profile": (jpeg(icc_profile=profile), COLOR_BLOCKS),
         "jpeg with broken exif": (broken_exif_jpeg(), COLOR_BLOCKS),
+        "jpeg turned, with a damaged tag": (damaged_tag_jpeg(), TURNED[6](COLOR_BLOCKS)),
         "jpeg with an unknown orientation": (jpeg(exif=exif(9)), COLOR_BLOCKS),
         "jpeg with bytes behind it": (jpeg() + b"\xff\xda\0\2" * 20_000, COLOR_BLOCKS),
         "jpeg with markers in a comment": (jpeg(comment=b"\xff\xda" * 300), COLOR_BLOCKS),
@@ -336,7 +343,7 @@ def test_one_channel_is_the_luma_of_three(name):
 
 @pytest.mark.parametrize("shape", [(1, 1), (20_000, 1), (1, 20_000)])
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "PPM"])
-def test_pictures_of_one_pixel_and_of_one_line_are_pictures(form, shape):
+def test_images_of_one_pixel_and_of_one_line_are_images(form, shape):
     pixels = np.full((*shape, 3), 77, np.uint8)
     assert np.abs(decode(saved(pixels, form), key="", channels=3).astype(int) - pixels).max() <= 1
 
@@ -347,8 +354,8 @@ def test_arrays_keep_any_number_of_channels(channels):
     np.testing.assert_array_equal(decode(npy(array), key="", channels=channels), array)
 
 
-def test_pictures_have_no_other_channel_counts_than_one_and_three():
-    with pytest.raises(Unreadable, match="4 channels were asked for; only a `.npy` array"):
+def test_images_have_no_other_channel_counts_than_one_and_three():
+    with pytest.raises(Unreadable, match="needs 4 channels; only a `.npy` array"):
         decode(saved(with_alpha(COLOR), "PNG"), key="", channels=4)
 
 
@@ -385,9 +392,9 @@ def test_threads_that_decode_together_leave_the_warning_filters_as_they_were():
     encoded = broken_exif_jpeg()
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
-        pictures = list(pool.map(lambda _: decode(encoded, key="", channels=3), range(200)))
+        images = list(pool.map(lambda _: decode(encoded, key="", channels=3), range(200)))
     assert list(warnings.filters) == before
-    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
+    assert all(np.array_equal(image, images[0]) for image in images)
 
 
 def test_endings_are_lower_case_with_their_dot():

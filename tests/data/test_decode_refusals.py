@@ -1,4 +1,4 @@
-"""What is no whole picture is refused with a reason, and hostile files before they cost anything."""
+"""What is no whole image is refused with a reason, and hostile files before they cost anything."""
 
 import io
 import pickle
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from resnet_rs.data.decode import decode
+from resnet_rs.cli import options
+from resnet_rs.data.decode import MAX_PIXELS, check_max_pixels, decode
 from resnet_rs.data.sample import Unreadable
 
 RNG = np.random.default_rng(0)
@@ -57,7 +58,7 @@ TRUNCATED = {
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_a_truncated_picture_is_refused_unless_all_of_its_pixels_are_there(name):
+def test_a_truncated_image_is_refused_unless_all_of_its_pixels_are_there(name):
     encoded = TRUNCATED[name]
     whole = decode(encoded, key=name, channels=3)
     refused = 0
@@ -68,7 +69,7 @@ def test_a_truncated_picture_is_refused_unless_all_of_its_pixels_are_there(name)
             refused += 1
         else:
             np.testing.assert_array_equal(pixels, whole, err_msg=f"cut at {cut} of {len(encoded)}")
-    # The second picture of an MPO is half of the file; all others lose their pixels at once.
+    # The second image of an MPO is half of the file; all others lose their pixels at once.
     assert refused >= (15 if name == "mpo" else 35)
 
 
@@ -110,38 +111,47 @@ def claimed_npy(*shape):
 
 REFUSED = {
     "empty": (b"", "the file is empty"),
-    "text": (b"no picture at all\n", "begins with b'no picture at al'"),
+    "text": (b"no image at all\n", "begins with b'no image at all"),
     "html": (b"<!DOCTYPE html><html></html>", "begins with b'<!DOCTYPE html><'"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture of a known format"),
-    "pdf": (b"%PDF-1.7\n", "not a picture of a known format"),
-    "zip": (b"PK\3\4" + bytes(100), "not a picture of a known format"),
-    "zeros": (bytes(1000), "not a picture of a known format"),
-    "header only": (jpeg(BLOCKS)[:20], "only the start of one"),
-    "wrong magic": (b"\xff\xd9" + jpeg(BLOCKS)[2:], "not a picture of a known format"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a known format"),
+    "pdf": (b"%PDF-1.7\n", "not an image in a known format"),
+    "zip": (b"PK\3\4" + bytes(100), "not an image in a known format"),
+    "zeros": (bytes(1000), "not an image in a known format"),
+    "header only": (jpeg(BLOCKS)[:20], "it is cut off"),
+    "wrong magic": (b"\xff\xd9" + jpeg(BLOCKS)[2:], "not an image in a known format"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "convert it to JPEG or PNG"),
-    "jpeg 2000": (saved(COLOR, "JPEG2000"), "not a picture of a known format"),
-    "icon": (saved(Image.new("RGB", (16, 16)), "ICO"), "not a picture of a known format"),
-    "too many pixels": (claimed_png(10_000, 5_001), "10000 x 5001 pixels; at most 50,000,000"),
-    "too many for Pillow": (claimed_png(20_000, 20_000), "400000000 pixels"),
+    "jpeg 2000": (saved(COLOR, "JPEG2000"), "not an image in a known format"),
+    "icon": (saved(Image.new("RGB", (16, 16)), "ICO"), "not an image in a known format"),
+    "too many pixels": (
+        claimed_png(10_000, 5_001),
+        "10,000 x 5,001 pixels, more than the limit of 50,000,000; raise it with --max-pixels",
+    ),
+    "too many for Pillow": (
+        claimed_png(20_000, 20_000),
+        "more than 178,956,970 pixels, the most that Pillow decodes",
+    ),
     "scan bomb": (jpeg_of_scans(101), "more than 100 scans"),
     "text bomb": (text_bomb(), "too large"),
-    "float nan": (floats(0, float("nan")), "go from nan to nan"),
-    "float infinite": (floats(0, float("inf")), "go from 0 to inf"),
-    "float negative": (floats(-1, 1), "go from -1 to 1; expected 0 to 1, 0 to 255 or 0 to 65,535"),
-    "int too large": (saved(np.array([[0, 70_000]], np.int32), "TIFF"), "go from 0 to 70000"),
+    "float nan": (floats(0, float("nan")), "range from nan to nan"),
+    "float infinite": (floats(0, float("inf")), "range from 0 to inf"),
+    "float negative": (floats(-1, 1), "range from -1 to 1; expected 0 to 1, 0 to 255 or 0 to 65,535"),
+    "int too large": (saved(np.array([[0, 70_000]], np.int32), "TIFF"), "range from 0 to 70000"),
     "npy of floats": (npy(COLOR.astype(float)), "float64 array of shape [7, 5, 3]; expected uint8 [H, W, C]"),
     "npy of objects": (npy(np.array([[{}]], object), allow_pickle=True), "object array"),
     "npy of clips": (npy(COLOR[None]), "uint8 array of shape [1, 7, 5, 3]"),
     "npy without pixels": (npy(COLOR[:0]), "claims 0 bytes"),
     "npy too short": (claimed_npy(7, 9, 3), "claims 189 bytes of pixels, and 105 follow"),
-    "npy too large": (claimed_npy(70_000, 75_000, 3), "75000 x 70000 pixels; at most"),
+    "npy too large": (
+        claimed_npy(70_000, 75_000, 3),
+        "more than the limit of 50,000,000; make the image smaller",
+    ),
     "npy of a huge depth": (claimed_npy(7, 5, 10**15), "claims 35,000,000,000,000,000 bytes"),
-    "npy of five channels": (npy(np.zeros((2, 2, 5), np.uint8)), "it has 5 channels, and 3 were asked for"),
+    "npy of five channels": (npy(np.zeros((2, 2, 5), np.uint8)), "it has 5 channels, and the model needs 3"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_is_refused_in_one_line_that_says_why(name):
+def test_what_is_no_image_is_refused_in_one_line_that_says_why(name):
     encoded, reason = REFUSED[name]
     with pytest.raises(Unreadable) as caught:
         decode(encoded, key=f"photos/{name}.jpg", channels=3)
@@ -150,12 +160,12 @@ def test_what_is_no_picture_is_refused_in_one_line_that_says_why(name):
     assert "\n" not in caught.value.reason and " at 0x" not in caught.value.reason
 
 
-def test_pictures_are_measured_before_they_are_decoded():
+def test_images_are_measured_before_they_are_decoded():
     size = (5, 7)
     assert decode(saved(COLOR, "PNG"), key="", channels=3, max_pixels=35).shape == (7, 5, 3)
     for encoded in (saved(COLOR, "PNG"), jpeg(COLOR), npy(COLOR), saved(COLOR, "TIFF"), saved(COLOR, "GIF")):
         # The last byte of pixels is gone, so the reason tells which of the two came first.
-        with pytest.raises(Unreadable, match=f"{size[0]} x {size[1]} pixels; at most 34 are decoded"):
+        with pytest.raises(Unreadable, match=f"{size[0]} x {size[1]} pixels, more than the limit of 34"):
             decode(encoded[:-1], key="", channels=3, max_pixels=34)
 
 
@@ -176,3 +186,13 @@ def test_an_unreadable_sample_survives_the_way_out_of_a_worker():
     with pytest.raises(Unreadable) as caught:
         decode(b"", key="a/b.jpg", channels=3)
     assert str(pickle.loads(pickle.dumps(caught.value))) == "cannot read 'a/b.jpg': the file is empty"
+
+
+@pytest.mark.parametrize("max_pixels", [0, -1, 178_956_971])
+def test_limits_of_pixels_that_cannot_be_used_are_refused(max_pixels):
+    with pytest.raises(ValueError, match=r"max_pixels must be 1 to 178,956,970"):
+        check_max_pixels(max_pixels)
+
+
+def test_the_default_limit_of_the_command_line_is_that_of_the_decoder():
+    assert options.MAX_PIXELS == MAX_PIXELS

@@ -8,10 +8,10 @@ from PIL import Image
 from resnet_rs.data.folders import ClassFolder, open_folders, split_record
 
 
-def fill(folder, num_pictures=2, *, grey=0):
-    """Tiny pictures of one grey value, so that a sample shows where it comes from."""
+def fill(folder, num_images=2, *, grey=0):
+    """Tiny images of one grey value, so that a sample shows where it comes from."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(num_pictures):
+    for i in range(num_images):
         Image.new("L", (2, 3), grey).save(folder / f"{i}.png")
     return folder
 
@@ -60,7 +60,7 @@ def empty_class_in_val(root):
     fill(root / "val" / "eel")
 
 
-def single_pictures(root):
+def single_images(root):
     fill(root / "cat", 2)
     for name in "bcdefgh":
         fill(root / name, 1)
@@ -76,16 +76,16 @@ def class_not_in_train(root):
     fill(root / "val" / "eel")
 
 
-def pictures_in_root(root):
+def images_in_root(root):
     fill(root)
 
 
-def pictures_in_train(root):
+def images_in_train(root):
     fill(root / "train")
     fill(root / "test")
 
 
-def pictures_in_val(root):
+def images_in_val(root):
     fill_splits(root, "train")
     fill(root / "val")
 
@@ -113,21 +113,21 @@ def empty_train(root):
     [
         (no_root, FileNotFoundError, ["data' does not exist", "expected a folder of class folders", "Check"]),
         (root_is_a_file, ValueError, ["data' is a file", "expected a folder of class folders", "Give"]),
-        (empty, ValueError, ["data' holds no class folders", "expected one per class", "Add them"]),
-        (only_hidden, ValueError, ["data' holds no class folders", "expected one per class", "Add them"]),
-        (one_class, ValueError, ["data' holds only one class, 'cat'", "expected two or more", "Add"]),
+        (empty, ValueError, ["data' has no class folders", "expected one per class", "Add them"]),
+        (only_hidden, ValueError, ["data' has no class folders", "expected one per class", "Add them"]),
+        (one_class, ValueError, ["data' has only one class, 'cat'", "expected two or more", "Add"]),
         (
             one_class_in_train,
             ValueError,
-            ["train' holds only one class, 'cat'", "expected two or more", "Add"],
+            ["train' has only one class, 'cat'", "expected two or more", "Add"],
         ),
-        (empty_class, ValueError, ["data' has no pictures in 'eel'", "expected some in every class", "Add"]),
-        (empty_class_in_val, ValueError, ["train' has no pictures in 'eel'", "expected some", "Add"]),
+        (empty_class, ValueError, ["data' has no images in 'eel'", "expected some in every class", "Add"]),
+        (empty_class_in_val, ValueError, ["train' has no images in 'eel'", "expected some", "Add"]),
         (
-            single_pictures,
+            single_images,
             ValueError,
             [
-                "a single picture in 'b', 'c', 'd', 'e', 'f' and 2 more",
+                "only one image in 'b', 'c', 'd', 'e', 'f' and 2 more",
                 "expected two or more per class",
                 "Add",
             ],
@@ -138,21 +138,21 @@ def empty_train(root):
             ValueError,
             ["has 'eel' in 'val' but not in 'train'", "expected the same", "Add"],
         ),
-        (pictures_in_root, ValueError, ["data' holds pictures but no class folders", "expected one", "Move"]),
+        (images_in_root, ValueError, ["data' has images but no class folders", "expected one", "Move"]),
         (
-            pictures_in_train,
+            images_in_train,
             ValueError,
-            ["train' holds pictures but no class folders", "expected one", "Move"],
+            ["train' has images but no class folders", "expected one", "Move"],
         ),
-        (pictures_in_val, ValueError, ["val' holds pictures but no class folders", "expected one", "Move"]),
-        (no_train, ValueError, ["holds 'val', 'test' but no 'train'", "expected both", "Add"]),
+        (images_in_val, ValueError, ["val' has images but no class folders", "expected one", "Move"]),
+        (no_train, ValueError, ["has 'val', 'test' but no 'train'", "expected both", "Add"]),
         (
             train_beside_others,
             ValueError,
-            ["holds 'train' beside 'annotations'", "expected either", "Rename"],
+            ["has 'train' beside 'annotations'", "expected either", "Rename"],
         ),
-        (val_and_validation, ValueError, ["holds 'val' and 'validation'", "expected one of them", "Rename"]),
-        (empty_train, ValueError, ["train' holds no class folders", "expected one per class", "Add them"]),
+        (val_and_validation, ValueError, ["has 'val' and 'validation'", "expected one of them", "Rename"]),
+        (empty_train, ValueError, ["train' has no class folders", "expected one per class", "Add them"]),
     ],
 )
 def test_a_wrong_folder_is_answered_with_what_is_there_what_is_expected_and_what_to_do(
@@ -171,9 +171,9 @@ def test_a_wrong_folder_is_answered_with_what_is_there_what_is_expected_and_what
     ("fields", "message"),
     [
         ({"labels": (0,)}, "every file needs one label"),
-        ({"labels": (0, 2)}, "labels must be 0 to 1, an index into the classes, got 2"),
+        ({"labels": (0, 2)}, "labels must be class indices from 0 to 1, got 2"),
         ({"labels": (-1, 0)}, "got -1"),
-        ({"files": ("a/1.png", "a/1.png")}, "every file must be listed once, got 'a/1.png' again"),
+        ({"files": ("a/1.png", "a/1.png")}, "every file must be listed once, got 'a/1.png' more than once"),
     ],
 )
 def test_a_source_that_contradicts_itself_is_refused(fields, message):
@@ -183,14 +183,14 @@ def test_a_source_that_contradicts_itself_is_refused(fields, message):
         ClassFolder(**(good | fields))
 
 
-def test_pictures_that_are_gone_from_a_recorded_split_are_named(tmp_path):
+def test_images_that_are_gone_from_a_recorded_split_are_named(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 10)
     record = split_record(open_folders(tmp_path))
     for i in range(7):
         (tmp_path / "cat" / f"{i}.png").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"lacks 7 of the 20 files.*'cat/\d.png'.* and 2 more\. Bring"
+        FileNotFoundError, match=r"lacks 7 of the 20 files.*'cat/\d.png'.* and 2 more\. Restore"
     ):
         open_folders(tmp_path, split=record)
 
@@ -200,9 +200,12 @@ def test_pictures_that_are_gone_from_a_recorded_split_are_named(tmp_path):
     [
         ({"test": []}, "must list files under 'train' and 'test'"),
         ({"val": ["cat/0.png"]}, "got 'test', 'train', 'val'"),
-        ({"test": ["cat/0.png", "cat/0.png"]}, "every file must be listed once, got 'cat/0.png' again"),
-        ({"test": ["dog/1.png"]}, "every file must be listed once, got 'dog/1.png' again"),
-        ({"test": ["../cat/0.png"]}, "paths of the form class/picture below the root, got '../cat/0.png'"),
+        (
+            {"test": ["cat/0.png", "cat/0.png"]},
+            "every file must be listed once, got 'cat/0.png' more than once",
+        ),
+        ({"test": ["dog/1.png"]}, "every file must be listed once, got 'dog/1.png' more than once"),
+        ({"test": ["../cat/0.png"]}, "paths of the form class/image below the root, got '../cat/0.png'"),
         ({"test": ["/cat/0.png"]}, "got '/cat/0.png'"),
         ({"test": ["0.png"]}, "got '0.png'"),
     ],
@@ -233,9 +236,9 @@ def test_errors_show_odd_names_in_one_printable_line(tmp_path):
         ("val", "train", "'train/cat' and 'val/cat'"),
     ],
 )
-def test_links_that_give_two_class_folders_the_same_pictures_are_refused(tmp_path, link, target, named):
+def test_links_that_give_two_class_folders_the_same_images_are_refused(tmp_path, link, target, named):
     fill_splits(tmp_path, "train")
     fill(tmp_path / "train" / "cat" / "young")
     (tmp_path / link).symlink_to(tmp_path / target)
-    with pytest.raises(ValueError, match=f"{named}, and a link gives both the same pictures"):
+    with pytest.raises(ValueError, match=f"{named}, and a link gives both the same images"):
         open_folders(tmp_path)

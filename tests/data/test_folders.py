@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_rs.data.folders import open_folders, split_record
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.folders import open_folders, open_for_scoring, split_record
+from resnet_rs.data.sample import Request, Unreadable
 
 
-def fill(folder, num_pictures=2, *, grey=0):
-    """Tiny pictures of one grey value, so that a sample shows where it comes from."""
+def fill(folder, num_images=2, *, grey=0):
+    """Tiny images of one grey value, so that a sample shows where it comes from."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(num_pictures):
+    for i in range(num_images):
         Image.new("L", (2, 3), grey).save(folder / f"{i}.png")
     return folder
 
@@ -39,7 +39,7 @@ def all_files(splits):
     return sorted(record["train"] + record["test"])
 
 
-def test_class_folders_give_pictures_with_the_label_of_their_folder(tmp_path):
+def test_class_folders_give_images_with_the_label_of_their_folder(tmp_path):
     fill(tmp_path / "dog", 3, grey=200)
     fill(tmp_path / "cat", 2, grey=50)
     splits = open_folders(tmp_path)
@@ -47,10 +47,10 @@ def test_class_folders_give_pictures_with_the_label_of_their_folder(tmp_path):
     assert (len(splits.train), len(splits.test)) == (3, 2)
     for half in (splits.train, splits.test):
         for i in range(len(half)):
-            sample = half.read(i, channels=3)
+            sample = half.read(i, Request(3))
             assert sample.key == half.key(i)
-            assert half.classes[sample.target] == sample.key.split("/")[0]
-            np.testing.assert_array_equal(sample.input, np.full((3, 2, 3), [50, 200][sample.target]))
+            assert half.classes[sample.target.index] == sample.key.split("/")[0]
+            np.testing.assert_array_equal(sample.input, np.full((3, 2, 3), [50, 200][sample.target.index]))
 
 
 def test_train_and_val_folders_are_the_splits(tmp_path):
@@ -88,20 +88,20 @@ def test_train_may_be_a_class_among_others(tmp_path):
     assert open_folders(tmp_path).train.classes == ("bus", "train", "tram")
 
 
-@pytest.mark.parametrize("num_pictures", [2, 3, 7, 8, 13, 40])
-def test_a_fifth_of_each_class_with_the_smallest_hashes_is_tested(tmp_path, num_pictures):
+@pytest.mark.parametrize("num_images", [2, 3, 7, 8, 13, 40])
+def test_a_fifth_of_each_class_with_the_smallest_hashes_is_tested(tmp_path, num_images):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        for i in range(num_pictures):
+        for i in range(num_images):
             (tmp_path / name / f"{i}.jpg").touch()
     expected = []
     for name in ("cat", "dog"):
-        files = [f"{name}/{i}.jpg" for i in range(num_pictures)]
+        files = [f"{name}/{i}.jpg" for i in range(num_images)]
         files.sort(key=lambda path: hashlib.sha256(path.encode()).hexdigest())
-        expected += sorted(files[: max(1, round(num_pictures / 5))])
+        expected += sorted(files[: max(1, round(num_images / 5))])
     splits = open_folders(tmp_path)
     assert split_record(splits)["test"] == expected
-    assert len(all_files(splits)) == len(set(all_files(splits))) == 2 * num_pictures
+    assert len(all_files(splits)) == len(set(all_files(splits))) == 2 * num_images
 
 
 def test_the_order_of_the_listing_changes_nothing(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_record_with_a_class_called_train_keeps_the_classes(tmp_path):
     assert open_folders(tmp_path, split=split_record(splits)) == splits
 
 
-def test_pictures_and_classes_that_come_later_do_not_join_a_recorded_split(tmp_path):
+def test_images_and_classes_that_come_later_do_not_join_a_recorded_split(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 5)
     splits = open_folders(tmp_path)
@@ -193,7 +193,7 @@ def test_pictures_and_classes_that_come_later_do_not_join_a_recorded_split(tmp_p
     assert open_folders(tmp_path, split=split_record(splits)) == splits
 
 
-def test_pictures_below_a_class_folder_belong_to_the_class(tmp_path):
+def test_images_below_a_class_folder_belong_to_the_class(tmp_path):
     fill(tmp_path / "cat" / "2019" / "may")
     fill(tmp_path / "cat" / "dog", 1)
     fill(tmp_path / "dog")
@@ -214,7 +214,7 @@ def test_three_hundred_folders_inside_each_other_are_walked(tmp_path):
     assert f"cat/{'d/' * 300}x.png" in all_files(open_folders(tmp_path))
 
 
-def test_hidden_names_and_what_is_no_picture_are_left_out(tmp_path):
+def test_hidden_names_and_what_is_no_image_are_left_out(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
         for other in (".0.png", "._1.png", "notes.txt", "Thumbs.db", "png", "x.png.part", ".DS_Store"):
@@ -275,8 +275,8 @@ def test_odd_names_of_classes_and_files_are_read_and_restored(tmp_path):
     assert splits.train.classes == tuple(sorted(ODD_NAMES))
     for half in (splits.train, splits.test):
         for i in range(len(half)):
-            sample = half.read(i, channels=1)
-            assert ODD_NAMES[int(sample.input[0, 0, 0])] == half.classes[sample.target]
+            sample = half.read(i, Request(1))
+            assert ODD_NAMES[int(sample.input[0, 0, 0])] == half.classes[sample.target.index]
     record = json.loads(json.dumps(split_record(splits)))
     assert open_folders(tmp_path, split=record) == splits
     assert len({splits.train.digest(), splits.test.digest()}) == 2
@@ -310,10 +310,10 @@ def test_links_to_folders_are_followed_for_root_splits_and_classes(tmp_path):
     assert labels_by_name(splits.train) == {
         (f"train/{name}/{i}.png", name) for name in ("cat", "dog") for i in range(2)
     }
-    assert splits.test.read(3, channels=1).key == "val/dog/1.png"
+    assert splits.test.read(3, Request(1)).key == "val/dog/1.png"
 
 
-def test_a_linked_picture_is_a_picture_and_a_dangling_one_is_unreadable(tmp_path):
+def test_a_linked_image_is_an_image_and_a_dangling_one_is_unreadable(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 1)
     fill(tmp_path / ".store", 1, grey=99)
@@ -322,9 +322,11 @@ def test_a_linked_picture_is_a_picture_and_a_dangling_one_is_unreadable(tmp_path
     record = {"train": ["cat/linked.png", "dog/gone.png"], "test": ["cat/0.png", "dog/0.png"]}
     assert all_files(open_folders(tmp_path)) == sorted(record["train"] + record["test"])
     source = open_folders(tmp_path, split=record).train
-    assert source.read(0, channels=1).input[0, 0, 0] == 99
-    with pytest.raises(Unreadable, match="cannot read 'dog/gone.png': there is no regular file of this name"):
-        source.read(1, channels=1)
+    assert source.read(0, Request(1)).input[0, 0, 0] == 99
+    with pytest.raises(
+        Unreadable, match="cannot read 'dog/gone.png': there is no regular file with this name"
+    ):
+        source.read(1, Request(1))
 
 
 def test_pipes_are_left_out_and_never_waited_for(tmp_path):
@@ -336,10 +338,10 @@ def test_pipes_are_left_out_and_never_waited_for(tmp_path):
     (tmp_path / splits.train.key(0)).unlink()
     os.mkfifo(tmp_path / splits.train.key(0))
     with pytest.raises(Unreadable, match="no regular file"):
-        splits.train.read(0, channels=1)
+        splits.train.read(0, Request(1))
 
 
-def test_damaged_and_vanished_pictures_are_unreadable_under_their_keys(tmp_path):
+def test_damaged_and_vanished_images_are_unreadable_under_their_keys(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
     source = open_folders(tmp_path).train
@@ -347,7 +349,7 @@ def test_damaged_and_vanished_pictures_are_unreadable_under_their_keys(tmp_path)
     (tmp_path / source.key(1)).write_bytes(b"<html>")
     for index, reason in ((0, "there is no regular file"), (1, "begins with b'<html>'")):
         with pytest.raises(Unreadable, match=reason) as caught:
-            source.read(index, channels=3)
+            source.read(index, Request(3))
         assert caught.value.key == source.key(index)
 
 
@@ -359,7 +361,7 @@ def test_a_source_is_read_alike_in_another_folder_and_process(tmp_path, monkeypa
     monkeypatch.chdir("/")
     copy = pickle.loads(pickle.dumps(source))
     assert copy == source
-    np.testing.assert_array_equal(copy.read(0, channels=3).input, source.read(0, channels=3).input)
+    np.testing.assert_array_equal(copy.read(0, Request(3)).input, source.read(0, Request(3)).input)
 
 
 @pytest.mark.parametrize(
@@ -375,3 +377,13 @@ def test_other_usual_names_of_splits_are_known(tmp_path, train, test):
     splits = open_folders(tmp_path)
     assert splits.train.classes == ("cat", "dog")
     assert splits.test.key(0) == f"{test}/cat/1.png"
+
+
+def test_the_limit_of_pixels_is_set_for_both_splits_and_named_as_the_cure(tmp_path):
+    splits = open_folders(fill_splits(tmp_path, "train", "val"), max_pixels=5)
+    for source in (splits.train, splits.test, open_for_scoring(tmp_path, max_pixels=5)):
+        with pytest.raises(
+            Unreadable, match=r"2 x 3 pixels, more than the limit of 5; raise it with --max-pixels"
+        ):
+            source.read(0, Request(1))
+    assert open_folders(tmp_path, max_pixels=6).train.read(0, Request(1)).input.shape == (3, 2, 1)

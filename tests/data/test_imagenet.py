@@ -8,8 +8,9 @@ from timm.data import ImageNetInfo
 from timm.data.real_labels import RealLabelsImagenet
 
 from resnet_rs.data import imagenet
-from resnet_rs.data.sample import Sample
+from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Source, match_classes
+from resnet_rs.data.target import Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class Named(Source):
     def key(self, index):
         return f"{self.names[index]}/{index}.jpg"
 
-    def read(self, index, *, channels):
-        return Sample(np.zeros((8, 8, channels), np.uint8), index, self.key(index))
+    def read(self, index, request):
+        return Sample(np.zeros((8, 8, request.channels), np.uint8), Label(index), self.key(index))
 
 
 def numbers():
@@ -63,23 +64,23 @@ def test_answers_are_judged_as_by_timms_copy_of_real():
 def test_numbers_become_names_in_imagenets_order():
     source = imagenet.labeled(Named(names=numbers()), "imagenet-v2")
     matched = match_classes(source, imagenet.classes())
-    assert source.classes == imagenet.classes() and matched.read(10, channels=3).target == 10
+    assert source.classes == imagenet.classes() and matched.read(10, Request(3)).target == Label(10)
     # A listing by code point has "10" before "2"; names are what counts.
     by_text = imagenet.labeled(Named(names=tuple(sorted(numbers()))), "imagenet-v2")
     matched = match_classes(by_text, imagenet.classes())
-    assert [matched.read(i, channels=3).target for i in range(4)] == [0, 1, 10, 100]
+    assert [matched.read(i, Request(3)).target.index for i in range(4)] == [0, 1, 10, 100]
     assert matched.key(2) == "10/2.jpg" and len(matched) == 1000
 
 
 @pytest.mark.parametrize(
     ("names", "labels", "said"),
     [
-        (numbers()[:-1], "imagenet-v2", "1 are missing, as '999'"),
-        ((*numbers()[:-1], "cat"), "imagenet-v2", "1 are not among them, as 'cat'; 1 are missing, as '999'"),
-        (imagenet.classes(), "imagenet-r", "800 are not among them, as 'n01440764'"),
-        (imagenet.classes_of("imagenet-a"), "imagenet-r", "are not among them"),
-        (imagenet.classes_of("imagenet-r"), "imagenet-real", "800 are missing"),
-        (numbers(), "imagenet-a", "called by 200 identifiers such as n01498041"),
+        (numbers()[:-1], "imagenet-v2", "got 1 missing, such as '999'"),
+        ((*numbers()[:-1], "cat"), "imagenet-v2", "1 unexpected, such as 'cat' and 1 missing, such as '999'"),
+        (imagenet.classes(), "imagenet-r", "800 unexpected, such as 'n01440764'"),
+        (imagenet.classes_of("imagenet-a"), "imagenet-r", "unexpected, such as"),
+        (imagenet.classes_of("imagenet-r"), "imagenet-real", "800 missing"),
+        (numbers(), "imagenet-a", "must be 200 identifiers such as n01498041"),
     ],
 )
 def test_folders_of_another_set_are_refused(names, labels, said):
@@ -88,6 +89,6 @@ def test_folders_of_another_set_are_refused(names, labels, said):
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "ILSVRC2012_val_00050001.JPEG", "ILSVRC2012_val_00000000.JPEG"])
-def test_pictures_that_are_not_imagenets_have_no_labels(name):
-    with pytest.raises(ValueError, match="none of ImageNet's validation pictures"):
+def test_images_that_are_not_imagenets_have_no_labels(name):
+    with pytest.raises(ValueError, match="is not one of ImageNet's validation images"):
         imagenet.reassess([name], np.array([3]))

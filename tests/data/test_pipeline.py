@@ -5,21 +5,28 @@ import pytest
 import torch
 
 from resnet_rs.data.builtin import Builtin, builtin
-from resnet_rs.data.loader import EvaluationSpans, Span, TrainingSpans, cut, load
+from resnet_rs.data.loader import EvaluationBatches, IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
-from resnet_rs.data.sample import Sample
+from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Renumbered, Splits, match_classes
+from resnet_rs.data.target import Label
 from resnet_rs.methods.randaugment import RandAugment
+from resnet_rs.tasks.classification import Classification
 
 DATA = Data(size=16, randaugment=RandAugment(magnitude=15.0))
+COLLATE = Classification().collate
 SOURCE = Shapes(num_samples=53, size=20)
 
 
 def stream(*, at_most, workers=0, first=0, count=120, seed=0):
     """Inputs, targets and indices of positions of the run, by any batches and workers."""
     batches = list(
-        load(cut(first, count, at_most=at_most), TrainingSpans(SOURCE, DATA, seed=seed), workers=workers)
+        load(
+            split_range(first, count, at_most=at_most),
+            TrainingBatches(SOURCE, DATA, collate=COLLATE, seed=seed),
+            workers=workers,
+        )
     )
     return [
         torch.cat([getattr(batch, name) for batch in batches]) for name in ("inputs", "targets", "indices")
@@ -51,8 +58,12 @@ def test_another_seed_gives_another_stream():
 
 
 def test_evaluation_shows_every_sample_once_in_order_without_chance():
-    batches = list(load(cut(0, 53, at_most=20), EvaluationSpans(SOURCE, DATA), workers=0))
-    again = list(load(cut(0, 53, at_most=11), EvaluationSpans(SOURCE, DATA), workers=1))
+    batches = list(
+        load(split_range(0, 53, at_most=20), EvaluationBatches(SOURCE, DATA, collate=COLLATE), workers=0)
+    )
+    again = list(
+        load(split_range(0, 53, at_most=11), EvaluationBatches(SOURCE, DATA, collate=COLLATE), workers=1)
+    )
     assert torch.cat([b.indices for b in batches]).tolist() == list(range(53))
     assert torch.equal(torch.cat([b.inputs for b in batches]), torch.cat([b.inputs for b in again]))
 
@@ -60,7 +71,7 @@ def test_evaluation_shows_every_sample_once_in_order_without_chance():
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_normalization_has_one_mean_and_deviation_per_channel(channels):
     data = Data(size=16, mean=(0.5,) * channels, std=(0.25,) * channels)
-    sample = SOURCE.read(0, channels=channels)
+    sample = SOURCE.read(0, Request(channels))
     inputs, target = data.test_input(sample)
     assert inputs.shape == (channels, 16, 16)
     assert target == sample.target
@@ -68,10 +79,10 @@ def test_normalization_has_one_mean_and_deviation_per_channel(channels):
     torch.testing.assert_close(data.normalize(inputs[None])[0], expected)
 
 
-def test_released_pictures_keep_their_overshoot_in_evaluation_and_are_bytes_in_training():
-    data = Data(size=16, resampling="released")
+def test_released_images_keep_their_overshoot_in_evaluation_and_are_bytes_in_training():
+    data = Data(size=16, resampling="tf1_bicubic")
     checks = np.indices((40, 40)).sum(0) // 3 % 2 * 255
-    sample = Sample(np.repeat(checks[:, :, None], 3, axis=2).astype(np.uint8), 0, "checks")
+    sample = Sample(np.repeat(checks[:, :, None], 3, axis=2).astype(np.uint8), Label(0), "checks")
     test, _ = data.test_input(sample)
     train, _ = data.train_input(sample, seed=0, epoch=0, index=0)
     assert test.dtype == torch.float32 and test.min() < 0 and test.max() > 255
@@ -79,22 +90,22 @@ def test_released_pictures_keep_their_overshoot_in_evaluation_and_are_bytes_in_t
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (3, 500)])
-def test_pictures_of_any_shape_become_inputs(shape):
-    sample = Sample(np.zeros((*shape, 3), dtype=np.uint8), 1, "odd")
+def test_images_of_any_shape_become_inputs(shape):
+    sample = Sample(np.zeros((*shape, 3), dtype=np.uint8), Label(1), "odd")
     for inputs, target in (DATA.test_input(sample), DATA.train_input(sample, seed=0, epoch=0, index=0)):
-        assert inputs.shape == (3, 16, 16) and target == 1
+        assert inputs.shape == (3, 16, 16) and target == Label(1)
 
 
 def test_randaugment_on_clips_is_refused():
-    clip = Shapes(num_samples=1, asks="motion").read(0, channels=3)
+    clip = Shapes(num_samples=1, asks="motion").read(0, Request(3))
     with pytest.raises(ValueError, match=r"cannot be applied to a clip .* Set data\.randaugment=none"):
         DATA.train_input(clip, seed=0, epoch=0, index=0)
 
 
-def test_the_builtin_pictures_are_balanced_and_named():
+def test_the_builtin_images_are_balanced_and_named():
     splits = builtin()
     for split, count in ((splits.train, 1000), (splits.test, 200)):
-        labels = [split.read(i, channels=1).target for i in range(len(split))]
+        labels = [split.read(i, Request(1)).target.index for i in range(len(split))]
         assert np.bincount(labels).tolist() == [count] * 10
     assert splits.test.classes[0] == "t-shirt/top"
     assert splits.test.key(7) == "builtin/test/7"
@@ -111,16 +122,16 @@ def test_classes_are_matched_by_name_and_never_by_order():
     matched = match_classes(source, ("triangle", "star", "square", "disc"))
     assert isinstance(matched, Renumbered)
     for i in range(30):
-        before, after = source.read(i, channels=1), matched.read(i, channels=1)
-        assert matched.classes[after.target] == source.classes[before.target]
+        before, after = source.read(i, Request(1)), matched.read(i, Request(1))
+        assert matched.classes[after.target.index] == source.classes[before.target.index]
         assert np.array_equal(before.input, after.input)
     assert match_classes(source, source.classes) is source
 
 
 def test_masks_are_renumbered_by_name_too():
     source = Shapes(num_samples=3, asks="mask")
-    matched = match_classes(source, ("triangle", "square", "disc", "ground"))
-    before, after = source.read(0, channels=1).target.classes, matched.read(0, channels=1).target.classes
+    matched = match_classes(source, ("triangle", "square", "disc", "background"))
+    before, after = source.read(0, Request(1)).target.classes, matched.read(0, Request(1)).target.classes
     names = np.array(matched.classes)[after]
     assert np.array_equal(names, np.array(source.classes)[before])
 
@@ -141,7 +152,7 @@ def test_a_span_of_unreadable_samples_is_an_empty_batch(tmp_path):
     source = ClassFolder(
         root=str(tmp_path), files=("a/1.png", "b/2.png"), labels=(0, 1), class_names=("a", "b")
     )
-    batch = EvaluationSpans(source, DATA)[Span(0, 2)]
+    batch = EvaluationBatches(source, DATA, collate=COLLATE)[IndexRange(0, 2)]
     assert len(batch.indices) == 0
     assert [error.key for error in batch.unreadable] == ["a/1.png", "b/2.png"]
 

@@ -1,4 +1,4 @@
-"""Resizing, against released evaluation pictures, TensorFlow 2 (`tests/assets/README.md`) and Pillow."""
+"""Resizing, against released evaluation images, TensorFlow 2 (`tests/assets/README.md`) and Pillow."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from resnet_rs.data.view import center_view
 GOLDEN = np.load(Path(__file__).parents[1] / "assets" / "eval-preprocess-golden.npz")
 GARDEN = np.load(Path(__file__).parents[1] / "assets/foreign/bilinear.npz")
 WAYS = list(get_args(Resampling))
-PICTURES = [(name, size) for name in ("rocket", "coffee") for size in (160, 224, 256)]
+IMAGES = [(name, size) for name in ("rocket", "coffee") for size in (160, 224, 256)]
 
 
 def released_eval_error(decoded: np.ndarray, name: str, size: int) -> np.ndarray:
     view = center_view(*decoded.shape[:2], size=size, crop_ratio=0.875)
-    return np.abs(view.pixels(decoded, resampling="released") - GOLDEN[f"{name}/{size}"] / 64)
+    return np.abs(view.pixels(decoded, resampling="tf1_bicubic") - GOLDEN[f"{name}/{size}"] / 64)
 
 
-@pytest.mark.parametrize(("name", "size"), PICTURES)
-def test_released_evaluation_pictures_are_equal_when_decoded_as_released(name, size):
+@pytest.mark.parametrize(("name", "size"), IMAGES)
+def test_released_evaluation_images_are_equal_when_decoded_as_released(name, size):
     """Half a step of the stored values is 1/128. Nothing is left beyond it: crop and resampling are exact."""
     error = released_eval_error(decode_as_released(name), name, size)
     assert error.mean() <= 0.005
     assert error.max() <= 1 / 128 + 1e-4
 
 
-@pytest.mark.parametrize(("name", "size"), PICTURES)
-def test_released_evaluation_pictures_differ_by_the_decoder_alone(name, size):
+@pytest.mark.parametrize(("name", "size"), IMAGES)
+def test_released_evaluation_images_differ_by_the_decoder_alone(name, size):
     """Pillow decodes JPEG with the accurate inverse cosine transform, TensorFlow with the fast one.
 
     That alone makes 1.0 grey levels on average, after the same crop and resampling; antialiasing makes more.
@@ -44,7 +44,7 @@ def test_released_evaluation_pictures_differ_by_the_decoder_alone(name, size):
     error = released_eval_error(decoded, name, size).mean()
     assert error <= 1.1
     view = center_view(*decoded.shape[:2], size=size, crop_ratio=0.875)
-    antialiased = view.pixels(decoded, resampling="antialiased")
+    antialiased = view.pixels(decoded, resampling="bicubic")
     assert np.abs(antialiased - GOLDEN[f"{name}/{size}"] / 64).mean() > 1.5 * error
 
 
@@ -52,7 +52,9 @@ def test_released_evaluation_pictures_differ_by_the_decoder_alone(name, size):
 def test_released_overshoot_is_left_in_place(name):
     released = GOLDEN[f"{name}/160"] / 64
     decoded = decode_as_released(name)
-    ours = center_view(*decoded.shape[:2], size=160, crop_ratio=0.875).pixels(decoded, resampling="released")
+    ours = center_view(*decoded.shape[:2], size=160, crop_ratio=0.875).pixels(
+        decoded, resampling="tf1_bicubic"
+    )
     assert ours.dtype == np.float32
     assert released.max() > 255
     assert ours.max() == pytest.approx(released.max(), abs=1 / 64)
@@ -71,7 +73,7 @@ def test_channels_do_not_mix(channels, resampling):
 
 @pytest.mark.parametrize(
     ("resampling", "kernel"),
-    [("antialiased", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)],
+    [("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)],
 )
 def test_what_is_antialiased_is_pillows(resampling, kernel):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -79,10 +81,10 @@ def test_what_is_antialiased_is_pillows(resampling, kernel):
     np.testing.assert_array_equal(resize(pixels, height=23, width=17, resampling=resampling), expected)
 
 
-@pytest.mark.parametrize("size", [name for name in GARDEN.files if name != "picture"])
-def test_gardens_pictures_are_tensorflows(size):
+@pytest.mark.parametrize("size", [name for name in GARDEN.files if name != "image"])
+def test_gardens_images_are_tensorflows(size):
     height, width = map(int, size.split("x"))
-    found = resize(GARDEN["picture"], height=height, width=width, resampling="garden")
+    found = resize(GARDEN["image"], height=height, width=width, resampling="tf2_bilinear")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, GARDEN[size], atol=1e-3)
 

@@ -7,11 +7,19 @@ import pytest
 
 from resnet_rs import zoo
 from resnet_rs.config import edit
+from resnet_rs.data.pipeline import FrameSampling
 from resnet_rs.deploy.bench import Protocol, bench
+from resnet_rs.tasks.classification import Classification
 
 TINY = zoo.experiment("resnet-rs-tiny")
 WIDE = edit(TINY, {"arch.width": 1.0, "data.size": 56})
 QUICK = Protocol(batch_size=4, num_repeats=3, num_threads=1)
+
+
+class TwoViews(Classification):
+    @property
+    def num_views(self):
+        return 2
 
 
 @pytest.fixture(scope="module", params=["infer", "train"])
@@ -72,6 +80,19 @@ def test_a_network_that_cannot_be_measured_is_a_row_and_the_next_is_tried():
 def test_a_device_that_is_not_there_is_refused_before_anything_is_measured():
     with pytest.raises(ValueError, match="device 'cuda:99' is not available here"):
         next(bench({"tiny": TINY}, replace(QUICK, device="cuda:99")))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given"),
+    [
+        (edit(TINY, {"data.frames": FrameSampling(count=4)}), "'other' has clips of 4 frames"),
+        (replace(TINY, task=TwoViews()), "'other' has the task TwoViews"),
+    ],
+    ids=["clips", "two views"],
+)
+def test_an_experiment_that_does_not_classify_images_is_refused(experiment, given):
+    with pytest.raises(ValueError, match=f"bench measures classifiers of images, and {given}"):
+        next(bench({"tiny": TINY, "other": experiment}, QUICK))
 
 
 def test_no_process_is_left_when_nobody_wants_the_rest():

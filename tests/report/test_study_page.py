@@ -1,38 +1,41 @@
 """The page of a study: what stands in it, what must not, and its figures."""
 
 import json
+import math
 import re
 
 import pytest
 from plotly.offline import get_plotlyjs
 
+from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Mean, Verdict
+from resnet_rs.report.score import ScoreName
 from resnet_rs.report.study_figures import Axis, Line, Point, curves_figure, dots_figure, points_figure
-from resnet_rs.report.study_page import Chart, Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Link, Row, Table, chance, percent, points
+from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
+from resnet_rs.report.table import Link, Row, Table, difference_text, duration_text, p_text, score_text
 
 EVIL = "</script><script>alert('evil')</script>"
-MEAN = Mean(value=0.805, low=0.79, high=0.82, spread=0.01, num_seeds=3)
-STEP = Difference(value=0.02, low=0.01, high=0.03, p=0.001, num_seeds=3)
+SCORE = ScoreName(key="top1", label="top-1")
+MEAN = Mean(value=0.805, low=0.79, high=0.82, standard_deviation=0.01, num_seeds=3)
+STEP = Difference(value=0.02, low=0.01, high=0.03, p_value=0.002, num_seeds=3)
 ROWS = (
-    Row(label="plain", edits="", top1=MEAN, paper=79.0),
+    Row(label="plain", edits="", score=MEAN, paper=79.0),
     Row(
         label="+ dropout",
         edits="task.dropout=0.25",
-        top1=MEAN,
-        versus="plain",
+        score=MEAN,
+        baseline="plain",
         difference=STEP,
-        adjusted_p=0.002,
         verdict=Verdict.BETTER,
         paper=80.4,
         paper_difference=1.4,
         minutes=3.25,
         links=(Link(text="seed 0", href="trials/dropout/seed-0/page.html"),),
     ),
-    Row(label="failed", edits="", top1=None, errors=(f"seed 0: {EVIL}",)),
-    Row(label=EVIL, edits=EVIL, top1=MEAN, verdict=Verdict.NOT_TOLD_APART),
+    Row(label="failed", edits="", score=None, errors=(f"seed 0: {EVIL}",)),
+    Row(label=EVIL, edits=EVIL, score=MEAN, verdict=Verdict.NOT_SIGNIFICANT),
 )
-TABLE = Table(title="Trials", rows=ROWS)
+TABLE = Table(title="Trials", score=SCORE, rows=ROWS)
 
 
 def page(**changes):
@@ -59,7 +62,7 @@ def test_title_and_heading_carry_base_and_data():
 def test_what_stands_in_a_row_is_shown():
     text = page()
     assert "80.50" in text and "79.00 to 82.00" in text
-    assert "+2.00" in text and "0.002" in text and "3.2" in text
+    assert "+2.00" in text and "0.002" in text and "3.25 min" in text
     assert 'href="trials/dropout/seed-0/page.html"' in text
     assert '<td class="number paper">80.4</td>' in text and "+1.4" in text
 
@@ -67,7 +70,7 @@ def test_what_stands_in_a_row_is_shown():
 def test_a_verdict_that_is_none_has_not_the_color_of_one():
     text = page()
     assert '<td class="finding better">better</td>' in text
-    assert '<td class="finding not-told-apart">not told apart</td>' in text
+    assert '<td class="finding not-significant">not significant</td>' in text
 
 
 def test_what_others_wrote_is_escaped_everywhere():
@@ -83,17 +86,22 @@ def test_nothing_is_fetched():
 
 
 def test_empty_parts_and_empty_columns_are_left_out():
-    rows = (Row(label="only", edits="", top1=MEAN),)
+    rows = (Row(label="only", edits="", score=MEAN),)
     text = page(
-        headline={}, notes=[], statements=[], charts=[], environment={}, tables=[Table(title="T", rows=rows)]
+        headline={},
+        notes=[],
+        statements=[],
+        charts=[],
+        environment={},
+        tables=[Table(title="T", score=SCORE, rows=rows)],
     )
     for absent in (
         "<h2>Figures",
-        "What may be said",
+        "Claims of the paper",
         "Environment",
-        "How it was made",
-        "against",
-        "paper: top-1",
+        "<h2>Notes",
+        "baseline</th>",
+        "paper: top-1, %",
     ):
         assert absent not in text
     assert len(text) < 50_000, "without figures their library is left out"
@@ -108,7 +116,7 @@ def test_dots_carry_their_intervals_in_the_order_of_the_rows():
     assert trace["customdata"][0] == "79.00 to 82.00, 3 seeds"
     assert figure["layout"]["yaxis"]["autorange"] == "reversed"
     assert "<" not in trace["y"][2]
-    assert dots_figure(Table(title="", rows=(ROWS[2],))) is None
+    assert dots_figure(Table(title="", score=SCORE, rows=(ROWS[2],))) is None
 
 
 def test_a_curve_for_each_trial():
@@ -159,10 +167,29 @@ def test_a_table_in_markdown_keeps_ours_and_the_papers_apart():
 
 
 def test_columns_without_anything_in_them_are_left_out_of_markdown():
-    alone = Table(title="t", rows=(Row(label="a", edits="", top1=None),))
-    assert alone.markdown().splitlines()[2] == "|  | top-1 (95 %) | seeds |"
+    alone = Table(title="t", score=SCORE, rows=(Row(label="a", edits="", score=None),))
+    assert alone.markdown().splitlines()[2] == "|  | top-1, % (95 %) | seeds |"
 
 
 def test_what_is_not_known_is_an_empty_cell():
-    assert (percent(None), points(None), chance(None)) == ("", "", "")
-    assert chance(0.0001) == "< 0.001"
+    assert (score_text(SCORE, None), p_text(None)) == ("", "")
+    assert p_text(0.0001) == "< 0.001"
+
+
+def test_units_fit_the_value():
+    assert [duration_text(minutes) for minutes in (0.004, 0.5, 3.25, 120.0, 180.0)] == [
+        "0.24 s",
+        "30 s",
+        "3.25 min",
+        "120 min",
+        "3 h",
+    ]
+
+
+def test_a_score_that_is_no_share_has_neither_percent_nor_points():
+    error = ScoreName(key="rmse", label="error, m", is_share=False, is_higher_better=False)
+    assert (score_text(error, 1.2345), difference_text(error, 0.5)) == ("1.234", "+0.5")
+    unknown = Mean(value=1.2, low=-math.inf, high=math.inf, standard_deviation=None, num_seeds=1)
+    table = Table(title="t", score=error, rows=(Row(label="a", edits="", score=unknown),))
+    assert "| a | 1.2 (unknown) | 1 |" in table.markdown()
+    assert json.dumps(dots_figure(table), allow_nan=False)

@@ -1,25 +1,19 @@
-"""A backbone that the package does not know, of three dimensions, learns motion through the unchanged loop."""
+"""A backbone of three dimensions that the package does not know learns motion from clips of requested frames."""
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
-import torch
+from seams.conftest import BASE
 from torch import nn
 
-from resnet_rs import config
 from resnet_rs.config import edit
+from resnet_rs.data.pipeline import FrameSampling
+from resnet_rs.data.sample import Frames, Request
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import SqueezeExcite, StochasticDepth, init_as_released
-from resnet_rs.training import checkpoint
-from resnet_rs.training.device import Device
-from resnet_rs.training.events import Finished, Progressed
-from resnet_rs.training.job import Job
-from resnet_rs.training.machine import Machine
-from resnet_rs.training.page import write_page
-from resnet_rs.training.run import run
-from resnet_rs.zoo import EXPERIMENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,52 +51,47 @@ class ClipNet(Backbone):
         return Pyramid(maps[0], maps[1], maps[2], maps[3] + self.drop(self.excite(maps[3])))
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "TRUSTED_PACKAGES", [*config.TRUSTED_PACKAGES, __name__.partition(".")[0]])
-    splits = Splits(
-        train=Shapes(num_samples=128, size=16, asks="motion", num_frames=6),
-        test=Shapes(num_samples=64, size=16, asks="motion", num_frames=6, seed=1),
-    )
-    edits = {
-        "data.size": 16,
-        "data.flip": False,
-        "recipe.batch_size": 16,
-        "recipe.ema_decay": 0.9,
+EXPERIMENT = edit(
+    replace(BASE, arch=ClipArch()),
+    {
+        "data.frames": {"type": "resnet_rs.data.pipeline.FrameSampling", "count": 6, "stride": 2},
         "recipe.epochs": 8.0,
-    }
-    experiment = edit(replace(EXPERIMENTS["resnet-rs-tiny"], arch=ClipArch()), edits)
-
-    def build(name):
-        origin = {"name": "clips", "edits": {}, "changes": [], "data": "shapes", "num_test": 64}
-        return Job(
-            experiment=experiment.suited_to(splits.train.classes),
-            splits=splits,
-            folder=tmp_path / name,
-            machine=Machine(device=Device.choose("cpu")),
-            origin=origin,
-        )
-
-    return build
+    },
+)
+SPLITS = Splits(
+    train=Shapes(num_samples=128, size=16, asks="motion", num_frames=16),
+    test=Shapes(num_samples=64, size=16, asks="motion", num_frames=16, seed=1),
+)
 
 
-def test_motion_is_learned_and_a_stopped_run_continues_bit_for_bit(job):
-    whole = [event for event in run(job("whole")) if isinstance(event, Finished)][0]
+def test_motion_is_learned_from_the_frames_that_were_asked_for(trained):
     # One in four by chance: no single frame tells where a shape moves to.
-    assert whole.scores["top1"] > 0.5
-    for event in run(job("cut")):
-        if isinstance(event, Progressed) and event.update.step == 21:
-            break
-    list(run(job("cut")))
-    first, second = (checkpoint.read(job(name).folder).load_model() for name in ("whole", "cut"))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
-    assert write_page(job("whole").folder, job("whole").splits).stat().st_size > 10_000
-
-
-def test_what_clips_cost_is_counted(job):
-    cost = job("x").experiment.count_cost(frames=6)
+    assert trained(EXPERIMENT, SPLITS).scores["top1"] > 0.5
     # Stage one: 6 frames of 8 x 8 places, 27 taps of 1 channel, 8 outputs.
-    assert cost.macs > 6 * 8 * 8 * 27 * 8
+    assert EXPERIMENT.count_cost().macs > 6 * 8 * 8 * 27 * 8
+
+
+def test_a_request_names_the_frames_and_training_draws_where_a_clip_begins():
+    source, data = SPLITS.train, EXPERIMENT.data
+    whole = source.read(0, Request(1)).input
+    clip = source.read(0, Request(1, Frames(count=4, stride=3, start=1.0))).input
+    np.testing.assert_array_equal(clip, whole[[6, 9, 12, 15]])
+    begins = [Frames(count=13, start=i / 8).indices(16)[0] for i in range(8)]
+    assert begins == [0, 0, 1, 1, 2, 2, 3, 3]  # as many starts for the first place as for the last
+    starts = {data.train_request(seed=0, epoch=i, index=0).frames.start for i in range(8)}
+    assert len(starts) == 8 and data.test_request().frames.start == 0.5
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(16, [3, 5, 7, 9, 11, 13]), (3, [0, 2, 2, 2, 2, 2]), (1, [0] * 6)]
+)
+def test_short_videos_repeat_their_last_frame(length, expected):
+    assert Frames(count=6, stride=2, start=0.5).indices(length).tolist() in (
+        expected,
+        [i - 1 for i in expected],
+    )
+
+
+def test_frame_sampling_refuses_less_than_one():
+    with pytest.raises(ValueError, match="1 or more"):
+        FrameSampling(count=0)

@@ -1,4 +1,4 @@
-"""Runs that take a second or two: the smallest base of the zoo on a few drawn or built-in pictures."""
+"""Runs that take a second or two: the smallest base of the zoo on a few drawn or built-in images."""
 
 import pytest
 

@@ -73,14 +73,36 @@ def test_other_data_is_refused_and_harmless_settings_pass(job):
     assert isinstance(next(iter(run(job(workers=1, save_every=3)))), Started)
 
 
-def test_a_disk_with_too_little_room_is_refused_before_the_first_update(job, monkeypatch):
+def test_a_disk_with_too_little_space_is_refused_and_nothing_is_left_behind(job, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         ValueError,
-        match=r"no space left for checkpoints in .*: 2 must fit, which take \d\.\d MiB, 0\.0 MiB are",
+        match=r"no space for checkpoints in .*: 2 of them need \d\.\d MiB, and 0\.0 MiB are free",
     ):
+        list(run(job("new/run")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_existed_before_a_refused_run_is_empty_again(job, monkeypatch):
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    job().folder.mkdir()
+    with pytest.raises(ValueError, match="no space for checkpoints"):
         list(run(job()))
+    assert not list(job().folder.iterdir())
+
+
+def test_an_error_in_a_run_that_began_earlier_removes_nothing(job, monkeypatch):
+    next(iter(run(job())))
+    before = {file for file in job().folder.rglob("*") if file.name != "log.jsonl"}
+    monkeypatch.setattr("resnet_rs.training.run.resume", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(run(job()))
+    assert before <= set(job().folder.rglob("*"))
+
+
+def broken(*arguments):
+    raise RuntimeError("broken")
 
 
 def test_another_environment_is_noticed(job, monkeypatch):

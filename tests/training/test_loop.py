@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import Span, TrainingSpans, cut
+from resnet_rs.data.loader import IndexRange, TrainingBatches, split_range
 from resnet_rs.training.device import Device
 from resnet_rs.training.loop import Loop
 from resnet_rs.training.machine import Machine
@@ -29,8 +29,8 @@ def gradients(job, *, at_most, bad=0):
             # Zero-initialized norms would hide the gradients of all that comes before them.
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(0))
     plan = experiment.recipe.plan(64)
-    dataset = TrainingSpans(job().splits.train, experiment.data, seed=0)
-    parts = [dataset[span] for span in cut(0, 64 - bad, at_most=at_most)]
+    dataset = batches_of(job)
+    parts = [dataset[index_range] for index_range in split_range(0, 64 - bad, at_most=at_most)]
     loop = Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=len(parts))
     next(loop.updates(state, iter(parts)))
     return {name: parameter.grad for name, parameter in state.model.named_parameters()}
@@ -45,6 +45,11 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(job, at_most):
         assert gradient.abs().max() > 0, name
 
 
+def batches_of(job):
+    experiment = job().experiment
+    return TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)
+
+
 def test_a_batch_that_lacks_samples_has_the_mean_gradient_of_the_others(job):
     whole, parts = gradients(job, at_most=64, bad=9), gradients(job, at_most=11, bad=9)
     for name, gradient in whole.items():
@@ -53,21 +58,21 @@ def test_a_batch_that_lacks_samples_has_the_mean_gradient_of_the_others(job):
 
 def test_spans_are_even_and_cover_every_position_once():
     for count in (1, 2, 64, 65, 127, 129, 4096):
-        spans = list(cut(10, count, at_most=64))
-        assert [p for s in spans for p in range(s.first, s.first + s.count)] == list(range(10, 10 + count))
-        assert max(s.count for s in spans) <= 64
-        assert min(s.count for s in spans) >= min(2, count)
-        assert max(s.count for s in spans) - min(s.count for s in spans) <= 1
-    assert list(cut(0, 4, at_most=4)) == [Span(0, 4)]
-    assert list(cut(0, 3, at_most=2)) == [Span(0, 3)]
+        ranges = list(split_range(10, count, at_most=64))
+        assert [p for s in ranges for p in range(s.first, s.first + s.count)] == list(range(10, 10 + count))
+        assert max(s.count for s in ranges) <= 64
+        assert min(s.count for s in ranges) >= min(2, count)
+        assert max(s.count for s in ranges) - min(s.count for s in ranges) <= 1
+    assert list(split_range(0, 4, at_most=4)) == [IndexRange(0, 4)]
+    assert list(split_range(0, 3, at_most=2)) == [IndexRange(0, 3)]
 
 
 def test_a_part_that_is_left_with_one_sample_is_trained_on(job):
     """Batch norm cannot train on one value per channel, which is what one sample on a small map is."""
     experiment = edit(job().experiment, {"recipe.batch_size": 7})
     state = new_state(experiment, CPU, seed=0)
-    dataset = TrainingSpans(job().splits.train, experiment.data, seed=0)
-    parts = [dataset[Span(0, 1)], dataset[Span(1, 5)], dataset[Span(6, 1)]]
+    dataset = batches_of(job)
+    parts = [dataset[IndexRange(0, 1)], dataset[IndexRange(1, 5)], dataset[IndexRange(6, 1)]]
     loop = Loop(experiment=experiment, plan=experiment.recipe.plan(64), device=CPU, seed=0, micro_batches=3)
     update = next(loop.updates(state, iter(parts)))
     assert update.num_samples == 7 and math.isfinite(update.loss) and not update.is_skipped
@@ -79,7 +84,9 @@ def test_the_first_update_leaves_the_weights_alone_because_its_rate_is_zero(job)
     state = new_state(experiment, CPU, seed=0)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     plan = experiment.recipe.plan(64)
-    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
+        IndexRange(0, 16)
+    ]
     update = next(
         Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=1).updates(
             state, iter([batch])
@@ -114,7 +121,9 @@ def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
     experiment = edit(job().experiment, {"data.size": 32})
     device = Device.choose("cpu", precision="bfloat16")
     state = new_state(experiment, device, seed=0)
-    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
+        IndexRange(0, 16)
+    ]
     plan = experiment.recipe.plan(64)
     loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
     update = next(loop.updates(state, iter([batch])))
@@ -126,14 +135,16 @@ def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
 def test_bfloat16_is_refused_where_the_library_computes_it_wrongly(job):
     """On processors with AMX, gradients of strided convolutions over one pixel hold what was in memory before."""
     machine = Machine(device=Device.choose("cpu", precision="bfloat16"))
-    with pytest.raises(ValueError, match="wrong gradients below 17 pixels, got data.size=16"):
+    with pytest.raises(ValueError, match="wrong gradients for images below 17 pixels, got data.size=16"):
         job(machine=machine)
     assert job(machine=machine, experiment=edit(job().experiment, {"data.size": 17}))
 
 
 def test_channels_last_and_contiguous_layouts_agree(job):
     experiment = job().experiment
-    batch = TrainingSpans(job().splits.train, experiment.data, seed=0)[Span(0, 16)]
+    batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
+        IndexRange(0, 16)
+    ]
     losses = []
     for channels_last in (True, False):
         device = Device(name="cpu", channels_last=channels_last)

@@ -31,8 +31,8 @@ def bad_loss(value):
     def spoil(monkeypatch, when):
         original = Classification.loss
 
-        def loss(self, prediction, targets):
-            result = original(self, prediction, targets)
+        def loss(self, prediction, targets, indices):
+            result = original(self, prediction, targets, indices)
             return result + value if when() else result
 
         monkeypatch.setattr(Classification, "loss", loss)
@@ -44,8 +44,8 @@ def bad_gradient(monkeypatch, when):
     """The loss is finite, and the root of zero has an infinite slope."""
     original = Classification.loss
 
-    def loss(self, prediction, targets):
-        result = original(self, prediction, targets)
+    def loss(self, prediction, targets, indices):
+        result = original(self, prediction, targets, indices)
         return result + (prediction.sum(1) * 0).sqrt() if when() else result
 
     monkeypatch.setattr(Classification, "loss", loss)
@@ -124,7 +124,7 @@ def spoil_updates(monkeypatch, numbers, job):
 def test_three_updates_in_a_row_end_the_run_and_two_do_not(job, monkeypatch):
     assert spoil_updates(monkeypatch, {3, 4, 7, 8}, job("two")) is None
     monkeypatch.undo()
-    assert "updates 3, 7, 8, 9 was no finite" in spoil_updates(monkeypatch, {3, 7, 8, 9}, job("three"))
+    assert "updates 3, 7, 8, 9 was not finite" in spoil_updates(monkeypatch, {3, 7, 8, 9}, job("three"))
 
 
 def test_more_than_one_of_the_last_thousand_updates_end_a_run(job, tiny, monkeypatch):
@@ -133,7 +133,7 @@ def test_more_than_one_of_the_last_thousand_updates_end_a_run(job, tiny, monkeyp
     monkeypatch.setattr(run_module, "_SKIPPED_WINDOW", 10)
     monkeypatch.setattr(run_module, "_MAX_SKIPPED_SHARE", 0.1)
     said = spoil_updates(monkeypatch, {2, 5, 9, 30, 45, 52}, job(experiment=many))
-    assert "updates 45, 52 was no finite" in said
+    assert "updates 45, 52 was not finite" in said
 
 
 def test_a_state_that_is_not_finite_is_never_saved(job, monkeypatch):
@@ -141,10 +141,10 @@ def test_a_state_that_is_not_finite_is_never_saved(job, monkeypatch):
 
     def spoiled(*arguments, **named):
         state = original(*arguments, **named)
-        next(iter(state.average.parameters())).data[0] = NAN
+        next(iter(state.ema.parameters())).data[0] = NAN
         return state
 
     monkeypatch.setattr(run_module, "new_state", spoiled)
-    with pytest.raises(checkpoint.NotFinite, match=r"of the average holds a value that is no finite number"):
+    with pytest.raises(checkpoint.NotFinite, match=r"of the ema has a value that is not finite"):
         list(run(job()))
     assert not list(job().folder.glob("checkpoints/step-*"))

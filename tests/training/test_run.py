@@ -24,7 +24,7 @@ def finish(job):
 
 
 def weights(job):
-    """Bytes of every stored tensor: average, model and momentum."""
+    """Bytes of every stored tensor: EMA weights, raw weights and momentum."""
     folder = checkpoint.read(job.folder).path
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
@@ -33,42 +33,46 @@ def updates(job):
     return [line for line in read_log(job.folder / "log.jsonl") if line["kind"] == "update"]
 
 
-def test_the_same_job_twice_gives_the_same_weights_bit_for_bit(job):
-    finish(job("a"))
-    finish(job("b"))
-    assert weights(job("a")) == weights(job("b"))
-    assert updates(job("a")) == updates(job("b"))
+_FINISHED = []
 
 
-def test_another_seed_gives_other_weights(job):
-    finish(job("a"))
-    finish(job("b", seed=1))
-    assert weights(job("a")) != weights(job("b"))
+@pytest.fixture
+def finished(job, tmp_path_factory):
+    """The usual job, finished: trained once and copied for each test."""
+    if not _FINISHED:
+        trained = job(folder=tmp_path_factory.mktemp("finished") / "run")
+        finish(trained)
+        _FINISHED.append(trained.folder)
+    shutil.copytree(_FINISHED[0], job().folder)
+    return job()
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_workers_does_not_change_the_weights(job, workers):
-    finish(job("a"))
-    finish(job("b", workers=workers))
-    assert weights(job("a")) == weights(job("b"))
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_same_job_gives_the_same_weights_bit_for_bit_with_any_number_of_workers(job, finished, workers):
+    finish(job("again", workers=workers))
+    assert weights(job("again")) == weights(finished)
+    assert updates(job("again")) == updates(finished)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 11])
-def test_an_interrupted_run_continues_to_the_same_weights_bit_for_bit(job, stop_after):
-    finish(job("whole"))
-    for i, event in enumerate(run(job("cut"))):
-        if isinstance(event, Progressed) and i >= stop_after:
-            break
+def test_another_seed_gives_other_weights(job, finished):
+    finish(job("other", seed=1))
+    assert weights(job("other")) != weights(finished)
+
+
+def test_a_run_interrupted_again_and_again_ends_with_the_same_weights_bit_for_bit(job, finished):
+    """Before its first update, before, after and between two checkpoints."""
+    for stop_after in (0, 4, 5, 3):
+        for i, event in enumerate(run(job("cut"))):
+            if i >= stop_after and (i == 0 or isinstance(event, Progressed)):
+                break
     finish(job("cut"))
-    assert weights(job("cut")) == weights(job("whole"))
-    assert updates(job("cut")) == updates(job("whole"))
+    assert weights(job("cut")) == weights(finished)
+    assert updates(job("cut")) == updates(finished)
 
 
 def test_a_run_that_diverges_stops_after_three_updates_in_a_row_and_keeps_its_last_checkpoint(job, tiny):
     wild = edit(tiny, {"recipe.base_lr": 1e30, "recipe.epochs": 6.0})
-    with pytest.raises(
-        Diverged, match=r"updates (\d+), (\d+), (\d+) was no finite number, so the run was stopped"
-    ):
+    with pytest.raises(Diverged, match=r"updates (\d+), (\d+), (\d+) was not finite, so the run was stopped"):
         finish(job(experiment=wild))
     skipped = [line for line in read_log(job().folder / "log.jsonl") if line["kind"] == "skipped"]
     assert len(skipped) == 3 and all(len(line["keys"]) == 16 for line in skipped)
@@ -82,52 +86,47 @@ def test_a_run_killed_while_it_claimed_its_folder_can_begin_again(job):
     assert finish(job()).scores["count"] == 40
 
 
-def test_a_copy_of_a_checkpoint_under_another_name_is_ignored(job):
-    finish(job())
+def test_a_copy_of_a_checkpoint_under_another_name_is_ignored(job, finished):
     path = checkpoint.read(job().folder).path
     (path.parent / f"{path.name}-best").mkdir()
     assert checkpoint.read(job().folder).path == path
 
 
-def test_a_finished_run_does_nothing_more_when_asked_again(job):
-    scores = finish(job()).scores
-    before = weights(job())
-    events = list(run(job()))
+def test_a_finished_run_does_nothing_more_when_asked_again(finished):
+    before = weights(finished)
+    events = list(run(finished))
     assert not any(isinstance(event, Progressed) for event in events)
-    assert events[-1].scores == scores
-    assert weights(job()) == before
+    assert events[-1].scores == storage.read_json(finished.folder / "scores.json")
+    assert weights(finished) == before
 
 
-def test_the_log_has_every_update_once_and_in_order(job):
-    finish(job())
+def test_the_log_has_every_update_once_and_in_order(job, finished):
     lines = updates(job())
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert lines[0]["lr"] == 0 and lines[-1]["lr"] < lines[4]["lr"]
     assert sum(line["num_samples"] for line in lines) == 3 * 64
 
 
-def test_average_and_raw_weights_are_both_scored(job):
-    evaluated = [event for event in run(job()) if isinstance(event, Evaluated)]
-    assert [round(event.epoch) for event in evaluated] == [1, 2, 3]
-    assert all(set(event.summaries) == {"average", "model"} for event in evaluated)
+def test_ema_and_raw_weights_are_both_scored(finished):
+    log = read_log(finished.folder / "log.jsonl")
+    evaluations = [line for line in log if line["kind"] == "evaluation"]
+    assert [round(line["epoch"]) for line in evaluations] == [1, 2, 3]
+    assert all(set(line["summaries"]) == {"ema", "model"} for line in evaluations)
 
 
-def test_a_run_of_another_experiment_is_refused_with_the_difference(job, tiny):
-    finish(job())
+def test_a_run_of_another_experiment_is_refused_with_the_difference(job, tiny, finished):
     other = edit(tiny, {"recipe.base_lr": 0.2, "arch.se_ratio": None})
     with pytest.raises(ValueError, match=r"arch\.se_ratio=none recipe\.base_lr=0\.2"):
         finish(job(experiment=other))
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"micro_batch": 16}])
-def test_a_run_with_another_setting_is_refused(job, change):
-    finish(job())
+def test_a_run_with_another_setting_is_refused(job, change, finished):
     with pytest.raises(ValueError, match=f"another {next(iter(change))}"):
         finish(job(**change))
 
 
-def test_a_run_on_other_data_is_refused(job):
-    finish(job())
+def test_a_run_on_other_data_is_refused(job, finished):
     other = Splits(train=Shapes(num_samples=63, size=16), test=Shapes(num_samples=40, size=16, seed=1))
     with pytest.raises(ValueError, match="another train_digest"):
         finish(job(splits=other))
@@ -137,7 +136,7 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(job):
     folder = job().folder
     folder.mkdir()
     (folder / "thesis.tex").write_text("dear")
-    with pytest.raises(ValueError, match="is not empty and holds no run"):
+    with pytest.raises(ValueError, match="is not empty and contains no run"):
         finish(job())
     assert [file.name for file in folder.iterdir()] == ["thesis.tex"]
 
@@ -148,43 +147,36 @@ def damage(file):
     file.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_passed_over_named_and_set_aside_and_the_run_ends_the_same(job):
-    finish(job("whole"))
-    finish(job())
-    damage(checkpoint.read(job().folder).path / "average.safetensors")
+def test_a_damaged_checkpoint_is_passed_over_named_and_set_aside_and_the_run_ends_the_same(job, finished):
+    expected = weights(finished), updates(finished)
+    damage(checkpoint.read(job().folder).path / "ema.safetensors")
     started = next(iter(run(job())))
     assert started.step == 8
-    assert re.search(
-        r"average\.safetensors has changed.* set aside as .*damaged-step-00000012", started.notices[0]
-    )
+    assert re.search(r"ema\.safetensors has changed.* renamed to .*damaged-step-00000012", started.notices[0])
     finish(job())
-    assert weights(job()) == weights(job("whole"))
-    assert updates(job()) == updates(job("whole"))
+    assert (weights(job()), updates(job())) == expected
 
 
-def test_a_damaged_checkpoint_is_not_scored_in_silence(job):
-    finish(job())
+def test_a_damaged_checkpoint_is_not_scored_silently(job, finished):
     (checkpoint.read(job().folder).path / "momentum.safetensors").unlink()
     with pytest.warns(UserWarning, match=r"momentum\.safetensors is missing\. step-00000008 is used instead"):
         assert checkpoint.read(job().folder).step == 8
 
 
-def test_without_a_valid_checkpoint_a_run_never_begins_anew_in_silence(job):
-    finish(job())
-    for file in job().folder.glob("checkpoints/*/average.safetensors"):
+def test_without_a_valid_checkpoint_a_run_never_starts_over_silently(job, finished):
+    for file in job().folder.glob("checkpoints/*/ema.safetensors"):
         damage(file)
     with pytest.raises(
-        checkpoint.NoneValid, match=r"has no valid checkpoint: .*average\.safetensors has changed"
+        checkpoint.NoneValid, match=r"has no valid checkpoint: .*ema\.safetensors has changed"
     ):
         finish(job())
     with pytest.raises(checkpoint.NoneValid):
         checkpoint.read(job().folder)
 
 
-def test_a_run_whose_checkpoints_are_gone_never_begins_anew_in_silence(job):
-    finish(job())
+def test_a_run_whose_checkpoints_are_gone_never_starts_over_silently(job, finished):
     shutil.rmtree(job().folder / "checkpoints")
-    with pytest.raises(checkpoint.NoneValid, match="has no checkpoint, but its log tells of 3"):
+    with pytest.raises(checkpoint.NoneValid, match="has no checkpoint, but its log lists 3"):
         finish(job())
 
 
@@ -196,18 +188,17 @@ def test_a_checkpoint_of_a_newer_format_is_refused(job, monkeypatch):
         checkpoint.read(job().folder)
 
 
-def test_class_names_are_stored_with_the_weights(job):
-    finish(job())
+def test_class_names_are_stored_with_the_weights(job, finished):
     assert checkpoint.read(job().folder).classes == ("disc", "square", "triangle")
 
 
 class Holes(Shapes):
     """Shapes of which some cannot be read."""
 
-    def read(self, index, *, channels):
+    def read(self, index, request):
         if index % 8 == 3:
             raise Unreadable(self.key(index), "a hole")
-        return super().read(index, channels=channels)
+        return super().read(index, request)
 
 
 def test_unreadable_samples_are_left_out_named_and_counted_in_training(job, shapes):
@@ -229,7 +220,7 @@ def test_unreadable_samples_are_named_and_not_counted_in_scores(job, shapes):
 
 
 class Nothing(Shapes):
-    def read(self, index, *, channels):
+    def read(self, index, request):
         raise Unreadable(self.key(index), "gone")
 
 
@@ -270,12 +261,11 @@ def test_a_checkpoint_that_was_moved_behind_a_link_is_not_emptied(job, tmp_path)
     shutil.move(path, tmp_path / "archive")
     path.symlink_to(tmp_path / "archive")
     finish(job())
-    assert (tmp_path / "archive/average.safetensors").is_file()
+    assert (tmp_path / "archive/ema.safetensors").is_file()
     assert not path.exists()
 
 
-def test_a_damaged_line_of_the_log_is_no_obstacle_and_the_log_is_kept(job):
-    finish(job())
+def test_a_damaged_line_of_the_log_is_no_obstacle_and_the_log_is_kept(job, finished):
     log = job().folder / "log.jsonl"
     content = log.read_text()
     log.write_text(content.replace('"loss"', '"losr"', 1))

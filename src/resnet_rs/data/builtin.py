@@ -1,7 +1,7 @@
-"""The data set of the demo: 10,000 + 2,000 pictures of Fashion-MNIST, carried in the package.
+"""The built-in data set: 10,000 + 2,000 images of Fashion-MNIST, contained in the package.
 
 Balanced over ten classes of clothing, 28x28 grey pixels. Source: Xiao et al. 2017, arXiv:1708.07747; MIT
-licence, beside the file.
+license, beside the file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from resnet_rs.data.sample import Sample
+from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.target import Label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Builtin(Source):
-    """One half of the built-in pictures."""
+    """One split of the built-in images."""
 
     split: Literal["train", "test"]
 
@@ -33,11 +34,11 @@ class Builtin(Source):
     def key(self, index: int) -> str:
         return f"builtin/{self.split}/{index}"
 
-    def read(self, index: int, *, channels: int) -> Sample:
-        """Sample `index`: its grey values repeated `channels` times."""
-        picture = _arrays()[f"{self.split}_images"][index, :, :, None]
+    def read(self, index: int, request: Request) -> Sample:
+        """Sample `index`, with its grey values repeated in every channel."""
+        image = _arrays()[f"{self.split}_images"][index, :, :, None]
         label = int(_arrays()[f"{self.split}_labels"][index])
-        return Sample(np.repeat(picture, channels, axis=2), label, self.key(index))
+        return Sample(np.repeat(image, request.channels, axis=2), Label(label), self.key(index))
 
 
 def builtin() -> Splits:

@@ -1,21 +1,20 @@
-"""Encoded bytes -> pixels: the only place that knows picture formats.
+"""Encoded bytes -> pixels. This is the only module that knows image formats.
 
-Training, evaluation, pseudo-labels and serving all come through `decode`, so the same bytes give the same
-pixels on every path. The rules, from the file to [H, W, C] in 0-255:
+Training, evaluation and prediction all use `decode`, so the same bytes always give the same pixels. The rules, from the
+file to [H, W, C] in 0-255:
 
-- The first bytes decide the format, never the name of the file. Of animations and stacks of pages the first
-  picture counts.
-- EXIF orientation is applied. An EXIF block that cannot be read counts as none: the file has all its pixels.
-- Transparency is laid over white, also where a palette or a single color is the transparent one.
-- 16-bit grey is divided by 257, 12-bit grey scaled likewise; 16-bit color becomes 8-bit to within 1.
-- Other integers and floats do not say where white is: the smallest of 1 (floats only), 255 and 65,535 that no
-  value of the picture exceeds is white. Pictures with negative, larger or non-finite values are refused.
-- CMYK becomes RGB by `(255 - c) * (255 - k) / 255`; JPEG stores it inverted, as Adobe does. Grey from color
-  is the luma of ITU-R 601. Color profiles (ICC) are ignored.
-- A `.npy` array [H, W, C] or [H, W] of uint8 is a picture, too: the only one with other than 1 or 3 channels.
+- The first bytes decide the format, not the file name. In animations and multi-page files the first image counts.
+- The EXIF orientation is applied. A damaged EXIF block is ignored, because the pixels are complete.
+- Transparent images are composited over white, including images with a transparent palette entry or color.
+- 16-bit grey is divided by 257, and 12-bit grey is scaled accordingly. 16-bit color becomes 8-bit to within 1.
+- Other integers and floats have no defined white. White is the smallest of 1 (floats only), 255 and 65,535 that is not
+  below the largest value. Images with negative, larger or non-finite values are refused.
+- CMYK becomes RGB by `(255 - c) * (255 - k) / 255`. JPEG stores CMYK inverted, as Adobe does. Color becomes grey by the
+  luma of ITU-R 601. Color profiles (ICC) are ignored.
+- A `.npy` array [H, W, C] or [H, W] of uint8 is also an image, and the only kind with other than 1 or 3 channels.
 
-JPEG 2000 is left out: its decoder gives a grey picture for a file that is cut off behind the header.
-Source: ours; formats and their reading are Pillow's.
+JPEG 2000 is not supported: its decoder returns a grey image for a file that ends after the header.
+Source: ours; the formats are read by Pillow.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import io
 import re
 import warnings
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Lock
 
 import numpy as np
@@ -37,12 +36,15 @@ EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .pfm .avif "
     ".npy .heic .heif".split()
 )
-"""Lower-case endings of the files that folders collect.
+"""Lower-case extensions of the files that count as images.
 
-HEIC cannot be decoded here. It is collected all the same: such files are reported, not left out silently.
+HEIC is included although it cannot be decoded, so that such files are reported and not silently left out.
 """
 
-PillowPicture = Image.Image
+MAX_PIXELS = 50_000_000
+"""Default limit for the pixels of an image."""
+
+PillowImage = Image.Image
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _MAX_JPEG_SCANS = 100
 _NPY_MAGIC = b"\x93NUMPY"
@@ -59,52 +61,63 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_HARD_LIMIT = 178_956_970
+"""Most pixels that Pillow decodes. It refuses larger images as a possible attack on memory."""
 
 
 def decode(
-    encoded: bytes, *, key: str, channels: int, max_pixels: int = 50_000_000
+    encoded: bytes, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
-    """The picture in `encoded`, upright, with `channels` channels: 1 is grey, 3 is RGB. Read-only.
+    """The upright image in `encoded`, read-only, with `channels` channels: 1 is grey, 3 is RGB.
 
-    Raises `Unreadable`, with `key`, for everything that is not a whole picture. Pictures of more than
-    `max_pixels` pixels (Pillow's own limit of 179 million stands above it) and JPEGs of more than 100 scans
-    are refused before any pixel is decoded.
+    Raises `Unreadable`, with `key`, for anything that is not a complete image. Images with more than `max_pixels`
+    pixels and JPEGs with more than 100 scans are refused before any pixel is decoded.
     """
     try:
         with _no_warnings():
             if encoded.startswith(_NPY_MAGIC):
                 return _decode_array(encoded, channels=channels, max_pixels=max_pixels)
-            return _decode_picture(encoded, channels=channels, max_pixels=max_pixels)
+            return _decode_image(encoded, channels=channels, max_pixels=max_pixels)
     except UnidentifiedImageError as error:
         raise Unreadable(key, _unidentified(encoded)) from error
     except Exception as error:
-        # On damaged bytes Pillow raises nearly every kind of exception; which one it is says nothing.
+        # Pillow raises almost any kind of exception for damaged bytes.
         raise Unreadable(key, _reason(error)) from error
 
 
 def pixels_of(
-    picture: PillowPicture, *, key: str, channels: int, max_pixels: int = 50_000_000
+    image: PillowImage, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Pillow's picture by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable` as that does."""
+    """The pixels of a Pillow image by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable`."""
     try:
         with _no_warnings():
-            return _pixels(picture, channels=channels, max_pixels=max_pixels)
+            return _pixels(image, channels=channels, max_pixels=max_pixels)
     except Exception as error:
         raise Unreadable(key, _reason(error)) from error
 
 
+def check_max_pixels(max_pixels: int) -> None:
+    """Raise `ValueError` for a limit of pixels that cannot be used."""
+    if not 1 <= max_pixels <= _HARD_LIMIT:
+        raise ValueError(
+            f"max_pixels must be 1 to {_HARD_LIMIT:,}, above which Pillow decodes no image, got {max_pixels:,}."
+        )
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {_HARD_LIMIT:,} pixels, the most that Pillow decodes; make it smaller"
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _decode_picture(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+def _decode_image(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
     if not encoded:
         raise ValueError("the file is empty")
     if channels not in (1, 3):
-        raise ValueError(f"{channels} channels were asked for; only a `.npy` array has other than 1 or 3")
+        raise ValueError(f"the model needs {channels} channels; only a `.npy` array has other than 1 or 3")
     if encoded.startswith(b"\xff\xd8") and _has_too_many_scans(encoded):
         raise ValueError(
-            f"it is a JPEG of more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
+            f"it is a JPEG with more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
         )
     with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
         return _pixels(image, channels=channels, max_pixels=max_pixels)
@@ -119,28 +132,28 @@ def _pixels(image: Image.Image, *, channels: int, max_pixels: int) -> UInt8[np.n
     return _as_channels(_upright(opaque, image), channels=channels)
 
 
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """`pixels`, rotated as the EXIF block of `image` says.
+
+    `ImageOps.exif_transpose` also rewrites the block. That fails for some damaged tags beside a readable orientation.
+    """
+    turn = None
+    with suppress(Exception):  # a damaged block can raise almost any kind of exception
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels if turn is None else pixels.transpose(turn)
+
+
 def _as_channels(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
     mode = "RGB" if channels == 3 else "L"
-    # `np.array` would make it writable, by one more copy that takes half as long as decoding a 500x375 JPEG.
+    # `np.array` would copy once more, which takes half as long as decoding a 500x375 JPEG.
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if channels == 3 else pixels[:, :, None]
 
 
-def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """`pixels` turned as the EXIF block of `image` says."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        turn = _UPRIGHT.get(orientation)
-    except Exception:
-        # As for the pixels: a damaged block can raise nearly anything.
-        turn = None
-    return pixels if turn is None else pixels.transpose(turn)
-
-
 def _flattened(image: Image.Image) -> Image.Image:
-    """An 8-bit picture as opaque L or RGB."""
+    """An 8-bit image in mode L or RGB, without transparency."""
     if image.has_transparency_data:
-        # Pillow converts premultiplied grey to nothing but straight grey.
+        # Pillow converts premultiplied grey only to straight grey.
         straight = image.convert("LA") if image.mode == "La" else image
         colors = straight.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -149,12 +162,12 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 
 def _from_numbers(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 or 32 bits per pixel as L."""
+    """A grey image with 16 or 32 bits per pixel in mode L."""
     values = np.asarray(image)
     white = _white(image, values)
     scaled = np.rint(values * np.float32(255 / white)).astype(np.uint8)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
-        # TIFF may store negatives ("white is zero"). Pillow turns them around at up to 8 bits only.
+        # TIFF may store negatives ("white is zero"). Pillow inverts them only up to 8 bits.
         scaled = 255 - scaled
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -163,7 +176,7 @@ def _from_numbers(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image, values: Num[np.ndarray, "H W"]) -> int:
-    """The value in `image` that is shown as white."""
+    """The value of white in `image`."""
     if image.mode.startswith("I;16"):
         is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         return 4095 if is_tiff and image.tag_v2.get(_TIFF_BITS) == (12,) else 65_535
@@ -174,12 +187,12 @@ def _white(image: Image.Image, values: Num[np.ndarray, "H W"]) -> int:
         if low >= 0 and high <= white:
             return white
     raise ValueError(
-        f"its values go from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65,535. Rescale them"
+        f"its values range from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65,535. Rescale them"
     )
 
 
 def _decode_array(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
-    """The array in a `.npy` file, without NumPy's loader, which allocates what the header claims."""
+    """The array in a `.npy` file. NumPy's own loader would allocate as much memory as the header claims."""
     stream = io.BytesIO(encoded)
     version = np.lib.format.read_magic(stream)
     read_header = (
@@ -200,20 +213,23 @@ def _decode_array(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np
         return pixels
     if {depth, channels} == {1, 3}:
         return _as_channels(Image.fromarray(pixels[:, :, 0] if depth == 1 else pixels), channels=channels)
-    raise ValueError(f"it has {depth} channels, and {channels} were asked for")
+    raise ValueError(f"it has {depth} channels, and the model needs {channels}")
 
 
 def _check_size(width: int, height: int, *, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ValueError(f"it has {width} x {height} pixels; at most {max_pixels:,} are decoded")
+        advice = "raise it with --max-pixels" if width * height <= _HARD_LIMIT else "make the image smaller"
+        raise ValueError(
+            f"it has {width:,} x {height:,} pixels, more than the limit of {max_pixels:,}; {advice}"
+        )
 
 
 def _has_too_many_scans(encoded: bytes) -> bool:
-    """Whether the first JPEG picture in `encoded` has more scans than any honest one.
+    """Whether the first JPEG image in `encoded` has more scans than any normal one.
 
-    Each scan costs a pass over all pixels, so a small file of many scans can take minutes.
+    Each scan is a pass over all pixels, so a small file with many scans can take minutes.
     """
-    # Counting the bytes of the marker is quick and never too low. Only files that fail it are walked through.
+    # Counting the bytes of the marker is fast and never too low. Only files above the limit are parsed.
     if len(_START_OF_SCAN.findall(encoded)) <= _MAX_JPEG_SCANS:
         return False
     scans, position = 0, 2
@@ -222,7 +238,7 @@ def _has_too_many_scans(encoded: bytes) -> bool:
         if marker == 0xD9:
             break
         if marker not in (0x01, 0xD8):
-            # A segment: its length, which counts itself, then its bytes, which may look like markers.
+            # A segment has its length, which includes itself, and then bytes that may look like markers.
             position += int.from_bytes(encoded[position : position + 2], "big")
         scans += marker == 0xDA
     return scans > _MAX_JPEG_SCANS
@@ -230,8 +246,8 @@ def _has_too_many_scans(encoded: bytes) -> bool:
 
 def _unidentified(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "it is an HEIC picture, which cannot be decoded here; convert it to JPEG or PNG"
-    return f"it is not a picture of a known format, or only the start of one; it begins with {encoded[:16]!r}"
+        return "it is a HEIC image, which cannot be decoded; convert it to JPEG or PNG"
+    return f"it is not an image in a known format, or it is cut off; it begins with {encoded[:16]!r}"
 
 
 _lock = Lock()
@@ -241,10 +257,10 @@ _filters = ExitStack()
 
 @contextmanager
 def _no_warnings() -> Generator[None, None, None]:
-    """Hold back the warnings of Pillow and NumPy about odd files: a file is either whole or `Unreadable`.
+    """Suppress the warnings of Pillow and NumPy about unusual files: a file is either complete or `Unreadable`.
 
-    The filters of `warnings` are one list for all threads. The first thread in changes it and the last one
-    out restores it, so threads that decode at the same time cannot restore each other's.
+    All threads share the filters of `warnings`. The first thread to enter changes them and the last one to leave
+    restores them, so threads that decode at the same time do not restore each other's.
     """
     global _num_inside
     with _lock:

@@ -1,7 +1,7 @@
-"""Batches of a run, in order: pure functions of (source, data, seed, position), whatever the number of workers.
+"""Batches of a run, in order: pure functions of (source, data, seed, index range) for any number of workers.
 
-Workers send arrays through pipes, not tensors through shared memory: nothing is left behind when a run is killed, and
-the small shared memory of containers is no limit.
+Workers send arrays through pipes, not tensors through shared memory. A killed run leaves nothing behind, and the small
+shared memory of containers is no limit.
 """
 
 from __future__ import annotations
@@ -11,81 +11,105 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_rs import draws
 from resnet_rs.data.pipeline import Data
-from resnet_rs.data.sample import Batch, Unreadable
+from resnet_rs.data.sample import Batch, Collate, Unreadable, map_targets
 from resnet_rs.data.source import Source
+from resnet_rs.data.target import Target
 from resnet_rs.processes import serve_parent
 
 
 @dataclass(frozen=True)
-class Span:
-    """Some positions of a run that follow each other."""
+class IndexRange:
+    """Consecutive global sample indices, counted over all epochs of a run."""
 
     first: int
     count: int
 
 
-class TrainingSpans(Dataset[Batch]):
-    """Span -> augmented training batch."""
+class TrainingBatches(Dataset[Batch]):
+    """Index range -> augmented training batch."""
 
-    def __init__(self, source: Source, data: Data, *, seed: int) -> None:
+    def __init__(
+        self, source: Source, data: Data, *, collate: Collate, seed: int, num_views: int = 1
+    ) -> None:
         self.source = source
         self.data = data
+        self.collate = collate
         self.seed = seed
+        self.num_views = num_views
 
-    def __getitem__(self, span: Span) -> Batch:
-        size = len(self.source)
-        ids = draws.sample_ids(span.first, span.count, size=size, seed=self.seed)
-        items: list[tuple[int, int, Tensor, Tensor]] = []
+    def __getitem__(self, index_range: IndexRange) -> Batch:
+        first, count = index_range.first, index_range.count
+        order = self.source.order(first, count, seed=self.seed)
+        items: list[_Item] = []
         unreadable: list[Unreadable] = []
-        for i in range(span.count):
-            position, index = span.first + i, int(ids[i])
+        for global_index, index, epoch in zip(
+            range(first, first + count), order.samples.tolist(), order.passes.tolist(), strict=True
+        ):
             with _reading(self.source, index, unreadable):
-                sample = self.source.read(index, channels=self.data.channels)
-                pixels, target = self.data.train_input(
-                    sample, seed=self.seed, epoch=position // size, index=index
-                )
-                items.append((position, index, pixels, target))
-        return _stack(items, unreadable)
+                items.append(_Item(global_index, index, *self._input(epoch, index)))
+        return _stack(items, unreadable, self.collate)
+
+    def _input(self, epoch: int, index: int) -> tuple[Tensor, Target]:
+        request = self.data.train_request(seed=self.seed, epoch=epoch, index=index)
+        sample = self.source.read(index, request)
+        if self.num_views > 1 and sample.target.is_spatial:
+            raise ValueError(
+                f"several views of an image need a target that is the same in all of them, got {sample.key!r} with "
+                f"{type(sample.target).__name__}."
+            )
+        views = [
+            self.data.train_input(sample, seed=self.seed, epoch=epoch, index=index, view=i)
+            for i in range(self.num_views)
+        ]
+        inputs, target = views[0]
+        return (inputs if self.num_views == 1 else torch.stack([pixels for pixels, _ in views])), target
 
 
-class EvaluationSpans(Dataset[Batch]):
-    """Span -> batch for evaluation; positions are the samples' own order."""
+class EvaluationBatches(Dataset[Batch]):
+    """Index range -> batch for evaluation, in the source's own order."""
 
-    def __init__(self, source: Source, data: Data) -> None:
+    def __init__(self, source: Source, data: Data, *, collate: Collate) -> None:
         self.source = source
         self.data = data
+        self.collate = collate
 
-    def __getitem__(self, span: Span) -> Batch:
-        items: list[tuple[int, int, Tensor, Tensor]] = []
+    def __getitem__(self, index_range: IndexRange) -> Batch:
+        items: list[_Item] = []
         unreadable: list[Unreadable] = []
-        for index in range(span.first, span.first + span.count):
+        for index in range(index_range.first, index_range.first + index_range.count):
             with _reading(self.source, index, unreadable):
-                sample = self.source.read(index, channels=self.data.channels)
-                items.append((index, index, *self.data.test_input(sample)))
-        return _stack(items, unreadable)
+                sample = self.source.read(index, self.data.test_request())
+                items.append(_Item(index, index, *self.data.test_input(sample)))
+        return _stack(items, unreadable, self.collate)
 
 
-def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
-    """The batches of `spans`, in that order, computed by `workers` processes (0: here)."""
+class _Item(NamedTuple):
+    global_index: int
+    sample_index: int
+    inputs: Tensor
+    target: Target
+
+
+def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
+    """The batches of `ranges`, in that order, computed by `workers` processes (0: in this process)."""
     if workers == 0:
-        for span in spans:
-            yield dataset[span]
+        for index_range in ranges:
+            yield dataset[index_range]
         return
     with warnings.catch_warnings():
-        # torch warns where workers outnumber cores; whoever typed the number knows, as some wait for a disk.
+        # torch warns about more workers than cores. The user set that number: it helps with a slow disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         loader = DataLoader(
             _Sent(dataset),
-            sampler=spans,
+            sampler=ranges,
             batch_size=None,
             num_workers=workers,
             collate_fn=_as_is,
@@ -95,40 +119,49 @@ def load(spans: Iterable[Span], dataset: Dataset[Batch], *, workers: int) -> Ite
     for item in sent:
         if isinstance(item, Exception):
             raise item
-        inputs, targets, indices, positions = (torch.from_numpy(part) for part in item[:4])
-        if torch.cuda.is_available():
-            inputs = inputs.pin_memory()  # so that its way to the device needs no waiting
-        yield Batch(inputs, targets, indices, positions, unreadable=item[4])
+        yield _received(item)
 
 
 class _Sent(Dataset[Any]):
-    """A data set as its workers send it: arrays in place of tensors, and an error as a value."""
+    """A data set in the form that workers send: arrays instead of tensors, and errors as values."""
 
     def __init__(self, dataset: Dataset[Batch]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, span: Span) -> tuple[Any, ...] | Exception:
+    def __getitem__(self, index_range: IndexRange) -> Batch | Exception:
         try:
-            batch = self.dataset[span]
+            batch = self.dataset[index_range]
         except Exception as error:
             return _portable(error)
-        return (*(np.asarray(part) for part in batch[:4]), batch.unreadable)
+        inputs, targets, indices, global_indices = (map_targets(np.asarray, part) for part in batch[:4])
+        return Batch(inputs, targets, indices, global_indices, batch.unreadable)
+
+
+def _received(sent: Batch) -> Batch:
+    """The batch that a worker sent, as tensors; in pinned memory if there is CUDA, for asynchronous copies."""
+
+    def tensor(array: np.ndarray) -> Tensor:
+        made = torch.from_numpy(array)
+        return made.pin_memory() if torch.cuda.is_available() else made
+
+    inputs, targets, indices, global_indices = (map_targets(tensor, part) for part in sent[:4])
+    return Batch(inputs, targets, indices, global_indices, sent.unreadable)
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that can be sent, and says what `error` says: a wrong input stays one, all else is a `RuntimeError`."""
+    """`error` in a form that can be sent: `ValueError` and `OSError` keep their type, others become `RuntimeError`."""
     text = "".join(traceback.format_exception(error))
     if not isinstance(error, ValueError | OSError):
         return RuntimeError(text)
     kind = ValueError if isinstance(error, ValueError) else OSError
     portable = kind(str(error))
-    portable.add_note(f"in a process that reads pictures:\n{text}")
+    portable.add_note(f"in a process that reads images:\n{text}")
     return portable
 
 
 @contextmanager
 def _reading(source: Source, index: int, unreadable: list[Unreadable]) -> Generator[None]:
-    """Leave out a sample that cannot be decoded, and let an error that nobody expects name the one it comes from."""
+    """Leave out a sample that cannot be decoded, and add the key of the sample to other errors."""
     try:
         yield
     except Unreadable as error:
@@ -143,27 +176,27 @@ def _begin_worker(number: int) -> None:
     serve_parent()
 
 
-def cut(first: int, count: int, *, at_most: int) -> Iterator[Span]:
-    """The positions `first, ..., first + count - 1` as few spans of about `at_most`, their lengths differing by 1.
+def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]:
+    """The indices `first, ..., first + count - 1` as few ranges of about `at_most`; their lengths differ by 1 at most.
 
-    No span is a single sample, which batch norm could not train on: three positions with `at_most` 2 are one span.
+    No range has a single sample, because batch norm cannot train on one: three indices with `at_most` 2 stay together.
     """
-    num_spans = min(-(-count // at_most), max(1, count // 2))
-    for i in range(num_spans):
-        start, end = count * i // num_spans, count * (i + 1) // num_spans
-        yield Span(first + start, end - start)
+    num_ranges = min(-(-count // at_most), max(1, count // 2))
+    for i in range(num_ranges):
+        start, end = count * i // num_ranges, count * (i + 1) // num_ranges
+        yield IndexRange(first + start, end - start)
 
 
-def _as_is(item: Any) -> Any:  # noqa: ANN401 - whatever the data set gives
+def _as_is(item: Any) -> Any:  # noqa: ANN401 - any item of the data set
     return item
 
 
-def _stack(items: list[tuple[int, int, Tensor, Tensor]], unreadable: list[Unreadable]) -> Batch:
+def _stack(items: list[_Item], unreadable: list[Unreadable], collate: Collate) -> Batch:
     empty = torch.empty(0)
     return Batch(
-        inputs=torch.stack([pixels for _, _, pixels, _ in items]) if items else empty,
-        targets=torch.stack([target for _, _, _, target in items]) if items else empty,
-        indices=torch.tensor([index for _, index, _, _ in items], dtype=torch.int64),
-        positions=torch.tensor([position for position, _, _, _ in items], dtype=torch.int64),
+        inputs=torch.stack([item.inputs for item in items]) if items else empty,
+        targets=collate([item.target for item in items]) if items else empty,
+        indices=torch.tensor([item.sample_index for item in items], dtype=torch.int64),
+        global_indices=torch.tensor([item.global_index for item in items], dtype=torch.int64),
         unreadable=tuple(unreadable),
     )

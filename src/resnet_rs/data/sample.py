@@ -1,35 +1,59 @@
-"""What flows through the pipeline: `Sample` (one item), `Batch` (many), `Unreadable` (why there is none).
+"""What flows through the pipeline: `Request` (what is asked of a source), `Sample` (one item), `Batch` (many).
 
-Shapes: `B` batch, `C` channels, `T` frames (of clips only), `H W` pixels.
+`Unreadable` says why a sample could not be decoded.
+
+Shapes: `B` batch, `C` channels, `T` frames (clips only), `H W` pixels, `V` views (only with more than one).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from resnet_rs.data.target import Target
+
+Targets = Tensor | Mapping[str, Tensor]
+"""The targets of a batch: a tensor, or several by name. The first dimension of each is the batch."""
+
+Collate = Callable[[Sequence[Target]], Targets]
+"""Makes the targets of a batch; a method of every task."""
+
 
 @dataclass(frozen=True)
-class Mask:
-    """A target with one class per pixel: it is cropped, flipped and resized (nearest neighbor) with its picture."""
+class Frames:
+    """Which frames of a video are asked for."""
 
-    classes: Int[np.ndarray, "H W"]
+    count: int
+    stride: int = 1
+    """Frames from one to the next."""
+    start: float = 0.5
+    """Where the clip begins, as a share of the places where it can begin: 0 is the earliest, 1 the latest."""
+
+    def indices(self, length: int) -> Int[np.ndarray, " {self.count}"]:
+        """The frames of a video of `length` frames. A video that is too short repeats its last frame."""
+        free = max(0, length - 1 - (self.count - 1) * self.stride)
+        first = min(int(self.start * (free + 1)), free)
+        return np.minimum(first + self.stride * np.arange(self.count), length - 1)
 
 
-Target = int | Mask
-"""What is to be predicted: the index of a class, or a mask of them."""
+class Request(NamedTuple):
+    """How a sample is to be read."""
+
+    channels: int
+    frames: Frames | None = None
+    """For videos: which frames; None asks for all."""
 
 
 class Sample(NamedTuple):
     """One item of a source, decoded."""
 
     input: UInt8[np.ndarray, "... H W C"]
-    """A picture [H, W, C] or a clip [T, H, W, C]."""
+    """An image [H, W, C] or a clip [T, H, W, C]."""
     target: Target
     key: str
     """Names the sample in reports: the path below the data root, or `builtin/test/17`."""
@@ -51,23 +75,18 @@ class Batch(NamedTuple):
     """Samples that are computed together. Unreadable ones are left out, never replaced."""
 
     inputs: Tensor
-    """Pictures [B, C, H, W] or clips [B, C, T, H, W], uint8 or float32 on the 0-255 scale."""
-    targets: Tensor
-    """Class indices [B] or masks [B, H, W], int64."""
+    """Images [B, C, H, W] or clips [B, C, T, H, W], uint8 or float32 on the 0-255 scale; [B, V, ...] with views."""
+    targets: Targets
     indices: Int[Tensor, " B"]
     """Which samples of the source these are."""
-    positions: Int[Tensor, " B"]
-    """Their places in the run, counted over all epochs; every draw of the model is keyed by them."""
+    global_indices: Int[Tensor, " B"]
+    """Their places in the run, counted over all epochs. The model's random draws depend on them."""
     unreadable: tuple[Unreadable, ...] = ()
-    """The samples that belong here and could not be decoded."""
+    """The samples of this batch that could not be decoded."""
 
 
-def join(batches: list[Batch]) -> Batch:
-    """One batch of all samples of `batches`, in their order."""
-    return Batch(
-        inputs=torch.cat([batch.inputs for batch in batches]),
-        targets=torch.cat([batch.targets for batch in batches]),
-        indices=torch.cat([batch.indices for batch in batches]),
-        positions=torch.cat([batch.positions for batch in batches]),
-        unreadable=tuple(error for batch in batches for error in batch.unreadable),
-    )
+def map_targets(function: Callable[[Any], Any], targets: Any) -> Any:  # noqa: ANN401 - tensors, or arrays in a pipe
+    """`function` of every tensor of `targets`."""
+    if isinstance(targets, Mapping):
+        return {name: function(tensor) for name, tensor in targets.items()}
+    return function(targets)

@@ -1,5 +1,4 @@
-"""A drawn world: discs, squares and triangles on a noisy ground, with labels, masks and motion, for tests of
-the seams.
+"""Drawn discs, squares and triangles on a noisy background, with labels, masks, depth, boxes and motion, for tests.
 
 Every sample is a pure function of (seed, index), so there are no files. Source: ours.
 """
@@ -13,31 +12,39 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from resnet_rs import draws
-from resnet_rs.data.sample import Mask, Sample
+from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Source
+from resnet_rs.data.target import Boxes, Depth, Label, Mask, Target
 
 SHAPES = ("disc", "square", "triangle")
 MOTIONS = ("left", "right", "up", "down")
 
+_SHARE_WITHOUT_DEPTH = 0.1
+_MOST_SHAPES = 3
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+
+
+Asked = Literal["shape", "mask", "depth", "boxes", "motion"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes(Source):
-    """One bright shape per picture, or moving through a clip."""
+    """One bright shape per image, or one moving through a clip; for boxes, one to three shapes."""
 
     num_samples: int
     size: int = 32
     """Pixels per side."""
-    asks: Literal["shape", "mask", "motion"] = "shape"
-    """The target: which shape; which shape at every pixel (0 is the ground); or, in clips, where it moves."""
+    asks: Asked = "shape"
+    """The target: the shape; the shape at every pixel (0 is background); the depth of every pixel; a box per shape; or,
+    in clips, the direction of motion."""
     num_frames: int = 8
-    """Length of the clips that `motion` asks for."""
+    """Length of the videos of moving shapes."""
     seed: int = 0
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return {"shape": SHAPES, "mask": ("ground", *SHAPES), "motion": MOTIONS}[self.asks]
+        named = {"mask": ("background", *SHAPES), "motion": MOTIONS}
+        return named.get(self.asks, SHAPES)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -45,17 +52,44 @@ class Shapes(Source):
     def key(self, index: int) -> str:
         return f"shapes/{self.asks}/{self.seed}/{index}"
 
-    def read(self, index: int, *, channels: int) -> Sample:
+    def read(self, index: int, request: Request) -> Sample:
         rng = draws.generator(self.seed, "shapes", index)
+        if self.asks == "boxes":
+            return self._with_boxes(rng, index, request.channels)
         shape = int(rng.integers(len(SHAPES)))
         if self.asks == "motion":
             motion = int(rng.integers(len(MOTIONS)))
-            return Sample(self._clip(rng, shape, MOTIONS[motion], channels), motion, self.key(index))
+            clip = self._clip(rng, shape, MOTIONS[motion], request.channels)
+            frames = range(len(clip)) if request.frames is None else request.frames.indices(len(clip))
+            return Sample(clip[list(frames)], Label(motion), self.key(index))
+        inside = self._drawn(rng, shape)
+        image = self._paint(rng, inside, request.channels)
+        return Sample(image, self._target(rng, shape, inside), self.key(index))
+
+    def _target(self, rng: np.random.Generator, shape: int, inside: Bool[np.ndarray, "H W"]) -> Target:
+        if self.asks == "mask":
+            return Mask(inside * (shape + 1))
+        if self.asks == "depth":
+            meters = np.where(inside, 2.0 + shape, 10.0).astype(np.float32)
+            meters[rng.random(meters.shape) < _SHARE_WITHOUT_DEPTH] = np.nan
+            return Depth(meters)
+        return Label(shape)
+
+    def _with_boxes(self, rng: np.random.Generator, index: int, channels: int) -> Sample:
+        shapes = rng.integers(len(SHAPES), size=rng.integers(1, _MOST_SHAPES + 1))
+        drawn = [self._drawn(rng, int(shape)) for shape in shapes]
+        corners: list[tuple[int, ...]] = []
+        for inside in drawn:
+            rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+            corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        image = self._paint(rng, np.logical_or.reduce(drawn), channels)
+        return Sample(image, Boxes(np.array(corners, dtype=np.float32), shapes), self.key(index))
+
+    def _drawn(self, rng: np.random.Generator, shape: int) -> Bool[np.ndarray, "H W"]:
+        """The pixels of a shape of random size and position."""
         radius = rng.uniform(0.15, 0.3) * self.size
         center = rng.uniform(radius, self.size - radius, 2)
-        inside = self._inside(SHAPES[shape], center, radius)
-        target = Mask(inside * (shape + 1)) if self.asks == "mask" else shape
-        return Sample(self._paint(rng, inside, channels), target, self.key(index))
+        return self._inside(SHAPES[shape], center, radius)
 
     def _clip(
         self, rng: np.random.Generator, shape: int, motion: str, channels: int
@@ -68,7 +102,7 @@ class Shapes(Source):
         return np.stack([self._paint(rng, inside, channels) for inside in frames])
 
     def _inside(self, shape: str, center: np.ndarray, radius: float) -> Bool[np.ndarray, "H W"]:
-        """Which pixels lie in the shape around `center` (row, column)."""
+        """The pixels in the shape around `center` (row, column)."""
         row, column = (np.mgrid[: self.size, : self.size] + 0.5) - center[:, None, None]
         if shape == "disc":
             return row**2 + column**2 <= radius**2
@@ -79,6 +113,6 @@ class Shapes(Source):
     def _paint(
         self, rng: np.random.Generator, inside: Bool[np.ndarray, "H W"], channels: int
     ) -> UInt8[np.ndarray, "H W C"]:
-        """Ground of 40 to 120, shape of 160 to 240, in each channel."""
+        """An image with a background of 40 to 120 and a shape of 160 to 240, in each channel."""
         noise = rng.integers(0, 80, (self.size, self.size, channels))
         return (noise + np.where(inside, 160, 40)[:, :, None]).astype(np.uint8)

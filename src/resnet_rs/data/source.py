@@ -6,11 +6,21 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
-from resnet_rs.data.sample import Mask, Sample, Target
+from resnet_rs import draws
+from resnet_rs.data.sample import Request, Sample
+
+
+class Order(NamedTuple):
+    """Which samples follow each other in training."""
+
+    samples: Int64[np.ndarray, " N"]
+    passes: Int64[np.ndarray, " N"]
+    """How often each sample has come before. Crops, flips and augmentation are drawn anew for every pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +40,28 @@ class Source(ABC):
         """Name of sample `index`, unique within the source, without reading it."""
 
     @abstractmethod
-    def read(self, index: int, *, channels: int) -> Sample:
-        """Sample `index`, decoded to `channels` channels.
+    def read(self, index: int, request: Request) -> Sample:
+        """Sample `index`, decoded as `request` says.
 
         Raises `Unreadable` where the sample cannot be decoded.
         """
 
+    def order(self, first: int, count: int, *, seed: int) -> Order:
+        """Which samples stand at the global indices `first, ..., first + count - 1` of a training run.
+
+        By default every epoch of `len(self)` global indices is a permutation of all samples. A source with an order of
+        its own, such as a mixture with a fixed ratio, overrides this with another pure function of its arguments, and
+        `digest` with it.
+        """
+        size = len(self)
+        samples = draws.sample_ids(first, count, size=size, seed=seed)
+        return Order(samples, np.arange(first, first + count) // size)
+
     def digest(self) -> str:
-        """SHA-256 over the class names and the keys in order. It tells names apart, not what the files hold."""
+        """SHA-256 that distinguishes this source: over class names and keys, not over the content of files.
+
+        A run continues only with the same digest, so a source with an order of its own must include what decides it.
+        """
         digest = hashlib.sha256()
         for text in (*self.classes, "", *(self.key(index) for index in range(len(self)))):
             digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
@@ -76,9 +100,18 @@ class Renumbered(Source):
     def key(self, index: int) -> str:
         return self.source.key(index)
 
-    def read(self, index: int, *, channels: int) -> Sample:
-        sample = self.source.read(index, channels=channels)
-        return sample._replace(target=_renumber(sample.target, self._numbers))
+    def read(self, index: int, request: Request) -> Sample:
+        sample = self.source.read(index, request)
+        target = sample.target.renumbered(self._numbers, num_classes=len(self.class_names))
+        return sample._replace(target=target)
+
+    def order(self, first: int, count: int, *, seed: int) -> Order:
+        return self.source.order(first, count, seed=seed)
+
+    def digest(self) -> str:
+        return hashlib.sha256(
+            "\0".join((*self.classes, self.source.digest())).encode("utf-8", "surrogateescape")
+        ).hexdigest()
 
     @cached_property
     def _numbers(self) -> Int[np.ndarray, " K"]:
@@ -102,7 +135,3 @@ def match_classes(source: Source, classes: tuple[str, ...]) -> Source:
             "Rename the folders as in training, or evaluate a model that was trained on these classes."
         )
     return Renumbered(source=source, class_names=classes)
-
-
-def _renumber(target: Target, numbers: Int[np.ndarray, " K"]) -> Target:
-    return Mask(numbers[target.classes]) if isinstance(target, Mask) else int(numbers[target])

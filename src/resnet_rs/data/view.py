@@ -1,16 +1,17 @@
-"""`View`: one draw of crop, flip and size, applied alike to a picture, the frames of a clip, and a mask.
+"""`View`: one draw of crop, flip, size and padding, applied alike to an image, the frames of a clip, and targets.
 
 Source: released code (`resnet_preprocessing.py`) and the TensorFlow operation that it draws crops with
-(`sample_distorted_bounding_box_op.cc`); the center of a resized picture: torchvision 0.25, timm 1.0.
+(`sample_distorted_bounding_box_op.cc`); the center of a resized image: torchvision 0.25, timm 1.0.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
 from resnet_rs.data.resample import OF_TENSORFLOW, Resampling, resize
 
@@ -20,72 +21,128 @@ _LONGEST_RESIZED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A rectangle of the picture, whether it is mirrored, and the size it is brought to; all in pixels.
+    """A rectangle of an image, mirrored or not, resized, and padded; all in pixels.
 
-    With `resized` the whole picture is brought to that height and width first, and the rectangle is one of that.
+    With `resized` the whole image is resized first, and the rectangle is one of the resized image.
     """
 
+    image: tuple[int, int]
+    """Height and width of the image."""
     top: int
     left: int
     height: int
     width: int
-    flip: bool
-    """Mirrored left to right."""
-    size: int
-    """Pixels per side of what comes out."""
+    flip: bool = False
+    """Whether the rectangle is mirrored left to right."""
+    size: tuple[int, int]
+    """Height and width that the rectangle is resized to."""
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Pixels added at the top, left, bottom and right of the resized rectangle."""
     resized: tuple[int, int] | None = None
+    """Height and width that the whole image is resized to before the rectangle is taken."""
 
     def __post_init__(self) -> None:
-        if min(self.top, self.left) < 0 or min(self.height, self.width, self.size) < 1:
-            raise ValueError(f"a view must start at 0 or later and be at least 1 pixel large, got {self}.")
-        if self.resized is not None and (self.height, self.width) != (self.size, self.size):
-            raise ValueError(f"what is resized before the crop is not resized again, got {self}.")
+        if min(self.top, self.left, *self.padding) < 0 or min(self.height, self.width, *self.size) < 1:
+            raise ValueError(
+                f"a view must start at 0 or later, be at least 1 pixel large and have no negative padding, got {self}."
+            )
+        whole = self.resized or self.image
+        if self.top + self.height > whole[0] or self.left + self.width > whole[1]:
+            raise ValueError(f"the rectangle must lie in {whole[0]} x {whole[1]} pixels, got {self}.")
+        if self.resized is not None and (self.height, self.width) != self.size:
+            raise ValueError(
+                f"a view that resizes the image first must not resize the crop again, got {self}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the result, padding included."""
+        top, left, bottom, right = self.padding
+        return top + self.size[0] + bottom, left + self.size[1] + right
 
     def pixels(
-        self, array: UInt8[np.ndarray, "*T H W C"], *, resampling: Resampling
+        self, array: UInt8[np.ndarray, "*T H W C"], *, resampling: Resampling, fill: Sequence[int] = (0,)
     ) -> (
-        UInt8[np.ndarray, "*T {self.size} {self.size} C"]
-        | Float32[np.ndarray, "*T {self.size} {self.size} C"]
+        UInt8[np.ndarray, "*T {self.shape[0]} {self.shape[1]} C"]
+        | Float32[np.ndarray, "*T {self.shape[0]} {self.shape[1]} C"]
     ):
-        """A picture [H, W, C] or clip [T, H, W, C] in this view: a new array, uint8 or, as TensorFlow has it,
-        float32.
+        """An image [H, W, C] or clip [T, H, W, C] in this view, as a new array.
 
-        A crop that has the size already is not resized: every way of resizing would leave it as it is.
+        It is uint8 where the resampling antialiases, else float32, as in TensorFlow. Padding has the color `fill`,
+        one value for each channel or for all. A crop that has the right size already is not resized.
         """
-        if self.resized is not None and array.shape[-3:-1] != self.resized:
+        self._require_image(array.shape[-3], array.shape[-2])
+        if self.resized is not None and self.image != self.resized:
             array = _resized(array, *self.resized, resampling)
-        self._require_inside(array.shape[-3], array.shape[-2])
         crop = array[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
-        if (self.height, self.width) != (self.size, self.size):
-            crop = _resized(crop, self.size, self.size, resampling)
+        if (self.height, self.width) != self.size:
+            crop = _resized(crop, *self.size, resampling)
         if self.flip:
             crop = crop[..., ::-1, :]
-        return crop.astype(np.float32 if resampling in OF_TENSORFLOW else np.uint8, order="C")
+        found = crop.astype(np.float32 if resampling in OF_TENSORFLOW else np.uint8, order="C")
+        if not any(self.padding):
+            return found
+        canvas = np.empty((*found.shape[:-3], *self.shape, found.shape[-1]), dtype=found.dtype)
+        canvas[:] = np.asarray(fill)
+        canvas[..., self._rows, self._columns, :] = found
+        return canvas
 
-    def mask(self, classes: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "{self.size} {self.size}"]:
-        """A mask in this view: at every pixel the class of the pixel under its center."""
+    def values(
+        self, array: Shaped[np.ndarray, "H W"], *, outside: float | int
+    ) -> Shaped[np.ndarray, "{self.shape[0]} {self.shape[1]}"]:
+        """Values per pixel in this view: each is that of the pixel under its center, and `outside` in the padding."""
+        self._require_image(*array.shape)
         if self.resized is not None:
-            classes = classes[
-                np.ix_(*(_centers(n, m) for n, m in zip(classes.shape, self.resized, strict=True)))
-            ]
-        self._require_inside(*classes.shape)
-        rows = self.top + _centers(self.height, self.size)
-        columns = self.left + _centers(self.width, self.size)
-        return classes[np.ix_(rows, columns[::-1] if self.flip else columns)]
+            array = array[np.ix_(*(_centers(n, m) for n, m in zip(array.shape, self.resized, strict=True)))]
+        rows = self.top + _centers(self.height, self.size[0])
+        columns = self.left + _centers(self.width, self.size[1])
+        found = array[np.ix_(rows, columns[::-1] if self.flip else columns)]
+        canvas = np.full(self.shape, outside, dtype=found.dtype)
+        canvas[self._rows, self._columns] = found
+        return canvas
 
-    def _require_inside(self, height: int, width: int) -> None:
-        if self.top + self.height > height or self.left + self.width > width:
+    def points(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Where points (x, y) of the image lie in this view, perhaps outside of it. Pixel i covers i to i + 1."""
+        scale, offset = self._affine()
+        return xy * scale + offset
+
+    def image_points(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """The inverse of `points`: where points of this view lie in the image."""
+        scale, offset = self._affine()
+        return (xy - offset) / scale
+
+    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset in x and y from the image to this view."""
+        whole = self.resized or self.image
+        first = np.array([whole[1] / self.image[1], whole[0] / self.image[0]])
+        second = np.array([self.size[1] / self.width, self.size[0] / self.height])
+        scale, offset = first * second, -np.array([self.left, self.top]) * second
+        if self.flip:
+            scale[0], offset[0] = -scale[0], self.size[1] - offset[0]
+        return scale, offset + np.array([self.padding[1], self.padding[0]])
+
+    @property
+    def _rows(self) -> slice:
+        return slice(self.padding[0], self.padding[0] + self.size[0])
+
+    @property
+    def _columns(self) -> slice:
+        return slice(self.padding[1], self.padding[1] + self.size[1])
+
+    def _require_image(self, height: int, width: int) -> None:
+        if (height, width) != self.image:
             raise ValueError(
-                f"a picture of {height} x {width} pixels does not hold {self}. Draw the view for its size."
+                f"the view is for an image of {self.image[0]} x {self.image[1]} pixels, got {height} x {width}. "
+                "Draw a view for this size."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomView:
-    """The law that random views follow. Defaults: as released."""
+class CropDistribution:
+    """How training crops and flips are drawn. Defaults: as released."""
 
     area: tuple[float, float] = (0.08, 1.0)
-    """Least and greatest share of the picture that a crop takes."""
+    """Least and greatest share of the image that a crop takes."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Least and greatest width / height of a crop, up to rounding to whole pixels; evenly drawn."""
     flip: bool = True
@@ -93,7 +150,7 @@ class RandomView:
     crop_ratio: float = 0.875
     """Of the center view that is taken where no crop can be drawn."""
     min_covered: float = 0.1
-    """Crops of a smaller share of the picture are drawn anew. The release asks for 0.1 besides its least area
+    """Crops of a smaller share of the image are drawn anew. The release asks for 0.1 besides its least area
     of 0.08, so crops between the two never happen."""
 
     def __post_init__(self) -> None:
@@ -119,13 +176,13 @@ def center_view(height: int, width: int, *, size: int, crop_ratio: float) -> Vie
     padding = round(size * (1 / crop_ratio - 1))
     side = max(1, int(np.float32(size / (size + padding)) * np.float32(min(height, width))))
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
-    return View(top=top, left=left, height=side, width=side, flip=False, size=size)
+    return View(image=(height, width), top=top, left=left, height=side, width=side, size=(size, size))
 
 
 def resized_center_view(height: int, width: int, *, size: int, crop_ratio: float) -> View:
-    """The square in the center of the picture whose short side has been brought to `size / crop_ratio` pixels.
+    """The square in the center of the image whose short side has been brought to `size / crop_ratio` pixels.
 
-    As torchvision and timm have it, rounding included. A picture that is more than ten times as long as wide gives
+    As torchvision and timm have it, rounding included. An image that is more than ten times as long as wide gives
     way to `center_view`: whole, it could fill the memory.
     """
     _require_ratio(crop_ratio)
@@ -136,34 +193,46 @@ def resized_center_view(height: int, width: int, *, size: int, crop_ratio: float
         (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
     )
     top, left = (round((n - size) / 2) for n in resized)
-    return View(top=top, left=left, height=size, width=size, flip=False, size=size, resized=resized)
+    return View(
+        image=(height, width), top=top, left=left, height=size, width=size, size=(size, size), resized=resized
+    )
 
 
-def random_view(height: int, width: int, *, size: int, law: RandomView, rng: np.random.Generator) -> View:
-    """A view drawn by `law`: up to ten attempts at a crop, then the center view; a coin decides on the flip.
+def random_view(
+    height: int, width: int, *, size: int, crops: CropDistribution, rng: np.random.Generator
+) -> View:
+    """A view drawn from `crops`: up to ten attempts at a crop, then the center view; a coin decides on the flip.
 
-    A crop of the whole picture gives way to the center view, too: the release cannot tell it from a failed
+    A crop of the whole image gives way to the center view, too: the release cannot tell it from a failed
     draw.
     """
     crop: tuple[int, int, int, int] | None = None
     for _ in range(_NUM_ATTEMPTS):
-        side = _crop_size(height, width, law=law, rng=rng)
-        if side is not None and side[0] * side[1] >= law.min_covered * height * width:
+        side = _crop_size(height, width, crops=crops, rng=rng)
+        if side is not None and side[0] * side[1] >= crops.min_covered * height * width:
             if side != (height, width):
                 crop = (_offset(height - side[0], rng), _offset(width - side[1], rng), *side)
             break
-    flip = law.flip and rng.random() < 0.5
+    flip = crops.flip and rng.random() < 0.5
     if crop is None:
-        return replace(center_view(height, width, size=size, crop_ratio=law.crop_ratio), flip=flip)
-    return View(top=crop[0], left=crop[1], height=crop[2], width=crop[3], flip=flip, size=size)
+        return replace(center_view(height, width, size=size, crop_ratio=crops.crop_ratio), flip=flip)
+    return View(
+        image=(height, width),
+        top=crop[0],
+        left=crop[1],
+        height=crop[2],
+        width=crop[3],
+        flip=flip,
+        size=(size, size),
+    )
 
 
 def _crop_size(
-    height: int, width: int, *, law: RandomView, rng: np.random.Generator
+    height: int, width: int, *, crops: CropDistribution, rng: np.random.Generator
 ) -> tuple[int, int] | None:
     """Height and width of one attempt: even draws of aspect and height; None if they do not fit."""
-    aspect = law.aspect[0] + rng.random() * (law.aspect[1] - law.aspect[0])
-    min_area, max_area = law.area[0] * height * width, law.area[1] * height * width
+    aspect = crops.aspect[0] + rng.random() * (crops.aspect[1] - crops.aspect[0])
+    min_area, max_area = crops.area[0] * height * width, crops.area[1] * height * width
     tallest = round(math.sqrt(max_area / aspect))
     if round(tallest * aspect) > width:
         tallest = int((width + 0.5 - 1e-7) / aspect)

@@ -1,16 +1,15 @@
-"""What networks cost here: latency, throughput and peak memory of a training step or of inference.
+"""Benchmark of image classifiers on this machine: latency, throughput and peak memory of training or inference.
 
-Every network is measured in a process of its own, so its peak memory is its own; with several rounds all networks take
-turns, so a machine that grows slower grows slower for all of them. The clock runs over the computation alone: pictures
-are made beforehand; a training step brings its own to the device, as in a run.
+Each network runs in its own process, so the peak memory is its own. Several rounds measure the networks in turn, so a
+machine that slows down affects all of them. Only the computation is timed. The images are made before it. A training
+step includes the copy of its images to the device, as in a run.
 
-The paper's latencies are those of a *training step* at batch 128, halved until it fits (README of the TF1 release).
+The paper gives latencies of a *training step* at batch 128, halved until it fits (README of the TF1 release).
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import platform
 import resource
 import time
@@ -18,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +25,8 @@ import torch
 
 from resnet_rs import config
 from resnet_rs.data.sample import Batch
-from resnet_rs.processes import end_with_parent
+from resnet_rs.processes import run_in_child
+from resnet_rs.tasks.classification import Classification
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.loop import Loop
@@ -41,22 +40,22 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How is measured; it is part of every row."""
+    """Settings of a measurement; every row contains them."""
 
     mode: Mode = "infer"
-    """`train`: a whole update, with gradients, optimizer, average and checks; `infer`: a forward pass."""
+    """`train`: a whole update, with gradients, optimizer, EMA and checks; `infer`: a forward pass."""
     batch_size: int = 8
-    """Pictures at once."""
+    """Images per batch."""
     num_warmup: int = 1
-    """Repeats that are not counted, in each round."""
+    """Uncounted repeats at the start of each round."""
     num_repeats: int = 10
     """Counted repeats in each round."""
     num_rounds: int = 1
-    """Turns of all networks."""
+    """Rounds over all networks."""
     max_seconds: float | None = None
-    """For one network and round: slow ones are repeated less often, but at least twice."""
+    """Time limit for one network in one round. A slow network has fewer repeats, but at least two."""
     num_threads: int | None = None
-    """Threads of the processor; None leaves it to torch."""
+    """CPU threads; None leaves the number to PyTorch."""
     device: str | None = None
     precision: str | None = None
 
@@ -75,7 +74,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One measured row. What could not be measured is None, and `error` says why."""
+    """One measured row. After a failure the measured fields are None, and `error` gives the reason."""
 
     name: str
     mode: Mode
@@ -84,15 +83,15 @@ class Timing:
     batch_size: int
     params: int
     macs: int
-    """Multiply-adds of one picture in a forward pass."""
+    """Multiply-adds of one image in a forward pass."""
     latency_ms: float | None = None
     """Median over all repeats, of a whole batch."""
     latency_ms_p10: float | None = None
     latency_ms_p90: float | None = None
     images_per_second: float | None = None
     peak_memory_mib: float | None = None
-    """Resident memory of the process at its peak, less what it had before the network was made; on CUDA the most that
-    was allocated; on MPS None."""
+    """CPU: peak resident memory, minus the resident memory before the network was built. CUDA: peak allocated memory.
+    MPS: None."""
     num_repeats: int = 0
     num_warmup: int = 0
     num_rounds: int = 0
@@ -104,11 +103,13 @@ class Timing:
 
 
 def bench(experiments: Mapping[str, Experiment], protocol: Protocol) -> Iterator[Timing]:
-    """Measure each of `experiments` and yield its row, in order; with several rounds after the last of them.
+    """Measure each of `experiments` and yield its row, in order. With several rounds, rows come in the last round.
 
-    One that fails, or whose process is killed for its memory, is a row with its error. Raises `ValueError` for a device
-    or a precision that this machine does not have.
+    A network that fails, or whose process is killed for its memory, gives a row with its error. Raises `ValueError` for
+    an experiment that does not classify images, and for a device or precision that this machine does not have.
     """
+    for name, experiment in experiments.items():
+        _refuse_other_inputs(name, experiment)
     surroundings(protocol)
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in experiments}
     for i in range(protocol.num_rounds):
@@ -120,7 +121,7 @@ def bench(experiments: Mapping[str, Experiment], protocol: Protocol) -> Iterator
 
 
 def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
-    """One round in this process: `seconds` of each repeat, `memory` in MiB, and where it was measured."""
+    """One round in this process: `seconds` of each repeat, `memory` in MiB, and `surroundings`."""
     if protocol.num_threads is not None:
         torch.set_num_threads(protocol.num_threads)
     device = Device.choose(protocol.device, precision=protocol.precision)
@@ -143,7 +144,7 @@ def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
 
 
 def surroundings(protocol: Protocol) -> dict[str, Any]:
-    """Where a measurement by `protocol` takes place: `num_threads`, `precision`, `device_name` and `torch` of a row."""
+    """Hardware and software of a measurement: `num_threads`, `precision`, `device_name` and `torch` of a row."""
     device = Device.choose(protocol.device, precision=protocol.precision)
     described = device.describe()
     return {
@@ -167,7 +168,7 @@ def _inference(experiment: Experiment, protocol: Protocol, device: Device) -> It
 
 
 def _training(experiment: Experiment, protocol: Protocol, device: Device) -> Iterator[None]:
-    """An update at each step, just as a run takes it."""
+    """An update at each step, as in a run."""
     experiment = config.edit(experiment, {"recipe.batch_size": protocol.batch_size})
     plan = replace(experiment.recipe.plan(protocol.batch_size), total_steps=2**31, warmup_steps=0.0)
     loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
@@ -176,16 +177,28 @@ def _training(experiment: Experiment, protocol: Protocol, device: Device) -> Ite
         yield
 
 
+def _refuse_other_inputs(name: str, experiment: Experiment) -> None:
+    """Raise `ValueError` unless `experiment` classifies single images: `_batch` makes nothing else."""
+    task, frames = experiment.task, experiment.data.frames
+    if isinstance(task, Classification) and task.num_views == 1 and frames is None:
+        return
+    given = f"the task {type(task).__name__}" if frames is None else f"clips of {frames.count} frames"
+    raise ValueError(
+        f"bench measures classifiers of images, and {name!r} has {given}. Use an experiment with the task "
+        "Classification and data.frames=none."
+    )
+
+
 def _batch(experiment: Experiment, batch_size: int) -> Batch:
-    """Noise, all of the first class."""
+    """Images of noise, all labeled with class 0."""
     size, channels = experiment.data.size, experiment.data.channels
     places = torch.arange(batch_size)
     pixels = torch.randint(0, 256, (batch_size, channels, size, size), dtype=torch.uint8)
-    return Batch(inputs=pixels, targets=torch.zeros_like(places), indices=places, positions=places)
+    return Batch(inputs=pixels, targets=torch.zeros_like(places), indices=places, global_indices=places)
 
 
 def _wait(device: Device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.is_cuda:
         torch.cuda.synchronize(device.torch)
     elif device.name == "mps":
@@ -193,7 +206,7 @@ def _wait(device: Device) -> None:
 
 
 def _restart_peak() -> None:
-    """Forget the peak so far; a process inherits that of its parent on Linux."""
+    """Reset the peak memory of this process; on Linux it starts with the peak of its parent."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -214,37 +227,22 @@ def _peak_memory(device: Device, before: float) -> float | None:
 
 
 def _in_a_child(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
-    """One round in a fresh process: what `measure` found, or an `error`."""
-    context = multiprocessing.get_context("spawn")
-    answers, theirs = context.Pipe(duplex=False)
+    """One round in a new process: the result of `measure`, or an `error`."""
     order = json.dumps({"experiment": config.to_plain(experiment), "protocol": asdict(protocol)})
-    process = context.Process(target=_measure_for_parent, args=(theirs, order))
-    process.start()
-    theirs.close()
-    answer = b""
-    try:
-        with suppress(EOFError):  # it was killed
-            answer = answers.recv_bytes()
-        process.join()
-    finally:
-        process.kill()
-        process.join()
-        answers.close()
-    if not answer:
-        return {"error": f"its process ended with exit code {process.exitcode}; the memory may be too small"}
+    answer = run_in_child(_measured, order)
+    if isinstance(answer, int):
+        return {"error": f"its process ended with exit code {answer}; the memory may be too small"}
     return json.loads(answer)
 
 
-def _measure_for_parent(answers: Connection, order: str) -> None:
-    end_with_parent()
+def _measured(order: str) -> bytes:
     plain = json.loads(order)
     try:
         experiment = config.from_plain(plain["experiment"], kinds=(Experiment,))
         found = measure(experiment, Protocol(**plain["protocol"]))
-    except Exception as error:  # whatever it is, it is this network's row
+    except Exception as error:  # any error goes into the row of this network
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
-    answers.send_bytes(json.dumps(found).encode())
-    answers.close()
+    return json.dumps(found).encode()
 
 
 def _row(name: str, experiment: Experiment, protocol: Protocol, rounds: list[dict[str, Any]]) -> Timing:

@@ -1,4 +1,4 @@
-"""`Predictor`: pictures in, class names and probabilities out, with the preprocessing that belongs to the weights."""
+"""`Predictor`: answers of a trained model for images, with the preprocessing of its weights."""
 
 from __future__ import annotations
 
@@ -6,121 +6,129 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from resnet_rs.data import imagenet
-from resnet_rs.data.decode import EXTENSIONS, PillowPicture, decode, pixels_of
+from resnet_rs.data.decode import EXTENSIONS, MAX_PIXELS, PillowImage, check_max_pixels, decode, pixels_of
 from resnet_rs.data.sample import Sample, Unreadable
-from resnet_rs.tasks.classification import Classification
+from resnet_rs.data.target import Target
+from resnet_rs.tasks.task import Answer
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.device import Device
 
-Picture = str | PathLike[str] | PillowPicture | UInt8[np.ndarray, "H W C"]
+ImageInput = str | PathLike[str] | PillowImage | UInt8[np.ndarray, "H W C"] | UInt8[np.ndarray, "T H W C"]
 
 _BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one picture; of an unreadable one, why there is nothing to say."""
+    """The answer for one image, or the reason why the image could not be read."""
 
     key: str
-    probabilities: dict[str, float]
-    """Class name -> probability, the likeliest first; empty if the picture could not be read."""
-    title: str | None = None
-    """The likeliest class in words, where its name is one of ImageNet's identifiers."""
+    """The path of the image; `array 3` or `image 3` if it has no path."""
+    answer: Answer | None = None
+    """Its type depends on the task; a classifier gives a `ClassAnswer`."""
     unreadable: str | None = None
 
-    @property
-    def name(self) -> str | None:
-        """The likeliest class."""
-        return next(iter(self.probabilities), None)
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON."""
+        answer = {} if self.answer is None else self.answer.to_plain()
+        return {"key": self.key, **answer, "unreadable": self.unreadable}
 
 
 class Predictor:
-    """A trained classifier with its class names and its preprocessing."""
+    """A trained model with its class names and its preprocessing."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: Device) -> None:
-        if not isinstance(checkpoint.experiment.task, Classification):
-            kind = type(checkpoint.experiment.task).__name__
-            raise ValueError(f"{checkpoint.path} was trained for {kind}; only classifiers give class names.")
+    def __init__(self, checkpoint: Checkpoint, *, device: Device, max_pixels: int = MAX_PIXELS) -> None:
+        check_max_pixels(max_pixels)
         self.class_names = checkpoint.classes
+        self._task = checkpoint.experiment.task
         self._data = checkpoint.experiment.data
         self._device = device
+        self._max_pixels = max_pixels
         self._model = device.place(checkpoint.load_model()).eval()
 
-    def preprocess(self, pixels: UInt8[np.ndarray, "H W C"]) -> Float[Tensor, "C S S"]:
-        """A decoded picture as the network wants it: cropped, resized and normalized as in evaluation."""
-        inputs, _ = self._data.test_input(Sample(pixels, 0, ""))
+    def preprocess(self, pixels: UInt8[np.ndarray, "... H W C"]) -> Float[Tensor, "C ... S S"]:
+        """A decoded image or clip as input of the network: cropped, resized and normalized as in evaluation."""
+        inputs, _ = self._data.test_input(Sample(pixels, Target(), ""))
         return self._data.normalize(inputs[None])[0]
 
-    def predict(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
-        """One prediction per picture, in order; a picture is a path, Pillow's, or an array [H, W, C] of uint8."""
-        if isinstance(pictures, str | PathLike | PillowPicture | np.ndarray):
-            pictures = [pictures]
+    def predict(self, images: ImageInput | Sequence[ImageInput]) -> list[Prediction]:
+        """One prediction per image, in order. An image is a path, a Pillow image, or a uint8 array [H, W, C].
+
+        Models of clips take arrays [T, H, W, C].
+        """
+        if isinstance(images, str | PathLike | PillowImage | np.ndarray):
+            images = [images]
         predictions: list[Prediction] = []
-        for first in range(0, len(pictures), _BATCH_SIZE):
-            predictions += self._predict_some(pictures[first : first + _BATCH_SIZE], first=first)
+        for first in range(0, len(images), _BATCH_SIZE):
+            predictions += self._predict_some(images[first : first + _BATCH_SIZE], first=first)
         return predictions
 
     @torch.no_grad()
-    def _predict_some(self, pictures: Sequence[Picture], *, first: int) -> list[Prediction]:
-        read = [self._read(picture, number=first + i) for i, picture in enumerate(pictures)]
-        inputs = [pixels for _, pixels in read if isinstance(pixels, Tensor)]
-        rows: Iterator[Tensor] = iter(())
-        if inputs:
-            batch = self._device.layout(self._device.put(torch.stack(inputs)))
+    def _predict_some(self, images: Sequence[ImageInput], *, first: int) -> list[Prediction]:
+        read = [self._read(image, number=first + i) for i, image in enumerate(images)]
+        decoded = [pixels for _, pixels in read if isinstance(pixels, np.ndarray)]
+        answers: Iterator[Answer] = iter(())
+        if decoded:
+            inputs = torch.stack([self.preprocess(pixels) for pixels in decoded])
+            batch = self._device.layout(self._device.put(inputs))
             with self._device.autocast():
-                logits = self._model(batch)
-            rows = iter(logits.float().cpu().double().softmax(1))
+                prediction = self._model(batch).float()
+            views = [self._data.test_view(*pixels.shape[-3:-1]) for pixels in decoded]
+            answers = iter(self._task.answers(prediction, classes=self.class_names, views=views))
         return [
-            Prediction(key=key, probabilities={}, unreadable=pixels.reason)
+            Prediction(key=key, unreadable=pixels.reason)
             if isinstance(pixels, Unreadable)
-            else self._prediction(key, next(rows))
+            else Prediction(key=key, answer=next(answers))
             for key, pixels in read
         ]
 
-    def _prediction(self, key: str, probabilities: Float[Tensor, " K"]) -> Prediction:
-        order = probabilities.argsort(descending=True, stable=True).tolist()
-        named = {self.class_names[i]: float(probabilities[i]) for i in order}
-        return Prediction(key=key, probabilities=named, title=imagenet.title(self.class_names[order[0]]))
-
-    def _read(self, picture: Picture, *, number: int) -> tuple[str, Tensor | Unreadable]:
-        """The picture's name and, if it can be read, its input."""
-        if isinstance(picture, np.ndarray):
-            self._refuse_shape(picture)
-            return f"array {number}", self.preprocess(picture)
-        channels = self._data.channels
-        key = f"picture {number}" if isinstance(picture, PillowPicture) else str(picture)
+    def _read(self, image: ImageInput, *, number: int) -> tuple[str, np.ndarray | Unreadable]:
+        """The key of the image, and its pixels or the reason why there are none."""
+        if isinstance(image, np.ndarray):
+            self._refuse_shape(image)
+            return f"array {number}", self._clip(image)
+        limits = {"channels": self._data.channels, "max_pixels": self._max_pixels}
+        key = f"image {number}" if isinstance(image, PillowImage) else str(image)
         try:
-            if isinstance(picture, PillowPicture):
-                return key, self.preprocess(pixels_of(picture, key=key, channels=channels))
-            return key, self.preprocess(decode(Path(picture).read_bytes(), key=key, channels=channels))
+            if isinstance(image, PillowImage):
+                return key, pixels_of(image, key=key, **limits)
+            return key, decode(Path(image).read_bytes(), key=key, **limits)
         except Unreadable as error:
             return key, error
         except OSError as error:
             return key, Unreadable(key, error.strerror or type(error).__name__)
 
+    def _clip(self, pixels: np.ndarray) -> np.ndarray:
+        """The frames of a clip that evaluation takes; an image as it is."""
+        frames = self._data.test_request().frames
+        return pixels if frames is None else pixels[frames.indices(len(pixels))]
+
     def _refuse_shape(self, pixels: np.ndarray) -> None:
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != self._data.channels:
+        kind, dims = ("[H, W", 3) if self._data.frames is None else ("[T, H, W", 4)
+        if pixels.dtype != np.uint8 or pixels.ndim != dims or pixels.shape[-1] != self._data.channels:
             raise ValueError(
-                f"an array must be uint8 of shape [H, W, {self._data.channels}], got {pixels.dtype} of shape "
+                f"an array must be uint8 of shape {kind}, {self._data.channels}], got {pixels.dtype} of shape "
                 f"{list(pixels.shape)}."
             )
 
 
-def find_pictures(paths: Sequence[str | PathLike[str]]) -> list[Path]:
-    """The files among `paths`, and all pictures below the folders among them, in order of their names."""
+def find_images(paths: Sequence[str | PathLike[str]]) -> list[Path]:
+    """The files among `paths`, and all images inside the folders among them, sorted by name within a folder."""
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if _is_picture(p, path))
+            inside = sorted(p for p in path.rglob("*") if _is_image(p, path))
             if not inside:
-                raise ValueError(f"{path} holds no pictures. Known endings: {', '.join(sorted(EXTENSIONS))}.")
+                raise ValueError(
+                    f"{path} holds no images. Known file extensions: {', '.join(sorted(EXTENSIONS))}."
+                )
             found += inside
         elif path.is_file():
             found.append(path)
@@ -129,8 +137,8 @@ def find_pictures(paths: Sequence[str | PathLike[str]]) -> list[Path]:
     return found
 
 
-def _is_picture(path: Path, folder: Path) -> bool:
-    """Whether `path` is a picture by its ending; hidden files and what archives leave behind are not."""
+def _is_image(path: Path, folder: Path) -> bool:
+    """Whether `path` has the extension of an image, and is neither hidden nor part of `__MACOSX`."""
     names = path.relative_to(folder).parts
     is_hidden = any(name.startswith(".") or name == "__MACOSX" for name in names)
     return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()

@@ -1,4 +1,4 @@
-"""What all pages share: one HTML file each, with its figures, its styles and its script in it."""
+"""What all pages share. A page is one HTML file that contains its figures, styles and script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnet_rs.report.figures import Figure
 
 
 def render(template: str, *, has_figures: bool, **values: object) -> str:
-    """A page from its template, with the library that draws figures if it has some."""
+    """A page from its template; with plotly.js if it has figures."""
     script = Markup(get_plotlyjs()) if has_figures else ""
     text = _environment().get_template(template).render(plotlyjs=script, **values)
     # File names that are not Unicode carry lone surrogates, which no encoding can write.
@@ -26,7 +26,7 @@ def render(template: str, *, has_figures: bool, **values: object) -> str:
 
 
 def stored(named: Mapping[str, Figure | None]) -> dict[str, Markup]:
-    """Figures as JSON that may stand in a script element; those without data are left out."""
+    """Figures as JSON that is safe in a script element. Figures without data are left out."""
     return {
         name: htmlsafe_json_dumps(figure, default=_sparse, separators=(",", ":"), allow_nan=False)
         for name, figure in named.items()
@@ -35,14 +35,14 @@ def stored(named: Mapping[str, Figure | None]) -> dict[str, Markup]:
 
 
 def _sparse(matrix: np.ndarray) -> dict[str, Any]:
-    """A matrix as its shape and its nonzero entries: their places, each counted from the one before, and values."""
+    """A matrix as its shape and its nonzero entries: the distance of each from the one before, and the values."""
     places = np.flatnonzero(matrix)
     steps = np.diff(places, prepend=0)
     return {"shape": list(matrix.shape), "steps": steps.tolist(), "values": matrix.ravel()[places].tolist()}
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with its sign; of none, nothing."""
+    """A share in percent, such as `12.3%`; an empty text for None and NaN."""
     return "" if share is None or not math.isfinite(share) else f"{share:.1%}"
 
 

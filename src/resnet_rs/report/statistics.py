@@ -1,6 +1,4 @@
-"""Intervals for measured shares and scores, and how far a classifier's confidence can be believed.
-
-Calibration is a function of the *set* of samples: it is equal to the last bit in whatever order they come.
+"""Intervals for shares and means, and the calibration of a classifier's confidence.
 
 Shapes: `N` samples.
 """
@@ -8,19 +6,28 @@ Shapes: `N` samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-_TOP = 5
+_Z = NormalDist().inv_cdf(0.975)
+_TAIL = 0.025
+_NUM_BINS = 15
 
 
 class Interval(NamedTuple):
-    """Two bounds between which a quantity lies at some confidence."""
+    """The bounds of a 95 % interval."""
 
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """An estimated quantity with its 95 % interval."""
+
+    value: float
     low: float
     high: float
 
@@ -37,115 +44,137 @@ class Bin(NamedTuple):
     count: int  # pyright: ignore[reportIncompatibleMethodOverride] - the samples, not tuple.count
 
 
-def wilson_interval(successes: int, count: int, *, confidence: float = 0.95) -> Interval:
-    """Where the true share lies after `successes` in `count` independent trials; after none, anywhere.
+def wilson_interval(successes: int, count: int) -> Interval:
+    """The 95 % interval of a share after `successes` in `count` independent trials; (0, 1) after no trial.
 
-    Unlike the normal approximation it stays within [0, 1] and has a width at 0 % and 100 %.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; without
-    continuity correction.
+    Source: Wilson 1927, without continuity correction. The closed form is ours because scipy's
+    `binomtest(...).proportion_ci` takes 0.4 to 0.9 ms, and 21,841 classes need two intervals each.
     """
     if not 0 <= successes <= count:
         raise ValueError(f"successes must be between 0 and {count} (the count), got {successes}.")
-    z = NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
     if count == 0:
         return Interval(0.0, 1.0)
-    share = successes / count
-    scale = 1 + z**2 / count
-    center = (share + z**2 / (2 * count)) / scale
-    radius = z / scale * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    # The bounds at no and at every success are exactly 0 and 1, which rounding would miss.
+    share, scale = successes / count, 1 + _Z**2 / count
+    center = (share + _Z**2 / (2 * count)) / scale
+    radius = _Z / scale * math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
+    # Rounding would miss the exact bounds 0 and 1.
     low = 0.0 if successes == 0 else center - radius
     high = 1.0 if successes == count else center + radius
     return Interval(low, high)
 
 
-def bootstrap_interval(
-    statistic: Callable[[Int[np.ndarray, " N"]], float],
-    count: int,
-    *,
-    seed: int = 0,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Where `statistic` would lie on another draw of `count` samples: the percentile bootstrap.
+def mean_interval(values: Float[np.ndarray, " N"]) -> Interval:
+    """The 95 % interval of a mean by Student's t; NaN for fewer than two values.
 
-    `statistic` gets the indices of each resample, drawn with replacement from [0, count). It is the order of
-    the samples that says which of them an index names, so keep it fixed. Of no samples, both bounds are NaN.
-
-    Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
+    Source: Student 1908. It assumes independent samples, and enough of them for a nearly normal mean.
     """
-    tail = (1 - _checked(confidence)) / 2
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be 1 or more, got {num_resamples}.")
-    if count == 0:
+    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: none shipped; here since `show` needs no scipy
+
+    count = len(values)
+    if count < 2:
         return Interval(math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(count, size=count)) for _ in range(num_resamples)]
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    mean = float(values.mean())
+    radius = float(special.stdtrit(count - 1, 1 - _TAIL) * values.std(ddof=1) / math.sqrt(count))
+    return Interval(mean - radius, mean + radius)
+
+
+def calibration_error(
+    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int = _NUM_BINS
+) -> Estimate:
+    """The root mean square of (accuracy - confidence) over bins of nearly equal size, without its bias.
+
+    NaN for fewer than two samples. The bins are quantiles of confidence, and equal confidences share a bin. The
+    squared error of a bin is too large by the variance of its accuracy, p (1 - p) / n, which is subtracted. The
+    interval inverts the distribution of the sum of squares: a scaled noncentral chi-squared with the same mean.
+
+    Simulated coverage of the 95 % interval, at true errors of 0, 0.002, 0.02 and 0.1 with 500, 2,000 and 50,000
+    samples, three distributions of confidence and four shapes of miscalibration: 92.5 to 98 % in each of the 111 cases,
+    and the value is always inside. The truth there is the error of the bins. Errors that cancel within a bin are not
+    seen.
+
+    Source: Kumar et al. 2019, arXiv:1909.10155, section 4, for the debiased error; the interval is ours. The usual
+    expected calibration error is biased upward, and a bootstrap does not cover it.
+    """
+    counts, num_correct, totals = _quantile_bins(confidences, correct, num_bins=num_bins)
+    total = int(counts.sum())
+    if total < 2:
+        return Estimate(math.nan, math.nan, math.nan)
+    accuracy, confidence = num_correct / counts, totals / counts
+    # One more sample, as correct as the bin is confident: a bin without mistakes still has a variance.
+    share = (num_correct + confidence) / (counts + 1)
+    variance = share * (1 - share)
+    parts = counts * (accuracy - confidence) ** 2
+    squares, noise = float(parts.sum()), float(variance.sum())
+    if noise == 0:  # every confidence is 0 or 1, and right
+        return Estimate(0.0, 0.0, 1.0)
+    # Where the bins with the errors are also the noisy ones, the sum of squares varies more.
+    scale = max(float((variance * w).sum() / w.sum()) for w in (variance, parts) if w.any())
+    freedom = noise / scale
+    low, high = (
+        math.sqrt(scale * _noncentrality(squares / scale, freedom, p) / total) for p in (1 - _TAIL, _TAIL)
+    )
+    value = math.sqrt(max(0.0, squares - noise) / total)
+    return Estimate(value, min(low, 1.0), min(high, 1.0))
+
+
+def _noncentrality(x: float, freedom: float, p: float) -> float:
+    """The noncentrality for which a chi-squared value is at most `x` with probability `p`; 0 if there is none."""
+    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: it ships none
+
+    return 0.0 if special.chdtr(freedom, x) <= p else float(special.chndtrinc(x, freedom, p))
+
+
+def _quantile_bins(
+    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int
+) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """As `_per_bin`, for bins of nearly equal size, none of them empty."""
+    values = np.sort(confidences)
+    upper = (
+        np.unique(values[[len(values) * i // num_bins for i in range(1, num_bins)]])
+        if len(values)
+        else values
+    )
+    counts, num_correct, totals = _per_bin(confidences, correct, upper=upper)
+    full = counts > 0
+    return counts[full], num_correct[full], totals[full]
 
 
 def reliability_bins(
-    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int = 15
+    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int = _NUM_BINS
 ) -> tuple[Bin, ...]:
-    """How often predictions are right at each level of confidence, in bins of equal width over [0, 1].
+    """The accuracy at each level of confidence, in bins of equal width over [0, 1].
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 2, with its 15 bins.
     """
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be 1 or more, got {num_bins}.")
     edges = [i / num_bins for i in range(num_bins + 1)]
-    counts, hits, totals = _per_bin(confidences, correct, num_bins=num_bins)
+    upper = np.arange(1, num_bins) / num_bins
+    counts, num_correct, totals = _per_bin(confidences, correct, upper=upper)
     return tuple(
         Bin(
             low=edges[i],
             high=edges[i + 1],
             confidence=float(totals[i] / counts[i]) if counts[i] else None,
-            accuracy=float(hits[i] / counts[i]) if counts[i] else None,
+            accuracy=float(num_correct[i] / counts[i]) if counts[i] else None,
             count=int(counts[i]),
         )
         for i in range(num_bins)
     )
 
 
-def expected_calibration_error(
-    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int = 15
-) -> float:
-    """Mean over samples of |accuracy - confidence| of the sample's bin, in [0, 1]. Of no samples, NaN.
-
-    Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
-    """
-    if len(confidences) == 0:
-        return math.nan
-    _, hits, totals = _per_bin(confidences, correct, num_bins=num_bins)
-    return float(np.abs(hits - totals).sum() / len(confidences))
-
-
 def _per_bin(
-    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int
+    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, upper: Float[np.ndarray, " E"]
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Number of samples, number of correct ones, and sum of confidences in each of M bins.
+    """Number of samples, number of correct ones and sum of confidences per bin; `upper` are all bounds but the last.
 
-    Sorted samples make each bin a slice, and its sum the same for every order they came in.
+    Sorted samples make each bin a slice, so its sum does not depend on the order of the samples.
     """
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be 1 or more, got {num_bins}.")
     values = np.sort(confidences.astype(np.float64))
     if len(values) and not (values[0] >= 0 and values[-1] <= 1):
         raise ValueError(f"confidences must be in [0, 1], got {values[0]} to {values[-1]}.")
-    upper = np.arange(1, num_bins) / num_bins
     ends = np.concatenate([[0], np.searchsorted(values, upper, side="right"), [len(values)]])
     right = np.searchsorted(np.sort(confidences[correct].astype(np.float64)), upper, side="right")
-    hits = np.diff(np.concatenate([[0], right, [int(correct.sum())]]))
-    totals = np.array([values[ends[i] : ends[i + 1]].sum() for i in range(num_bins)])
-    return np.diff(ends), hits, totals
-
-
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}. For 95 %, give 0.95.")
-    return confidence
-
-
-def is_telling(score: str, num_classes: int) -> bool:
-    """Whether a score says something: of up to five classes, all are among the first five; 0 stands for unknown."""
-    return score != "top5" or not 0 < num_classes <= _TOP
+    num_correct = np.diff(np.concatenate([[0], right, [int(correct.sum())]]))
+    totals = np.array([values[ends[i] : ends[i + 1]].sum() for i in range(len(ends) - 1)])
+    return np.diff(ends), num_correct, totals

@@ -1,13 +1,14 @@
-"""The figures of a study's page, as plotly.js draws them. See `figures` for what is left to the page."""
+"""The figures of a study's page, as plotly.js draws them. The page adds colors of text and background."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from resnet_rs.report.figures import AMBER, BLUE, GRAY, Figure, escaped
-from resnet_rs.report.table import Table
+from resnet_rs.report.table import Table, mean_interval_text, score_title
 
 PALETTE = (
     BLUE,
@@ -22,14 +23,14 @@ PALETTE = (
     GRAY,
     "#6f9bb3",
 )
-"""Readable on white and on black, and told apart by most who see few colors."""
+"""Readable on white and on black, and distinct for most people with color blindness."""
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _ROW_PIXELS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What one direction of a figure shows."""
+    """An axis of a figure."""
 
     title: str
     is_log: bool
@@ -51,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A law, or a front, through points of (x, y)."""
+    """A line through points of (x, y)."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -59,37 +60,31 @@ class Line:
 
 
 def dots_figure(table: Table) -> Figure | None:
-    """Top-1 of each row with its interval, from the first row at the top."""
-    rows = [row for row in table.rows if row.top1 is not None]
+    """The score of each row with its interval, from the first row at the top."""
+    rows = [(row.label, row.score) for row in table.rows if row.score is not None]
     if not rows:
         return None
-    means = [row.top1 for row in rows if row.top1 is not None]
+    name = table.score
+    unit = 100 if name.is_share else 1
+    labels, means = zip(*rows, strict=True)
     trace = {
         "type": "scatter",
         "mode": "markers",
-        "x": [100 * mean.value for mean in means],
-        "y": [escaped(row.label) for row in rows],
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (mean.high - mean.value) for mean in means],
-            "arrayminus": [100 * (mean.value - mean.low) for mean in means],
-            "color": BLUE,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        "x": [unit * mean.value for mean in means],
+        "y": [escaped(label) for label in labels],
+        "error_x": _error_bars([(unit * m.value, unit * m.low, unit * m.high) for m in means], BLUE),
         "customdata": [
-            f"{100 * m.low:.2f} to {100 * m.high:.2f}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
+            f"{mean_interval_text(name, m)}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
             for m in means
         ],
         "marker": {"color": BLUE, "size": 9},
-        "hovertemplate": "%{y}<br>%{x:.2f} % (%{customdata})<extra></extra>",
+        "hovertemplate": "%{y}<br>%{x:.4g} (%{customdata})<extra></extra>",
     }
     return {
         "data": [trace],
         "layout": {
             "height": 90 + _ROW_PIXELS * len(rows),
-            "xaxis": {"title": {"text": "test top-1, %"}},
+            "xaxis": {"title": {"text": f"test {score_title(name)}"}},
             "yaxis": {"type": "category", "autorange": "reversed"},
         },
     }
@@ -166,16 +161,22 @@ def _group(name: str, points: Sequence[Point], i: int, *, x: Axis, y: Axis) -> d
         "hovertemplate": f"%{{text}}<br>{x.title}: %{{x:.4s}}<br>{y.title}: %{{y:.4g}}<extra></extra>",
     }
     if any(point.low is not None and point.high is not None for point in points):
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [0.0 if point.high is None else point.high - point.y for point in points],
-            "arrayminus": [0.0 if point.low is None else point.y - point.low for point in points],
-            "color": color,
-            "thickness": 1,
-            "width": 3,
-        }
+        bounds = [(p.y, p.y if p.low is None else p.low, p.y if p.high is None else p.high) for p in points]
+        trace["error_y"] = _error_bars(bounds, color)
     return trace
+
+
+def _error_bars(bounds: Sequence[tuple[float, float, float]], color: str) -> dict[str, Any]:
+    """Bars from (value, low, high); none where the interval is infinite."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value if math.isfinite(high) else 0.0 for value, _, high in bounds],
+        "arrayminus": [value - low if math.isfinite(low) else 0.0 for value, low, _ in bounds],
+        "color": color,
+        "thickness": 1.5,
+        "width": 4,
+    }
 
 
 def _axis(axis: Axis) -> dict[str, Any]:

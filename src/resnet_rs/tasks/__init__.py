@@ -1,1 +1,1 @@
-"""What is asked of a picture: head, loss and meter."""
+"""What is asked of an image: head, loss and meter."""

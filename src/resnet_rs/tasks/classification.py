@@ -1,32 +1,60 @@
-"""Classification: one class per picture or clip."""
+"""Classification: one class per image or clip.
+
+Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from resnet_rs.data import imagenet
+from resnet_rs.data.sample import Targets
+from resnet_rs.data.target import Label, SoftLabel, Target
+from resnet_rs.data.view import View
 from resnet_rs.methods.label_smoothing import smooth_labels
-from resnet_rs.models.backbone import Pyramid
-from resnet_rs.models.layers import Dropout
-from resnet_rs.report.statistics import (
-    bootstrap_interval,
-    expected_calibration_error,
-    reliability_bins,
-    wilson_interval,
-)
-from resnet_rs.tasks.task import Meter, Task
+from resnet_rs.models.backbone import Backbone, Model, StagedBackbone
+from resnet_rs.report.blocks import Block
+from resnet_rs.report.score import Number, PerSample, ScoreName
+from resnet_rs.tasks import classification_report as report
+from resnet_rs.tasks.classifier import ClassificationHead, Classifier
+from resnet_rs.tasks.task import Answer, Meter, Task
 
-_INIT_STD = 0.01
 _MAX_CLASSES = 2**24
-_NUM_WORST = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAnswer(Answer):
+    """The probability of each class."""
+
+    probabilities: dict[str, float]
+    """Class name -> probability, the likeliest first."""
+
+    @property
+    def name(self) -> str:
+        """The likeliest class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def title(self) -> str | None:
+        """The likeliest class in words, if its name is a WordNet identifier of ImageNet."""
+        return imagenet.title(self.name)
+
+    @property
+    def text(self) -> str:
+        named = list(self.probabilities.items())[:3]
+        return "  ".join(f"{_in_words(name)} {share:.1%}" for name, share in named)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"name": self.name, "title": self.title, "probabilities": self.probabilities}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +64,7 @@ class Classification(Task):
     num_classes: int = 1000
     """Training sets this to the number of classes in the data."""
     label_smoothing: float = 0.1
-    """Share of the target that is spread evenly over all classes, in [0, 1)."""
+    """Share of a label's mass that is spread evenly over all classes, in [0, 1). Soft labels stay as they are."""
     dropout: float = 0.25
     """Drop rate of the pooled features before the classifier, in [0, 1)."""
 
@@ -48,77 +76,92 @@ class Classification(Task):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
 
-    def suited_to(self, classes: tuple[str, ...]) -> Classification:
+    @property
+    def headline(self) -> ScoreName:
+        return report.TOP1
+
+    def with_classes(self, classes: tuple[str, ...]) -> Classification:
         return replace(self, num_classes=len(classes))
 
     def build_head(self, widths: tuple[int, int, int, int]) -> ClassificationHead:
         return ClassificationHead(widths[3], num_classes=self.num_classes, dropout=self.dropout)
 
-    def loss(self, prediction: Float[Tensor, "B K"], targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-        smooth = smooth_labels(targets, num_classes=self.num_classes, smoothing=self.label_smoothing)
-        return F.cross_entropy(prediction.float(), smooth, reduction="none")
+    def build_model(self, backbone: Backbone) -> Model:
+        if not isinstance(backbone, StagedBackbone):
+            return super().build_model(backbone)
+        return Classifier(backbone, self.build_head(backbone.widths))
+
+    def collate(self, targets: Sequence[Target]) -> Targets:
+        """Class indices [B]. If any target is a soft label: distributions [B, K], with smoothed labels."""
+        if all(isinstance(target, Label) for target in targets):
+            return torch.tensor([_index(target) for target in targets])
+        return torch.stack([self._distribution(target) for target in targets])
+
+    def _distribution(self, target: Target) -> Float[Tensor, " K"]:
+        if isinstance(target, SoftLabel):
+            if len(target.probabilities) != self.num_classes:
+                raise ValueError(
+                    f"a soft label must have one probability for each of {self.num_classes} classes, got "
+                    f"{len(target.probabilities)}."
+                )
+            return torch.tensor(target.probabilities, dtype=torch.float32)
+        return self._smooth(torch.tensor([_index(target)]))[0]
+
+    def _smooth(self, labels: Int[Tensor, " B"]) -> Float[Tensor, "B K"]:
+        return smooth_labels(labels, num_classes=self.num_classes, smoothing=self.label_smoothing)
+
+    def loss(
+        self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        del indices
+        targets = _tensor(targets)
+        wanted = targets if targets.is_floating_point() else self._smooth(targets)
+        return F.cross_entropy(prediction, wanted, reduction="none")
 
     def build_meter(self, classes: tuple[str, ...]) -> ClassificationMeter:
         return ClassificationMeter(classes)
 
+    def answers(
+        self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
+    ) -> list[ClassAnswer]:
+        del views
+        shares = prediction.cpu().double().softmax(1)
+        orders = shares.argsort(dim=1, descending=True, stable=True)
+        return [
+            ClassAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
+            for row, order in zip(shares, orders, strict=True)
+        ]
 
-class ClassificationHead(nn.Module):
-    """Global average over c5, dropout, a linear layer with bias. Source: TF1 release; kernel N(0, 0.01)."""
+    def numbers(self, scores: Mapping[str, Any]) -> list[Number]:
+        return report.numbers(scores)
 
-    def __init__(self, in_channels: int, *, num_classes: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = Dropout(dropout, purpose="dropout of the classifier") if dropout > 0 else nn.Identity()
-        self.classifier: nn.Module = build_classifier(in_channels, num_classes)
+    def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        return report.lines(scores)
 
-    def forward(self, pyramid: Pyramid) -> Float[Tensor, "B K"]:
-        return self.classifier(self.dropout(self.pool(pyramid.c5)))
-
-    def pool(self, c5: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C"]:
-        """The mean of every channel."""
-        return c5.flatten(2).mean(2)
-
-
-def build_classifier(in_channels: int, num_classes: int) -> nn.Linear:
-    """A fresh linear layer with bias. Source: as above."""
-    layer = nn.Linear(in_channels, num_classes)
-    nn.init.normal_(layer.weight, std=_INIT_STD)
-    nn.init.zeros_(layer.bias)
-    return layer
+    def blocks(self, scores: Mapping[str, Any]) -> list[Block]:
+        return report.blocks(scores)
 
 
 class ClassificationMeter(Meter):
-    """One row per scored sample; every score is computed from the rows in the order of the samples, so it is exact."""
+    """One row per scored sample. Scores are computed from the rows in sample order, so merged meters agree exactly."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
         self._rows: list[np.ndarray] = []
 
-    _ROW = np.dtype(
-        [
-            ("index", np.int64),
-            ("label", np.int64),
-            ("predicted", np.int64),
-            ("rank", np.int64),  # how many classes were thought more likely than the true one
-            ("confidence", np.float64),  # probability of the predicted class
-            ("probability", np.float64),  # probability of the true class
-            ("nll", np.float64),
-        ]
-    )
-
     @torch.no_grad()
-    def update(
-        self, prediction: Float[Tensor, "B K"], targets: Int[Tensor, " B"], indices: Int[Tensor, " B"]
-    ) -> None:
-        # float64 cannot be had on every device; the softmax of a row is the same wherever it is taken on the CPU.
+    def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
+        # Not every device has float64. On the CPU, the softmax of a row is the same on every machine.
         log_probabilities = prediction.detach().cpu().double().log_softmax(1)
-        labels = targets.cpu()
+        labels = _tensor(targets).cpu()
+        labels = labels.argmax(1) if labels.is_floating_point() else labels
         of_label = log_probabilities.gather(1, labels[:, None])
         confidence, predicted = log_probabilities.max(1)
-        rows = np.empty(len(labels), dtype=self._ROW)
+        rows = np.empty(len(labels), dtype=report.ROW)
         rows["index"] = indices.cpu().numpy()
         rows["label"] = labels.numpy()
         rows["predicted"] = predicted.numpy()
-        # Of equally likely classes the first comes first, as in the argmax, so ties are not counted for the model.
+        # Among equally likely classes the first ranks first, as in argmax. So ties do not favor the model.
         is_before = torch.arange(log_probabilities.shape[1]) < labels[:, None]
         is_ahead = (log_probabilities > of_label) | (log_probabilities == of_label) & is_before
         rows["rank"] = is_ahead.sum(1).numpy()
@@ -133,90 +176,43 @@ class ClassificationMeter(Meter):
     def merge(self, packed: bytes) -> None:
         classes, _, rows = packed.partition(b"\n")
         if tuple(json.loads(classes)) != self.classes:
-            raise ValueError("only meters over the same classes can be merged.")
-        self._rows.append(np.frombuffer(rows, dtype=self._ROW))
+            raise ValueError(
+                "meters can only be merged over the same classes. Build both with the same class names."
+            )
+        self._rows.append(np.frombuffer(rows, dtype=report.ROW))
 
     @property
     def rows(self) -> np.ndarray:
         """All rows, ordered by sample."""
-        rows = np.concatenate([np.empty(0, dtype=self._ROW), *self._rows])
+        rows = np.concatenate([np.empty(0, dtype=report.ROW), *self._rows])
         return rows[np.argsort(rows["index"], kind="stable")]
 
     def summary(self) -> dict[str, float]:
+        return report.summary(self.rows)
+
+    def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
+        return report.scores(self.rows, self.classes, key)
+
+    def per_sample(self) -> PerSample | None:
         rows = self.rows
-        return {"top1": _mean(rows["predicted"] == rows["label"]), "nll": _mean(rows["nll"])}
-
-    def scores(self) -> dict[str, Any]:
-        """Scores in [0, 1] with 95 % intervals: Wilson's for shares, the bootstrap over pictures for the rest."""
-        rows = self.rows
-        hit, top5 = rows["predicted"] == rows["label"], rows["rank"] < 5
-        confidence = rows["confidence"]
-
-        def calibration_error(chosen: np.ndarray) -> float:
-            return expected_calibration_error(confidence[chosen], hit[chosen])
-
-        ece = bootstrap_interval(calibration_error, len(rows))
-
-        def mean_nll(chosen: np.ndarray) -> float:
-            return _mean(rows["nll"][chosen])
-
-        nll = bootstrap_interval(mean_nll, len(rows))
-        return {
-            "count": len(rows),
-            **_share("top1", hit),
-            **_share("top5", top5),
-            "ece": expected_calibration_error(confidence, hit),
-            "ece_low": ece.low,
-            "ece_high": ece.high,
-            "nll": _mean(rows["nll"]),
-            "nll_low": nll.low,
-            "nll_high": nll.high,
-            "classes": [self._class_scores(rows, i) for i in range(len(self.classes))],
-            "confusion": self.confusion(rows).tolist(),
-            "reliability": [bin._asdict() for bin in reliability_bins(confidence, hit)],
-            "worst": self._worst(rows),
-            # Their places in the source, so that two models can be compared picture by picture.
-            "missed": rows["index"][~hit].tolist(),
-        }
-
-    def confusion(self, rows: np.ndarray) -> Int[np.ndarray, "K K"]:
-        """How often class i (row) was taken for class j (column)."""
-        num_classes = len(self.classes)
-        flat = np.bincount(rows["label"] * num_classes + rows["predicted"], minlength=num_classes**2)
-        return flat.reshape(num_classes, num_classes)
-
-    def _class_scores(self, rows: np.ndarray, label: int) -> dict[str, Any]:
-        is_label, is_predicted = rows["label"] == label, rows["predicted"] == label
-        hits = is_label & is_predicted
-        return {
-            "name": self.classes[label],
-            "count": int(is_label.sum()),
-            **_share("recall", hits[is_label]),
-            **_share("precision", hits[is_predicted]),
-        }
-
-    def _worst(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The mistakes that the model was surest of."""
-        wrong = rows[rows["predicted"] != rows["label"]]
-        order = np.argsort(wrong["probability"], kind="stable")[:_NUM_WORST]
-        return [
-            {
-                "index": int(row["index"]),
-                "truth": self.classes[row["label"]],
-                "predicted": self.classes[row["predicted"]],
-                "confidence": float(row["confidence"]),
-            }
-            for row in wrong[order]
-        ]
+        correct = (rows["predicted"] == rows["label"]).astype(np.float64)
+        return PerSample.of(rows["index"].tolist(), correct.tolist())
 
 
-def _share(name: str, hits: np.ndarray) -> dict[str, float | None]:
-    """A share with its interval; of nothing, none."""
-    if len(hits) == 0:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    interval = wilson_interval(int(hits.sum()), len(hits))
-    return {name: float(hits.mean()), f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _index(target: Target) -> int:
+    if isinstance(target, Label):
+        return target.index
+    raise ValueError(
+        f"classification needs a Label or a SoftLabel per sample, got a {type(target).__name__}."
+    )
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+def _tensor(targets: Targets) -> Tensor:
+    if isinstance(targets, Tensor):
+        return targets
+    raise ValueError("the targets of classification must be one tensor, got a dictionary of tensors.")
+
+
+def _in_words(name: str) -> str:
+    title = imagenet.title(name)
+    return name if title is None else f"{title} ({name})"

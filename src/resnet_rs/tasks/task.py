@@ -1,25 +1,49 @@
-"""The interfaces of every task: `Task` (head, loss, meter) and `Meter` (what was scored)."""
+"""The interfaces of every task: `Task` (head, loss, meter, answers), `Meter` (scores), `Answer` (one prediction).
+
+A task is one file. The loop, the evaluator, the predictor, the page and the studies see these interfaces alone.
+
+Shapes: `B` samples of a batch.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from resnet_rs.data.sample import Targets
+from resnet_rs.data.target import Target
+from resnet_rs.data.view import View
+from resnet_rs.models.backbone import Backbone, Model
+from resnet_rs.report.blocks import Block
+from resnet_rs.report.score import Number, PerSample, ScoreName
+
+
+class Answer(ABC):
+    """What a model says of one image, in words and values that a person can use."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The answer in one line."""
+
+    @abstractmethod
+    def to_plain(self) -> dict[str, Any]:
+        """The whole answer as JSON."""
+
 
 class Meter(ABC):
     """Collects predictions and turns them into scores.
 
-    A monoid: meters over parts of a data set `merge` into the meter over the whole, whatever the order,
-    exactly.
+    A monoid: meters over parts of a data set `merge` into the meter over the whole, in any order, exactly.
     """
 
     @abstractmethod
-    def update(self, prediction: Tensor, targets: Tensor, indices: Int[Tensor, " B"]) -> None:
+    def update(self, prediction: Tensor, targets: Targets, indices: Int[Tensor, " B"]) -> None:
         """Take in the predictions for the samples `indices`."""
 
     @abstractmethod
@@ -28,38 +52,86 @@ class Meter(ABC):
 
     @abstractmethod
     def merge(self, packed: bytes) -> None:
-        """Take in all that another meter of the same kind has packed, perhaps in another process."""
+        """Take in what another meter of the same kind has packed, perhaps in another process."""
 
     @abstractmethod
     def summary(self) -> dict[str, float]:
-        """The few numbers worth a line of the log."""
+        """The few numbers worth a line of the log; the task's headline score is one of them."""
 
     @abstractmethod
-    def scores(self) -> dict[str, Any]:
-        """All scores, as JSON: the numbers with 95 % intervals, and `count`, how many samples were scored."""
+    def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
+        """All scores as JSON: numbers with 95 % intervals, and `count`, the number of scored samples.
+
+        `key(index)` is the name of sample `index`.
+        """
+
+    def per_sample(self) -> PerSample | None:
+        """One value per scored sample whose mean is the headline score; None where the score is no such mean.
+
+        Studies compare two runs sample by sample where there are such values.
+        """
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """What is to be predicted from a pyramid, and what counts as an error."""
 
+    @property
     @abstractmethod
-    def suited_to(self, classes: tuple[str, ...]) -> Task:
+    def headline(self) -> ScoreName:
+        """The one score that runs are compared by."""
+
+    @property
+    def num_views(self) -> int:
+        """Views of each training image in one input. With more than one, predictions have one row per view.
+
+        Evaluation shows one view. Targets that belong to places of the image need a single view.
+        """
+        return 1
+
+    @abstractmethod
+    def with_classes(self, classes: tuple[str, ...]) -> Task:
         """This task for data of these classes."""
 
     @abstractmethod
     def build_head(self, widths: tuple[int, int, int, int]) -> nn.Module:
         """A head with fresh weights, from the pyramid of a backbone with these `widths` to the prediction."""
 
+    def build_model(self, backbone: Backbone) -> Model:
+        """`backbone` with a fresh head."""
+        return Model(backbone, self.build_head(backbone.widths))
+
     @abstractmethod
-    def loss(self, prediction: Tensor, targets: Tensor) -> Float[Tensor, " B"]:
-        """One loss per sample. The trainer takes their mean, so micro-batches and left-out samples weigh right."""
+    def collate(self, targets: Sequence[Target]) -> Targets:
+        """The targets of a batch as tensors whose first dimension is the batch."""
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, targets: Targets, indices: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """One loss per sample. The trainer takes their mean, so micro-batches and left-out samples weigh right.
+
+        `prediction` is float32. `indices` are the samples of the source. With several views, the rows of sample i in
+        `prediction` are `i * num_views` and the following ones.
+        """
 
     @abstractmethod
     def build_meter(self, classes: tuple[str, ...]) -> Meter:
         """An empty meter for data of these classes."""
 
+    @abstractmethod
+    def answers(
+        self, prediction: Tensor, *, classes: tuple[str, ...], views: Sequence[View]
+    ) -> Sequence[Answer]:
+        """One answer per row of `prediction` (float32). `views` map places in the input back to the image."""
 
-def headline(summary: Mapping[str, float]) -> str:
-    """A summary as a few words, such as `top1 0.901  nll 0.312`."""
-    return "  ".join(f"{name} {value:.3f}" for name, value in summary.items())
+    def numbers(self, scores: Mapping[str, Any]) -> list[Number]:
+        """The scores that are single numbers, the headline first."""
+        return [self.headline.number(scores)]
+
+    def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        """What the command line prints below the numbers, such as a line per class."""
+        return iter(())
+
+    def blocks(self, scores: Mapping[str, Any]) -> list[Block]:
+        """Figures, tables and images for the page of a run."""
+        return []

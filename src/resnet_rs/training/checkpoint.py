@@ -1,9 +1,9 @@
-"""Checkpoints: folders of safetensors and JSON, without pickles, verified whenever they are read.
+"""Checkpoints: folders of safetensors and JSON, without pickles, verified on every read.
 
 RUN/checkpoints/step-00001560/
-    average.safetensors   weights and statistics of the average: the model to use
-    model.safetensors     the raw ones
-    momentum.safetensors  the optimizer's
+    ema.safetensors       EMA weights and statistics: the model to use
+    model.safetensors     raw weights and statistics
+    momentum.safetensors  momentum of the optimizer
     checkpoint.json       step, seed, class names, experiment, updates that were skipped, environment
     manifest.json         size and SHA-256 of every file
 """
@@ -30,6 +30,7 @@ from resnet_rs import storage
 from resnet_rs.config import from_plain, to_plain
 from resnet_rs.models.backbone import Model
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.split_record import recorded_split, split_digest
 from resnet_rs.training.state import TrainState
 
 FORMAT = 1
@@ -40,36 +41,37 @@ _INFO = "checkpoint.json"
 _STEP = re.compile(r"step-\d{8,}")
 _NUM_KEPT = 2
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
-"""Errors of reading that speak of the file; others, as too many open files, speak of the moment."""
+"""Read errors that mean a damaged file. Others, such as too many open files, are temporary."""
 
-Weights = Literal["average", "model"]
+Weights = Literal["ema", "model"]
 
 
 class NoneValid(storage.Damaged):
-    """A run whose checkpoints are all damaged or gone."""
+    """All checkpoints of the run are damaged or missing."""
 
     exit_code = 3
 
 
 class NotFinite(ValueError):
-    """A state that holds a value which is no finite number, and is therefore not saved."""
+    """The state has a value that is not finite, so it is not saved."""
 
     exit_code = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where weights come from."""
+    """The origin of weights: experiment, classes, seed, split and environment."""
 
     experiment: Experiment
     classes: tuple[str, ...]
     seed: int
     split: dict[str, list[str]] | None = None
-    """The keys of both halves where the data was split automatically, so that nothing learned from is scored."""
+    """The keys of both parts if the data was split automatically, so that training images are never scored. They are in
+    `run.json`; the checkpoint has their digest."""
     environment: dict[str, str] = field(default_factory=dict[str, str])
-    """Device, precision, threads and versions: the same bits are promised where these are the same."""
+    """Device, precision, threads and versions. The same environment gives the same bits."""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Of weights from elsewhere: file, SHA-256, format, which variables."""
+    """For converted weights: file, SHA-256, format and kind of variables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +80,25 @@ class Checkpoint(Provenance):
 
     path: Path
     step: int
+    split_digest: str | None = None
     skipped: tuple[int, ...] = ()
-    """Recent updates that were taken back because they were not finite."""
+    """Recent updates that were skipped because they were not finite."""
+
+    @property
+    def is_split_lost(self) -> bool:
+        """Whether an automatic split is known by its digest alone, because its run is missing."""
+        return self.split_digest is not None and self.split is None
 
     @property
     def weights(self) -> Weights:
-        """The weights to use: the average where there is one."""
-        return "average" if (self.path / "average.safetensors").is_file() else "model"
+        """The weights to use: the EMA weights if there are any."""
+        return "ema" if (self.path / "ema.safetensors").is_file() else "model"
 
     def load_model(self) -> Model:
         """The model of this checkpoint in evaluation mode, on the CPU."""
         file = self.path / f"{self.weights}.safetensors"
         tensors = _load(file)
-        # First without memory, for a file that was tampered with may name a network of any size.
+        # First on the meta device, because a manipulated file may ask for a network of any size.
         with torch.device("meta"):
             expected = self.experiment.build_model().state_dict()
         _refuse_others(tensors, expected, file)
@@ -100,26 +108,26 @@ class Checkpoint(Provenance):
 
 
 def save(run: Path, state: TrainState, provenance: Provenance) -> None:
-    """Write `state` below the folder `run`, whole or not at all; then drop checkpoints that two newer ones outlive.
+    """Write `state` below the folder `run`, atomically; then remove all but the two newest valid checkpoints.
 
-    When this returns, the checkpoint is on the disk. Raises `OSError` if that failed, with the former checkpoints
-    untouched, and `NotFinite` for a state that must not be kept.
+    When this returns, the checkpoint is on the disk. Raises `OSError` if that failed, and `NotFinite` for a state with
+    values that are not finite. Earlier checkpoints are then unchanged.
     """
     path = run / _FOLDER / f"step-{state.step:08d}"
     if path.exists() and not _is_valid(path):
         _set_aside(path)
     if path.is_dir():
-        # Whole, but its last flush has failed, or it was saved by an earlier attempt at this run.
+        # It is complete, but its last flush failed, or an earlier attempt at this run saved it.
         storage.disk.sync_folder(path.parent)
     else:
         storage.write_folder(path, _files(state, provenance))
-    # What cannot be removed is in nobody's way, and is tried again after the next save.
+    # An old checkpoint that cannot be removed does no harm. The next save tries again.
     with suppress(OSError):
         _drop_old(run, newest=path)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance) -> None:
-    """Write weights that no run of ours has made to the new checkpoint folder `path`, whole or not at all."""
+    """Write converted weights to the new checkpoint folder `path`, atomically."""
     info = _info(provenance, step=0, skipped=())
     files = [("model.safetensors", content(tensors, "model")), (_INFO, info)]
     storage.write_folder(path, iter(files))
@@ -131,7 +139,7 @@ def has_any(run: Path) -> bool:
 
 
 def num_bytes(state: TrainState) -> int:
-    """About how large a checkpoint of `state` is."""
+    """Approximate size of a checkpoint of `state`."""
     sizes = [
         t.numel() * t.element_size() for model in state.models.values() for t in model.state_dict().values()
     ]
@@ -139,21 +147,21 @@ def num_bytes(state: TrainState) -> int:
 
 
 def recover(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest valid checkpoint of a run, none if it has not saved yet; and why newer ones were passed over.
+    """The newest valid checkpoint of a run, None before the first save; and a notice per damaged newer one.
 
-    Those are set aside as `damaged-step-...`. Raises `NoneValid` if there are checkpoints and none is valid.
+    Damaged ones are renamed to `damaged-step-...`. Raises `NoneValid` if there are checkpoints and none is valid.
     """
     storage.remove_leftovers(run)
     storage.remove_leftovers(run / _FOLDER)
     found, damaged = _newest_valid(run)
-    return found, [f"{reason} It was set aside as {_set_aside(path)}." for path, reason in damaged]
+    return found, [f"{reason} It was renamed to {_set_aside(path)}." for path, reason in damaged]
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`: a checkpoint folder, or a run folder, whose newest valid one is taken.
+    """The checkpoint at `path`: a checkpoint folder, or the newest valid one of a run folder.
 
-    Raises `FileNotFoundError` if there is none, `storage.Damaged` if it is not what was written. Warns if a newer one
-    of the run was passed over.
+    Raises `FileNotFoundError` if there is none, and `storage.Damaged` if its files have changed. Warns if a newer
+    checkpoint of the run is damaged.
     """
     if not path.is_dir():
         raise FileNotFoundError(
@@ -174,19 +182,19 @@ def read(path: Path) -> Checkpoint:
 
 
 def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
-    """The newest valid checkpoint, and the newer ones with what is wrong with them."""
+    """The newest valid checkpoint, and the damaged newer ones with the reason for each."""
     damaged: dict[Path, str] = {}
     while folders := [path for path in _folders(run) if path not in damaged]:
         try:
             return _read_folder(folders[-1]), list(damaged.items())
         except storage.Damaged as error:
-            # A run that goes on may have dropped it while it was read; then there are newer ones.
+            # An active run may have removed it in the meantime; then there are newer ones.
             if folders[-1].exists():
                 damaged[folders[-1]] = str(error)
     if damaged:
         reasons = " ".join(damaged.values())
         raise NoneValid(
-            f"{run} has no valid checkpoint: {reasons} Put one back from a copy, or train anew in another folder."
+            f"{run} has no valid checkpoint: {reasons} Restore one from a backup, or start a new run in another folder."
         )
     return None, []
 
@@ -199,14 +207,13 @@ def _read_folder(path: Path) -> Checkpoint:
         )
     except OSError as error:
         raise _judged(error, path) from None
-    classes, split = _names(info, "classes", path), info["split"]
-    if split is not None:
-        if not isinstance(split, dict) or split.keys() != {"train", "test"}:
-            raise storage.Damaged(f"{path / _INFO} has no split into 'train' and 'test'.")
-        split = {half: list(_names(split, half, path)) for half in split}
+    classes, digest = _names(info, "classes", path), info["split"]
+    if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        raise storage.Damaged(f"{path / _INFO} has no SHA-256 under 'split'.")
+    split = None if digest is None else recorded_split(path.parent.parent, digest)
     experiment = _experiment(info, path)
     if not _suits(experiment, classes):
-        raise storage.Damaged(f"{path / _INFO} has {len(classes)} class names, which do not suit its task.")
+        raise storage.Damaged(f"{path / _INFO} has {len(classes)} class names, which do not match its task.")
     step = _int(info, "step", path)
     if re.fullmatch(r"step-\d+", path.name) and int(path.name.removeprefix("step-")) != step:
         raise storage.Damaged(f"{path} is the checkpoint of step {step} under another name.")
@@ -217,7 +224,8 @@ def _read_folder(path: Path) -> Checkpoint:
         classes=classes,
         experiment=experiment,
         split=split,
-        # The first checkpoints of this format lack these.
+        split_digest=digest,
+        # The oldest checkpoints of this format do not have these fields.
         skipped=_skipped(info, path),
         environment=_texts(info, "environment", path),
         origin=_texts(info, "origin", path),
@@ -225,7 +233,7 @@ def _read_folder(path: Path) -> Checkpoint:
 
 
 def _files(state: TrainState, provenance: Provenance) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a checkpoint's files, one at a time, for they may be large."""
+    """Names and contents of a checkpoint's files, one at a time because they may be large."""
     for name, model in state.models.items():
         yield f"{name}.safetensors", content(model.state_dict(), name)
     yield "momentum.safetensors", content(state.momenta(), "momentum")
@@ -239,7 +247,7 @@ def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> byt
         "seed": provenance.seed,
         "classes": list(provenance.classes),
         "experiment": to_plain(provenance.experiment),
-        "split": provenance.split,
+        "split": None if provenance.split is None else split_digest(provenance.split),
         "skipped": list(skipped),
         "environment": provenance.environment,
         **({"origin": dict(provenance.origin)} if provenance.origin else {}),
@@ -248,23 +256,21 @@ def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> byt
 
 
 def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
-    """Tensors as a file of safetensors; `NotFinite` if the `name`, as `model`, holds what is no finite number."""
+    """Tensors as the content of a safetensors file. Raises `NotFinite` with `name`, such as `model`."""
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise NotFinite(
-                f"{key} of the {name} holds a value that is no finite number, so it is not saved."
-            )
+            raise NotFinite(f"{key} of the {name} has a value that is not finite, so it is not saved.")
     return as_safetensors(_contiguous(tensors))
 
 
 def _drop_old(run: Path, *, newest: Path) -> None:
-    """Remove the checkpoints that are older than the two newest valid ones; `newest` has just been written."""
+    """Remove checkpoints older than the two newest valid ones; `newest` was just written."""
     folders = _folders(run)
     num_valid = 0
     for i in reversed(range(len(folders))):
         if num_valid == _NUM_KEPT:
             storage.remove_tree(folders[i])
-        elif i:  # the oldest is kept, whatever it is
+        elif i:  # the oldest is kept in any case
             num_valid += folders[i] == newest or _is_valid(folders[i])
 
 
@@ -277,12 +283,12 @@ def _is_valid(path: Path) -> bool:
 
 
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
-    """Make `state` what it was when `checkpoint` was saved."""
+    """Load `checkpoint` into `state`."""
     for name, model in state.models.items():
         _fill(model, checkpoint.path / f"{name}.safetensors")
     file = checkpoint.path / "momentum.safetensors"
     momenta = _load(file)
-    if momenta:  # there is none before the first update
+    if momenta:  # empty before the first update
         trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
         _refuse_others(momenta, trained, file)
     state.set_momenta(momenta)
@@ -298,11 +304,11 @@ def _fill(model: Model, file: Path) -> None:
 
 
 def _refuse_others(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse tensors of other names, shapes or types than those that are wanted."""
+    """Raise `storage.Damaged` if names, shapes or types of the tensors differ from `wanted`."""
     given, expected = ({name: (t.shape, t.dtype) for name, t in kind.items()} for kind in (tensors, wanted))
-    odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
-    if odd:
-        names = ", ".join(repr(name[:100]) for name in odd[:5])
+    different = sorted(n for n in given.keys() | expected.keys() if given.get(n) != expected.get(n))
+    if different:
+        names = ", ".join(repr(name[:100]) for name in different[:5])
         raise storage.Damaged(f"{file} does not hold the weights of its experiment; these differ: {names}.")
 
 
@@ -316,14 +322,14 @@ def _load(file: Path) -> dict[str, Tensor]:
 
 
 def _judged(error: OSError, path: Path) -> OSError | storage.Damaged:
-    """Damage, if what cannot be read is broken or gone; the error itself, if the system is short of something."""
+    """`storage.Damaged` if the file is broken or missing; the error itself if the system lacks a resource."""
     if error.errno in (None, *_DAMAGE):
         return storage.Damaged(f"{path} cannot be read: {error}.")
     return error
 
 
 def _set_aside(path: Path) -> Path:
-    """Give a damaged checkpoint a name by which nobody takes it for one."""
+    """Rename a damaged checkpoint, so that it no longer counts as one; the new path."""
     aside = path.with_name(f"damaged-{path.name}")
     storage.remove_tree(aside)
     storage.disk.rename(path, aside)
@@ -355,13 +361,13 @@ def _experiment(info: dict[str, Any], path: Path) -> Experiment:
         )
     try:
         return from_plain(info["experiment"], kinds=(Experiment,))
-    except ValueError as error:  # no damage: a newer version may know more types and fields
-        raise ValueError(f"{path / _INFO} holds no experiment of this version: {error}") from None
+    except ValueError as error:  # not damaged: a newer version may have more types and fields
+        raise ValueError(f"{path / _INFO} has no experiment that this version can read: {error}") from None
 
 
 def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
     try:
-        return experiment.suited_to(classes) == experiment
+        return experiment.with_classes(classes) == experiment
     except ValueError:
         return False
 

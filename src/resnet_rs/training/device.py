@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision, memory layout. No part of an experiment."""
+"""`Device`: the device, precision and memory layout of a computation. It is not part of an experiment."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One accelerator, or the processor."""
+    """A GPU or the CPU."""
 
     name: str = "cpu"
     precision: Precision = "float32"
-    """Of activations in convolutions and products; weights, statistics, losses and averages stay float32."""
+    """Precision of convolutions and matrix products. Weights, statistics, losses and EMA weights stay float32."""
     channels_last: bool = True
-    """Store feature maps pixel by pixel, which is faster on processors and on tensor cores."""
+    """Store feature maps in channels-last order, which is faster on CPUs and on tensor cores."""
 
     @staticmethod
     def choose(name: str | None = None, *, precision: str | None = None) -> Device:
-        """The device called `name`, by default the best one here, in bfloat16 where CUDA computes it natively."""
+        """The device called `name`; by default CUDA, else MPS, else the CPU.
+
+        The default precision is bfloat16 on CUDA devices that compute it natively, else float32.
+        """
         if name is None:
             name = (
                 "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -42,7 +45,7 @@ class Device:
 
     @property
     def torch(self) -> torch.device:
-        """As torch names it."""
+        """The device as a `torch.device`."""
         return torch.device(self.name)
 
     @property
@@ -51,12 +54,25 @@ class Device:
         return self.name.startswith("cuda")
 
     def limit_threads(self, count: int) -> None:
-        """Compute with `count` threads of the processor in this process from now on."""
+        """Use `count` CPU threads for the computations of this process from now on."""
         torch.set_num_threads(count)
 
-    def of_rank(self, local_index: int) -> Device:
-        """The device of one of several ranks on this machine: each has a CUDA device of its own."""
-        return replace(self, name=f"cuda:{local_index}") if self.name == "cuda" else self
+    def of_rank(self, local_index: int, *, local_count: int) -> Device:
+        """The device of rank `local_index` among the `local_count` ranks of this machine: a GPU of its own."""
+        if not self.is_cuda or local_count == 1:
+            return self
+        if self.name != "cuda":
+            raise ValueError(
+                f"--device {self.name} puts all {local_count} ranks of this machine on the same GPU. "
+                "Use --device cuda: each rank then takes a GPU of its own."
+            )
+        num_gpus = torch.cuda.device_count()
+        if local_count > num_gpus:
+            raise ValueError(
+                f"{local_count} ranks on this machine need a GPU each, and it has {num_gpus}. "
+                f"Start torchrun with --nproc-per-node {num_gpus}, or use --device cpu."
+            )
+        return replace(self, name=f"cuda:{local_index}")
 
     def place(self, model: M) -> M:
         """`model` on this device, in its memory layout."""
@@ -67,24 +83,28 @@ class Device:
         return model
 
     def put(self, tensor: Tensor) -> Tensor:
-        """`tensor` on this device."""
-        return tensor.to(self.torch, non_blocking=True)
+        """`tensor` on this device; the copy may still be under way only from pinned memory to CUDA.
+
+        PyTorch keeps pinned memory alive until its copy has ended. It does not do that for other memory: on MPS a
+        non-blocking copy of a temporary reads freed memory (pytorch#189690).
+        """
+        return tensor.to(self.torch, non_blocking=self.is_cuda and tensor.is_pinned())
 
     def layout(self, tensor: Tensor) -> Tensor:
-        """`tensor` in this device's memory layout; only pictures and clips have one."""
+        """`tensor` in this device's memory layout; only tensors of images and clips change."""
         formats = {4: torch.channels_last, 5: torch.channels_last_3d}
         if self.channels_last and tensor.dim() in formats:
             return tensor.contiguous(memory_format=formats[tensor.dim()])
         return tensor
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Compute in this device's precision within the block."""
+        """A context that computes in this device's precision."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.torch.type, dtype=torch.bfloat16)
 
     def describe(self) -> dict[str, str]:
-        """What a result may depend on, for its report."""
+        """The facts about hardware and software on which the last bits of a result may depend."""
         return {
             "device": torch.cuda.get_device_name(self.torch) if self.is_cuda else self.name,
             "precision": self.precision,
@@ -98,7 +118,7 @@ class Device:
 
 
 def _refuse_absent(name: str) -> None:
-    """Refuse a device that is not here."""
+    """Raise `ValueError` for a device that this machine does not have."""
     try:
         device = torch.device(name)
     except RuntimeError:

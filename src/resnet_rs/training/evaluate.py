@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from resnet_rs.data.loader import EvaluationSpans, cut, load
+from resnet_rs.config import to_plain
+from resnet_rs.data.loader import EvaluationBatches, load, split_range
 from resnet_rs.data.sample import Batch, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
 from resnet_rs.processes import Stop
-from resnet_rs.tasks.task import Meter
+from resnet_rs.tasks.task import Meter, Task
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
@@ -25,7 +26,7 @@ _ROUNDS_BETWEEN_LOOKS = 4
 
 
 class Abandoned(Exception):
-    """Somebody asked to stop before everything was scored."""
+    """A stop was requested before all samples were scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +46,21 @@ def evaluate(
     machine: Machine,
     stop: Stop | None = None,
 ) -> Evaluation:
-    """Show every sample of `source` once to each of `models`, in evaluation mode; unreadable ones are listed.
+    """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
 
     The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. Raises
-    `Abandoned`, on all of them, if one was asked to stop before its end.
+    `Abandoned` on all ranks if one of them receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     meters = {name: experiment.task.build_meter(source.classes) for name in models}
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    spans = list(cut(0, len(source), at_most=_BATCH_SIZE))
-    batches = load(ranks.share(spans), EvaluationSpans(source, data), workers=machine.workers)
-    # As many rounds on every rank, so that they can ask each other whether somebody wants to leave.
-    for i in range(-(-len(spans) // ranks.count)):
+    ranges = list(split_range(0, len(source), at_most=_BATCH_SIZE))
+    dataset = EvaluationBatches(source, data, collate=experiment.task.collate)
+    batches = load(ranks.share(ranges), dataset, workers=machine.workers)
+    # The number of rounds is the same on every rank, so that all of them take part in `largest`.
+    for i in range(-(-len(ranges) // ranks.count)):
         if i % _ROUNDS_BETWEEN_LOOKS == 0 and ranks.largest(stop is not None and stop.is_requested):
             raise Abandoned
         batch = next(batches, None)
@@ -80,7 +82,7 @@ def _show(
     experiment: Experiment,
     device: Device,
 ) -> None:
-    """Show a batch to each model, and what it says to its meter."""
+    """Update the meter of each model with its predictions for a batch."""
     inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
     for name, model in models.items():
         with device.autocast():
@@ -94,19 +96,21 @@ def gather_unreadable(mine: Iterable[Unreadable], ranks: Ranks) -> tuple[Unreada
     return tuple(Unreadable(*error) for text in ranks.gather(packed) for error in json.loads(text))
 
 
-def scores(evaluation: Evaluation, source: Source) -> dict[str, Any]:
-    """Scores of the first model, as JSON, with the keys of the samples they name and those that could not be scored."""
+def scores(evaluation: Evaluation, source: Source, task: Task) -> dict[str, Any]:
+    """Scores of the first model as JSON: those of its meter, its values per sample, and the unreadable samples."""
     name, meter = next(iter(evaluation.meters.items()))
-    found = meter.scores()
+    found = meter.scores(source.key)
     if not found["count"]:
         first = evaluation.unreadable[0] if evaluation.unreadable else "the data is empty"
         raise ValueError(f"none of {len(source)} samples could be scored; the first: {first}.")
-    worst = [{**item, "key": source.key(item["index"])} for item in found.get("worst", [])]
-    lost = {error.key for error in evaluation.unreadable}
-    places = {source.key(i): i for i in range(len(source)) if source.key(i) in lost} if lost else {}
+    missing = {error.key for error in evaluation.unreadable}
+    places = {source.key(i): i for i in range(len(source)) if source.key(i) in missing} if missing else {}
+    per_sample = meter.per_sample()
     return {
+        "task": to_plain(task),
+        "headline": task.headline.key,
         **found,
-        **({"worst": worst} if worst else {}),
+        "per_sample": None if per_sample is None else per_sample.to_plain(),
         "weights": name,
         "summaries": {name: meter.summary() for name, meter in evaluation.meters.items()},
         "unreadable": [

@@ -1,4 +1,4 @@
-"""What happens in a run, as the values that it yields."""
+"""The events that a run yields."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from resnet_rs.training.recipe import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The run begins, or goes on after `step` updates."""
+    """The run starts, or continues after `step` updates."""
 
     step: int
     plan: Plan
     notices: tuple[str, ...] = ()
-    """What is otherwise than one would think: a damaged checkpoint, another machine."""
+    """Notices for the user, such as about a damaged checkpoint or another machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progressed:
-    """One update was taken, or taken back."""
+    """One update was taken, or skipped."""
 
     update: Update
     epoch: float
     images_per_second: float
     data_wait: float
-    """Share of the time that was spent waiting for data, since the last evaluation."""
+    """Share of the time since the last evaluation that was spent waiting for data."""
     seconds_left: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The test split was scored: a few numbers per model."""
+    """The test split was scored; `summaries` holds a few numbers per model."""
 
     step: int
     epoch: float
@@ -52,17 +52,17 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class SaveFailed:
-    """The checkpoint of `step` could not be written; those before it are as they were, and training goes on."""
+    """The checkpoint of `step` could not be written. Earlier checkpoints are intact, and training continues."""
 
     step: int
     reason: str
     in_a_row: int
-    """How many saves have failed since the last that did not."""
+    """Failed saves since the last successful one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped:
-    """Somebody asked the run to leave, and the state after `step` is on the disk: the same command continues it."""
+    """A signal stopped the run. The state after `step` is on the disk, and the same command continues it."""
 
     step: int
     reason: str
@@ -70,7 +70,7 @@ class Stopped:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The run is complete; `scores` are those of its final weights."""
+    """The run is complete; `scores` are the scores of its final weights."""
 
     scores: dict[str, Any]
     seconds: float

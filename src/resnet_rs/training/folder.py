@@ -1,11 +1,11 @@
-"""The folder of a run: one process at a time, one experiment for good, and room for its checkpoints."""
+"""The folder of a run: it belongs to one process at a time and to one experiment, and has space for checkpoints."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resnet_rs import config, storage
@@ -18,9 +18,10 @@ _MIB = 1 << 20
 
 @contextmanager
 def held(job: Job) -> Generator[None]:
-    """Hold the folder of `job` within the block; refuse one that is in use or holds anything else.
+    """Lock the folder of `job` within the block. Raises `ValueError` if it is in use or belongs to something else.
 
-    The first rank does that; the others wait for it, and all see that they were given the same job.
+    Only the first rank uses the folder. All ranks check that they have the same job. If the block fails before the
+    first update, the files and folders that were made for the run are removed.
     """
     _refuse_more_ranks_than_micro_batches(job)
     if not job.ranks.is_first:
@@ -28,27 +29,33 @@ def held(job: Job) -> Generator[None]:
         yield
         return
     _refuse_foreign_folder(job.folder)
-    storage.make_folders(job.folder)
-    with storage.locked(job.folder):
-        _take(job)
-        _refuse_different_jobs(job)
-        yield
+    missing = [path for path in (job.folder, *job.folder.parents) if not path.exists()]
+    try:
+        storage.make_folders(job.folder)
+        with storage.locked(job.folder), _removed_on_error(job.folder):
+            _take(job)
+            _refuse_different_jobs(job)
+            yield
+    except Exception:
+        with suppress(OSError):  # a folder that is not empty stays
+            for folder in missing:
+                storage.disk.remove_folder(folder)
+        raise
 
 
 def refuse_full_disk(job: Job, state: TrainState) -> None:
-    """Refuse to start where there is no room for two checkpoints, or, of a run that has some, for the next one."""
+    """Raise `ValueError` if the disk has no space for two checkpoints, or for one if the run already has some."""
     num_missing = 1 if checkpoint.has_any(job.folder) else 2
     needed, free = num_missing * checkpoint.num_bytes(state), shutil.disk_usage(job.folder).free
     if free < needed:
         raise ValueError(
-            f"no space left for checkpoints in {job.folder}: {num_missing} must fit, which take "
-            f"{needed / _MIB:,.1f} MiB, {free / _MIB:,.1f} MiB are free. Make room, or choose a folder on another disk "
-            "for `--out`."
+            f"no space for checkpoints in {job.folder}: {num_missing} of them need {needed / _MIB:,.1f} MiB, and "
+            f"{free / _MIB:,.1f} MiB are free. Free some space, or choose a folder on another disk for `--out`."
         )
 
 
 def _take(job: Job) -> None:
-    """Make the folder this job's own, or see that it is already."""
+    """Write the files that make the folder this job's own, or check those that are there."""
     path = job.folder / "experiment.json"
     if path.is_file():
         _refuse_other_run(job)
@@ -59,10 +66,25 @@ def _take(job: Job) -> None:
     storage.write_json(path, config.to_plain(job.experiment))
 
 
+@contextmanager
+def _removed_on_error(folder: Path) -> Generator[None]:
+    """Remove the files of a new run if the block fails before the first update or checkpoint."""
+    is_new = not (folder / "experiment.json").is_file()
+    try:
+        yield
+    except Exception:
+        log = folder / "log.jsonl"
+        if is_new and not checkpoint.has_any(folder) and not (log.is_file() and log.stat().st_size):
+            for path in (folder / "experiment.json", folder / "run.json", log, folder / storage.LOCK):
+                with suppress(OSError):
+                    storage.disk.remove(path)
+        raise
+
+
 def _refuse_foreign_folder(folder: Path) -> None:
-    # A run that was killed while it took its folder leaves `run.json`.
+    # A run that was killed before its first update may leave only `run.json`.
     if not (folder / "experiment.json").is_file() and not storage.is_vacant(folder, but=("run.json",)):
-        raise ValueError(f"{folder} is not empty and holds no run. Choose a new folder for `--out`.")
+        raise ValueError(f"{folder} is not empty and contains no run. Choose a new folder for `--out`.")
 
 
 def _refuse_other_run(job: Job) -> None:
@@ -70,35 +92,36 @@ def _refuse_other_run(job: Job) -> None:
     changes = config.describe(config.diff(stored, job.experiment))
     if changes:
         raise ValueError(
-            f"{job.folder} holds a run of another experiment; this one would change: {changes}. "
-            "Use a new folder for `--out`, or take these edits back to continue that run."
+            f"{job.folder} contains a run of another experiment; this one would change: {changes}. "
+            "Use a new folder for `--out`, or undo these edits to continue that run."
         )
     before, now = storage.read_json(job.folder / "run.json"), job.identity()
     for name, value in now.items():
         if before.get(name) != value:
             raise ValueError(
-                f"{job.folder} holds a run with another {name}: {before.get(name)}, now {value}. "
+                f"{job.folder} contains a run with another {name}: {before.get(name)}, now {value}. "
                 "Use a new folder for `--out`, or the same settings and data to continue that run."
             )
 
 
 def _refuse_more_ranks_than_micro_batches(job: Job) -> None:
-    num_parts = len(job.spans(0))
+    num_parts = len(job.ranges(0))
     if job.ranks.count > num_parts:
         batch_size = job.experiment.recipe.batch_size
         raise ValueError(
-            f"{job.ranks.count} ranks cannot share an update of {num_parts} micro-batches ({batch_size} samples, "
-            f"{job.micro_batch} at once at most). Launch {num_parts} at most, or begin with a smaller `--micro-batch`."
+            f"{job.ranks.count} ranks cannot share an update of {num_parts} micro-batches ({batch_size} samples, up to "
+            f"{job.micro_batch} each). Start at most {num_parts} ranks, or start a new run with a smaller "
+            "`--micro-batch`."
         )
 
 
 def _refuse_different_jobs(job: Job) -> None:
-    """See that all ranks are about to do the same."""
+    """Raise `ValueError` if the ranks have different jobs."""
     mine = {"experiment": config.to_plain(job.experiment), **job.identity(), "save_every": job.save_every}
     jobs = [json.loads(text) for text in job.ranks.gather(json.dumps(mine).encode())]
     for i, other in enumerate(jobs):
-        odd = [name for name in mine if other[name] != jobs[0][name]]
-        if odd:
+        different = [name for name in mine if other[name] != jobs[0][name]]
+        if different:
             raise ValueError(
-                f"rank {i} was given another {odd[0]} than rank 0. Launch every rank with the same command and data."
+                f"rank {i} has another {different[0]} than rank 0. Start every rank with the same command and data."
             )

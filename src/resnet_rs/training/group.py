@@ -1,8 +1,9 @@
-"""`Group`: several ranks on one or more machines, launched by torchrun (gloo on processors, NCCL on CUDA)."""
+"""`ProcessGroup`: several ranks on one or more machines, started by torchrun. It uses gloo on CPUs and NCCL on CUDA."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Generator, Sequence
@@ -19,44 +20,59 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from resnet_rs.processes import end_with_parent
 from resnet_rs.training.device import Device
-from resnet_rs.training.heartbeat import EXIT_LOST_TOUCH, Heartbeat
-from resnet_rs.training.ordered_sum import Node, OrderedSum, subtrees
+from resnet_rs.training.heartbeat import EXIT_PEER_LOST, Heartbeat
 from resnet_rs.training.ranks import Ranks
+from resnet_rs.training.reduction import Subtree, TreeSum, subtrees
 
 _TIMEOUT = timedelta(minutes=10)
-_SECONDS_BETWEEN_LOOKS = 0.05
+_POLL_SECONDS = 0.05
 _FAILURE = "failure"
 _WAIT_FOR_FAILURE = timedelta(seconds=3)
 _SECONDS_TO_END_FIRST = 3.0
-"""torchrun shows the rank that it sees end first, so one that has failed gets this much of a lead on the others."""
+"""torchrun shows the error of the rank that ends first, so the other ranks wait this long after a failure."""
 
 
-class LostTouch(ConnectionError):
-    """Another rank has failed, is gone or cannot be reached."""
+_OWN_ERROR = re.compile(
+    r"CUDA (error|failure)|unhandled CUDA|internal error|invalid (usage|argument)|enforce fail|out of memory",
+    re.IGNORECASE,
+)
+"""Messages of errors that this rank has caused, even if they also mention a connection."""
+_LOST = re.compile(
+    r"connect|peer|tim(ed|e) ?out|broken pipe|no route to host|unreachable|remote process exited|was aborted",
+    re.IGNORECASE,
+)
+"""Messages of gloo and NCCL, and of the system calls they make, about a peer that is gone."""
 
-    exit_code = EXIT_LOST_TOUCH
+
+class PeerLost(ConnectionError):
+    """Another rank has failed or cannot be reached."""
+
+    exit_code = EXIT_PEER_LOST
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a launcher has put this process, as torchrun says in the environment."""
+class RankInfo:
+    """This process among the ranks, as torchrun describes it in the environment."""
 
     index: int
-    """Number of this rank among all."""
+    """Number of this rank among all ranks."""
     count: int
+    """Number of all ranks."""
     local_index: int
     """Number of this rank on its machine."""
+    local_count: int
+    """Number of ranks on this machine."""
     host: str
-    """Where the launcher's store listens."""
+    """Address of the launcher's store."""
     port: int
 
 
-class Group(Ranks):
-    """Ranks that exchange tensors of one device."""
+class ProcessGroup(Ranks):
+    """Ranks that exchange tensors through `torch.distributed`."""
 
-    def __init__(self, place: Place, device: Device, heartbeat: Heartbeat) -> None:
-        self.index = place.index
-        self.count = place.count
+    def __init__(self, info: RankInfo, device: Device, heartbeat: Heartbeat) -> None:
+        self.index = info.index
+        self.count = info.count
         self._device = device
         self._heartbeat = heartbeat
 
@@ -77,13 +93,13 @@ class Group(Ranks):
                 dist.broadcast(sent, src=0)
             tensor.detach().copy_(sent)
 
-    def total(self, share: OrderedSum, num_leaves: int) -> list[Tensor]:
-        """As of `Ranks`: every rank adds up its part of the subtrees of all, in order; then they exchange the parts.
+    def total(self, partial: TreeSum, num_micro_batches: int) -> list[Tensor]:
+        """Every rank adds up its part of the subtrees of all ranks, in order. Then the ranks exchange the parts.
 
-        That moves as many bytes as a ring all-reduce does, if each rank holds one subtree.
+        If each rank holds one subtree, that moves as many bytes as a ring all-reduce.
         """
-        layouts = share.nodes[0].values
-        whole = self._exchange([_flat(node) for node in share.nodes], num_leaves)
+        layouts = partial.subtrees[0].values
+        whole = self._exchange([_flat(node) for node in partial.subtrees], num_micro_batches)
         sizes = [value.numel() for value in layouts]
         values = whole[: sum(sizes)].split(sizes)
         # Same strides as before: fused optimizers read weights and gradients side by side, as they lie in memory.
@@ -94,8 +110,8 @@ class Group(Ranks):
     def at_step(self, step: int) -> None:
         self._heartbeat.step = step
 
-    def _exchange(self, mine: list[Tensor], num_leaves: int) -> Tensor:
-        held = [subtrees(*self.bounds(num_leaves, rank)) for rank in range(self.count)]
+    def _exchange(self, mine: list[Tensor], num_micro_batches: int) -> Tensor:
+        held = [subtrees(*self.bounds(num_micro_batches, rank)) for rank in range(self.count)]
         part = -(-len(mine[0]) // self.count)
         received: list[list[Tensor]] = []
         for i in range(max(len(nodes) for nodes in held)):
@@ -106,10 +122,10 @@ class Group(Ranks):
             with _touch():
                 dist.all_to_all_single(parts, sent)
             received.append(list(parts.split(part)))
-        total = OrderedSum()
+        total = TreeSum()
         for rank, nodes in enumerate(held):
             for i, (first, count) in enumerate(nodes):
-                total.add(Node(first, count, [received[i][rank]]))
+                total.add(Subtree(first, count, [received[i][rank]]))
         whole = mine[0].new_empty(self.count * part)
         mine_of_total = total.total()[0].contiguous()
         with _touch():
@@ -118,26 +134,26 @@ class Group(Ranks):
 
 
 @contextmanager
-def joined(place: Place, device: Device) -> Generator[Group]:
-    """Meet the other ranks; within the block they work together, after it they part.
+def rendezvous(info: RankInfo, device: Device) -> Generator[ProcessGroup]:
+    """Wait for the other ranks and form a process group, which exists within the block.
 
-    The first rank to fail says so; one that fails because of it raises `LostTouch` with the other's words.
+    If a rank fails, the other ranks raise `PeerLost` with its error message.
     """
     end_with_parent()
     with _touch():
-        launcher = TCPStore(place.host, place.port, timeout=timedelta(seconds=30))
-        store = PrefixStore(_meet(launcher, place), launcher)
+        launcher = TCPStore(info.host, info.port, timeout=timedelta(seconds=30))
+        store = PrefixStore(_agree_on_name(launcher, info), launcher)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.is_cuda else "gloo",
             store=store,
-            rank=place.index,
-            world_size=place.count,
+            rank=info.index,
+            world_size=info.count,
             timeout=_TIMEOUT,
         )
-    heartbeat = Heartbeat(store, index=place.index, count=place.count)
+    heartbeat = Heartbeat(store, index=info.index, count=info.count)
     try:
-        with heartbeat.beating(), _failing_first(store, place.index):
-            yield Group(place, device, heartbeat)
+        with heartbeat.beating(), _sharing_first_error(store, info.index):
+            yield ProcessGroup(info, device, heartbeat)
             with _touch():
                 dist.barrier()
     finally:
@@ -145,27 +161,27 @@ def joined(place: Place, device: Device) -> Generator[Group]:
             dist.destroy_process_group()
 
 
-def _meet(store: Store, place: Place) -> str:
-    """A name for this attempt that all of its ranks, and none of an earlier attempt, agree on.
+def _agree_on_name(store: Store, info: RankInfo) -> str:
+    """A name for this attempt on which its ranks agree, and which no earlier attempt had.
 
-    The launcher's store outlives restarts, and so do the addresses that killed ranks have left in it. So every rank
-    shows a number of its own, the first one names the attempt by all of them, and begins when all have seen theirs.
+    The launcher's store survives restarts, and so do the addresses of killed ranks in it. So every rank publishes a
+    random number, the first rank names the attempt by all of them, and starts when every rank has seen its own.
     """
     mine = uuid.uuid4().hex
-    store.set(f"rank {place.index}", mine)
+    store.set(f"rank {info.index}", mine)
     deadline = time.monotonic() + _TIMEOUT.total_seconds()
     while time.monotonic() < deadline:
-        if place.index == 0:
-            store.set("attempt", " ".join(_read(store, f"rank {i}") for i in range(place.count)))
+        if info.index == 0:
+            store.set("attempt", " ".join(_read(store, f"rank {i}") for i in range(info.count)))
         attempt = _read(store, "attempt")
-        if attempt.split(" ")[place.index : place.index + 1] == [mine]:
-            store.set(f"seen by {place.index}", attempt)
-        if place.index == 0 and all(_read(store, f"seen by {i}") == attempt for i in range(place.count)):
+        if attempt.split(" ")[info.index : info.index + 1] == [mine]:
+            store.set(f"seen by {info.index}", attempt)
+        if info.index == 0 and all(_read(store, f"seen by {i}") == attempt for i in range(info.count)):
             store.set("agreed", attempt)
         if mine in (agreed := _read(store, "agreed")):
             return hashlib.sha256(agreed.encode()).hexdigest()
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    raise LostTouch(f"only some of {place.count} ranks have come within {_TIMEOUT}. Start the others too.")
+        time.sleep(_POLL_SECONDS)
+    raise PeerLost(f"not all of the {info.count} ranks started within {_TIMEOUT}. Start the missing ranks.")
 
 
 def _read(store: Store, key: str) -> str:
@@ -173,33 +189,44 @@ def _read(store: Store, key: str) -> str:
 
 
 @contextmanager
-def _failing_first(store: Store, index: int) -> Generator[None]:
-    """Let the first error of all ranks be the one that is shown."""
+def _sharing_first_error(store: Store, index: int) -> Generator[None]:
+    """Publish the error of this rank; replace a lost connection by the published error of another rank."""
     try:
         yield
-    except LostTouch as error:
+    except PeerLost as error:
         with suppress(RuntimeError):
             store.wait([_FAILURE], _WAIT_FOR_FAILURE)
             failure = store.get(_FAILURE).decode()
             time.sleep(_SECONDS_TO_END_FIRST)
-            raise LostTouch(f"stopped, for {failure}") from None
-        raise LostTouch(f"lost touch with another rank, which may have been killed: {error}") from None
+            raise PeerLost(f"stopped because {failure}") from None
+        raise PeerLost(f"lost the connection to another rank, which may have been killed: {error}") from None
     except Exception as error:
         with suppress(RuntimeError):
-            store.set(_FAILURE, f"rank {index} has failed: {type(error).__name__}: {error}")
+            store.set(_FAILURE, f"rank {index} failed: {type(error).__name__}: {error}")
         get_error_handler().record_exception(error)
         raise
 
 
 @contextmanager
 def _touch() -> Generator[None]:
-    """What torch raises when other ranks cannot be reached, as `LostTouch`."""
+    """Raise a connection error of the backend as `PeerLost`; other errors keep their type and message."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        raise LostTouch(str(error).splitlines()[0]) from None
+        if not is_connection_error(error):
+            raise
+        raise PeerLost(str(error).splitlines()[0]) from None
+
+
+def is_connection_error(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank cannot be reached.
+
+    torch has no type for that: gloo raises `RuntimeError`, and NCCL raises the same `DistBackendError` for a lost peer,
+    an internal error and a failed CUDA call. So the message decides.
+    """
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OWN_ERROR.search(str(error)):
+        return False
+    return isinstance(error, dist.DistNetworkError | dist.DistStoreError) or bool(_LOST.search(str(error)))
 
 
 def _gather(content: bytes, count: int) -> list[bytes]:
@@ -214,6 +241,6 @@ def _gather(content: bytes, count: int) -> list[bytes]:
     return [bytes(c[: int(n)].numpy()) for c, n in zip(contents, lengths, strict=True)]
 
 
-def _flat(node: Node) -> Tensor:
+def _flat(node: Subtree) -> Tensor:
     """All values of a node, each as it lies in memory; they are dense, in whatever order of their dimensions."""
     return torch.cat([value.as_strided((value.numel(),), (1,)) for value in node.values])

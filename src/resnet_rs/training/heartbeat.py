@@ -1,8 +1,8 @@
-"""`Heartbeat`: every rank shows that it is alive, and watches one other, so that a hung rank does not hang the job.
+"""`Heartbeat`: every rank signals that it is alive and monitors one other rank, so a hung rank does not hang the job.
 
-A rank that is stopped, or whose machine is cut off, keeps its connections open: the others would wait for it until the
-time limit of the exchange, which must be long, since saving or reading may take long. A thread that beats on its own
-tells slow from gone.
+A rank that is suspended, or whose machine is disconnected, keeps its connections open. The other ranks would wait for
+it until the timeout of the collective, which is long because saving or reading may take long. A heartbeat from a
+separate thread distinguishes a slow rank from a lost one.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from contextlib import contextmanager, suppress
 
 from torch.distributed.distributed_c10d import Store
 
-EXIT_LOST_TOUCH = 6
-"""Exit code of a rank whose neighbor is gone."""
+EXIT_PEER_LOST = 6
+"""Exit code of a rank that has lost another rank."""
 
 _SECONDS = 2.0
-"""Between two beats."""
+"""Seconds between two heartbeats."""
 _MISSED = 15
-"""Beats in a row that may be missed."""
+"""Missed heartbeats in a row after which a rank counts as lost."""
 
 
 class Heartbeat:
-    """Beats for rank `index` and watches the next one. If that one falls silent, it says so and ends the process."""
+    """Sends heartbeats for rank `index` and monitors the next rank. Ends the process if that rank goes silent."""
 
     def __init__(self, store: Store, *, index: int, count: int) -> None:
         self.step = 0
-        """Updates this rank has taken."""
+        """Updates that this rank has taken."""
         self._store = store
         self._index = index
         self._watched = (index + 1) % count
@@ -39,7 +39,7 @@ class Heartbeat:
 
     @contextmanager
     def beating(self) -> Generator[None]:
-        """Beat and watch within the block."""
+        """Send heartbeats and monitor the next rank within the block."""
         self._store.set(self._name(self._index), "0 0")
         for target in (self._beat, self._watch):
             threading.Thread(target=target, daemon=True, name=target.__name__).start()
@@ -49,7 +49,7 @@ class Heartbeat:
             self._is_over.set()
 
     def _beat(self) -> None:
-        """Exchange beats. This may block for long where the network is cut off, so another thread counts."""
+        """Exchange heartbeats. This may block for long without a network, so another thread counts."""
         number = 0
         while not self._is_over.wait(_SECONDS):
             number += 1
@@ -61,22 +61,22 @@ class Heartbeat:
                     self._missed = 0
 
     def _watch(self) -> None:
-        # Beats are counted, not seconds: where the whole machine was asleep, nobody has missed any.
+        # This counts heartbeats, not seconds: after a suspend of the whole machine none was missed.
         while not self._is_over.wait(_SECONDS):
             self._missed += 1
             if self._missed > _MISSED:
                 self._report()
-                os._exit(EXIT_LOST_TOUCH)
+                os._exit(EXIT_PEER_LOST)
 
     def _report(self) -> None:
         last = self._last_heard.decode().partition(" ")[2] or "none"
         text = (
-            f"error: rank {self._index} has not heard of rank {self._watched} for {_MISSED * _SECONDS:.0f} s; the last "
-            f"update it told of is {last}. Rank {self._index} has taken {self.step} updates, ends now, and was here:\n"
+            f"error: rank {self._index} has not heard from rank {self._watched} for {_MISSED * _SECONDS:.0f} s; its "
+            f"last known update is {last}. Rank {self._index} exits after {self.step} updates; its stack:\n"
         )
         os.write(2, text.encode())
         faulthandler.dump_traceback()
 
     @staticmethod
     def _name(index: int) -> str:
-        return f"beat of rank {index}"
+        return f"heartbeat of rank {index}"

@@ -1,4 +1,4 @@
-"""`Job`: an experiment, its data, a folder, and the machines to run it on."""
+"""`Job`: an experiment, its data, a folder, and the machine that runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_rs.data.loader import Span, cut
+from resnet_rs.data.loader import IndexRange, split_range
 from resnet_rs.data.source import Splits
 from resnet_rs.processes import Stop
 from resnet_rs.training.experiment import Experiment
@@ -15,15 +15,18 @@ from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.recipe import Plan
 
 DEFAULT_MICRO_BATCH = 128
-"""Samples that are computed at once. Batch norm sees as many, as the cores of the released runs saw a part each."""
+"""Largest default of samples per forward pass. In the released runs each core also had a part of the batch."""
+
+_MIN_MICRO_BATCH = 16
+"""Smallest default for several ranks. The statistics of batch norm over fewer samples are too noisy."""
 
 _SMALLEST_IN_BFLOAT16 = 17
-"""Pixels from which on no strided convolution of a network sees a map of one pixel."""
+"""Image size from which no strided convolution gets a feature map of one pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to run, and where. Paths and machines are here, since they are no part of the experiment."""
+    """An experiment with its data, folder and machine, which are not part of the experiment."""
 
     experiment: Experiment
     splits: Splits
@@ -32,38 +35,38 @@ class Job:
     machine: Machine = field(default_factory=Machine)
     micro_batch: int = DEFAULT_MICRO_BATCH
     save_every: int | None = None
-    """Updates between two checkpoints; by default there is one at every evaluation, and every ten minutes."""
+    """Updates between two checkpoints; None saves at every evaluation and every ten minutes."""
     stop: Stop = field(default_factory=Stop)
-    """Where signals ask the run to leave; see `processes.listening`."""
+    """The request to stop; see `processes.listening`."""
     origin: dict[str, Any] = field(default_factory=dict[str, Any])
-    """For `run.json`: the experiment's name, the edits with their reasons, the data and its automatic split."""
+    """For `run.json`: the name of the experiment, the edits with their reasons, the data and its automatic split."""
 
     def __post_init__(self) -> None:
         device, size = self.machine.device, self.experiment.data.size
         if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
-            # oneDNN's gradient of a 3x3 kernel of stride 2 over one pixel reads memory that nobody has written.
+            # For a 3x3 kernel of stride 2 over one pixel the gradient of oneDNN reads uninitialized memory.
             raise ValueError(
-                f"bfloat16 on processors has wrong gradients below {_SMALLEST_IN_BFLOAT16} pixels, got data.size="
-                f"{size}. Leave --precision out, or make the pictures larger."
+                f"bfloat16 on CPUs gives wrong gradients for images below {_SMALLEST_IN_BFLOAT16} pixels, got "
+                f"data.size={size}. Leave out --precision, or use larger images."
             )
 
     @property
     def plan(self) -> Plan:
-        """The recipe in updates."""
+        """The recipe in updates, for this training split."""
         return self.experiment.recipe.plan(len(self.splits.train))
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that run it together."""
+        """The processes that run the job together."""
         return self.machine.ranks
 
-    def spans(self, step: int) -> list[Span]:
-        """The micro-batches of the update after `step` others, on all ranks."""
+    def ranges(self, step: int) -> list[IndexRange]:
+        """The micro-batches of update `step + 1`, on all ranks."""
         batch_size = self.experiment.recipe.batch_size
-        return list(cut(step * batch_size, batch_size, at_most=self.micro_batch))
+        return list(split_range(step * batch_size, batch_size, at_most=self.micro_batch))
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result beside the experiment, rounding aside; a run continues only under the same."""
+        """The settings that determine the result, except the experiment; a run continues only if they are equal."""
         return {
             "seed": self.seed,
             "micro_batch": min(self.micro_batch, self.experiment.recipe.batch_size),
@@ -73,5 +76,32 @@ class Job:
         }
 
     def environment(self) -> dict[str, str]:
-        """What the last bits of the result depend on, and the number of ranks, on which they do not."""
+        """The environment that the last bits of the result depend on, and the number of ranks, which has no effect."""
         return {**self.machine.device.describe(), "ranks": str(self.machine.ranks.count)}
+
+
+def usual_micro_batch(batch_size: int, *, num_ranks: int) -> int:
+    """The default micro-batch of a new run: up to 128 samples, and at least one micro-batch for every rank.
+
+    Raises `ValueError` if several ranks would have micro-batches of fewer than 16 samples.
+    """
+    largest, smallest = _micro_batches(batch_size, num_ranks)
+    if num_ranks > 1 and smallest < _MIN_MICRO_BATCH:
+        fewer = range(num_ranks - 1, 1, -1)
+        fit = (n for n in fewer if _micro_batches(batch_size, n)[1] >= _MIN_MICRO_BATCH)
+        # Equal micro-batches for all ranks always fit.
+        enough = num_ranks * max(_MIN_MICRO_BATCH, -(-batch_size // num_ranks))
+        raise ValueError(
+            f"{num_ranks} ranks cannot share a batch of {batch_size} samples: batch norm would see {smallest} samples "
+            f"at a time and needs {_MIN_MICRO_BATCH}. The largest number of ranks for this batch is {next(fit, 1)}. "
+            f"Start that many, use recipe.batch_size={enough}, or choose a --micro-batch yourself."
+        )
+    return max(2, largest)
+
+
+def _micro_batches(batch_size: int, num_ranks: int) -> tuple[int, int]:
+    """Samples of the largest and of the smallest micro-batch, if every rank gets at least one."""
+    largest = min(DEFAULT_MICRO_BATCH, -(-batch_size // num_ranks))
+    if -(-batch_size // largest) < num_ranks:
+        largest = max(1, batch_size // num_ranks)
+    return largest, batch_size // -(-batch_size // largest)

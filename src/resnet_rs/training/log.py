@@ -1,4 +1,4 @@
-"""The log of a run: `log.jsonl`, one line per update, evaluation, checkpoint and unreadable sample."""
+"""`Log`: the file `log.jsonl` of a run, with a line per update, evaluation, checkpoint and unreadable sample."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from resnet_rs import storage
 
 _NUMBERS = {"update": ("lr", "loss"), "evaluation": ("seconds",), "checkpoint": ("seconds",)}
-"""What lines of a kind must tell."""
+"""Fields that every line of a kind must have."""
 
 
 class Log:
-    """Appends to the log at `path`. What follows update `up_to_step`, which will be taken again, is dropped.
+    """Appends to the log at `path`. Lines after update `up_to_step` are dropped, since that work will be repeated.
 
-    Without a path it keeps count and writes nothing, as all ranks but the first do.
+    Without a path it counts and writes nothing, which is what all ranks except the first do.
     """
 
     def __init__(self, path: Path | None, *, up_to_step: int) -> None:
         self.seconds = 0.0
-        """How long training took up to the last checkpoint."""
+        """Seconds of training up to the last checkpoint."""
         self.num_updates = 0
-        """Updates that were taken or taken back."""
+        """Updates that were taken or skipped."""
         self.evaluated_at = -1
-        """The last update after which the test split was scored."""
+        """The last update after which the test split was scored; -1 before the first evaluation."""
         self._losses: list[float] = []
         self._pending = b""
         self._is_torn = False
@@ -38,7 +38,7 @@ class Log:
             self._open(path, num_bytes)
 
     def append(self, kind: str, *, step: int, **values: Any) -> None:  # noqa: ANN401 - any JSON value may be logged
-        """Write one line. Where the disk is full it is kept, and written as soon as there is room."""
+        """Write one line. If the disk is full, the line is kept and written as soon as there is space."""
         line = {"kind": kind, "step": step, **values}
         self._count(line)
         if self._descriptor is None:
@@ -47,10 +47,10 @@ class Log:
         try:
             self._write()
         except OSError:
-            return  # `commit` says so before anything is called saved
+            return  # `commit` raises before anything counts as saved
 
     def commit(self) -> None:
-        """Return when every line is on the disk; raises `OSError` if that is not possible."""
+        """Return when every line is on the disk. Raises `OSError` if that fails."""
         if self._descriptor is not None:
             self._write()
             storage.disk.sync(self._descriptor)
@@ -71,7 +71,7 @@ class Log:
             storage.disk.cut(path, num_bytes)
 
     def _write(self) -> None:
-        """Write what is pending; where only a part could be written, take that back."""
+        """Write the pending lines; if only a part could be written, remove that part."""
         if self._descriptor is None or not self._pending:
             return
         self._mend()
@@ -85,7 +85,7 @@ class Log:
         self._pending = b""
 
     def _mend(self) -> None:
-        """Cut off a part of a line; nothing is written behind one."""
+        """Remove a partial line, so that nothing is written behind it."""
         if self._is_torn:
             storage.disk.cut(self._path, self._num_bytes)
             self._is_torn = False
@@ -102,17 +102,17 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, in order; none if there is no log yet. It ends where a line is cut off or no JSON."""
+    """The lines of a log, in order, up to the first line that is incomplete or invalid. Empty if there is no log."""
     return _whole_lines(path)[0]
 
 
 def _whole_lines(path: Path, *, up_to_step: int | None = None) -> tuple[list[dict[str, Any]], int]:
-    """The lines up to a step, and how many bytes they take."""
+    """The lines up to a step, and their size in bytes."""
     lines: list[dict[str, Any]] = []
     num_bytes = 0
     if not path.is_file():
         return lines, num_bytes
-    # Every whole line ends with a newline, so what stands after the last one was cut off.
+    # Every complete line ends with a newline, so the text after the last newline is incomplete.
     for text in path.read_bytes().split(b"\n")[:-1]:
         line = _parsed(text)
         if line is None or up_to_step is not None and line["step"] > up_to_step:
@@ -127,18 +127,15 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
         return None
-    is_line = (
+    if not (
         isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str)
-    )
-    return (
-        line
-        if is_line and all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ()))
-        else None
-    )
+    ):
+        return None
+    return line if all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ())) else None
 
 
 def _keep_copy_of_damaged(path: Path) -> None:
-    """Keep a log with a damaged line, behind which nothing is read, under another name."""
+    """Copy a log with a damaged line to another name, because nothing behind that line is read."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     if any(_parsed(text) is None for text in lines):
         storage.write_bytes(path.with_name(f"damaged-{path.name}"), path.read_bytes())

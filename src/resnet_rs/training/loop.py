@@ -1,17 +1,17 @@
 """The loop: one optimizer step per batch, yielded to whoever called.
 
-A batch is cut into micro-batches, which the ranks share. Each of them gives a *leaf*: its gradients, the batch-norm
-statistics that it would leave, and a few counts. The update is the sum of all leaves in an order that their number
-alone decides (`ordered_sum`), so neither the ranks nor an interruption can change it.
+A batch is split into micro-batches, which the ranks share. Each of them gives a `MicroBatchGradient`: gradients, the
+batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the
+number of ranks nor an interruption can change it.
 
-An update with a value that is no finite number is taken back: weights, momentum, statistics and average stay as they
-were, bit for bit, on all ranks.
+An update with NaN or infinity in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit
+for bit, on all ranks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from resnet_rs import draws
-from resnet_rs.data.sample import Batch, Unreadable
-from resnet_rs.methods.ema import ramped_decay, update_average
+from resnet_rs.data.sample import Batch, Unreadable, map_targets
+from resnet_rs.methods.ema import ramped_decay, update_ema
+from resnet_rs.models.randomness import ModelRng
 from resnet_rs.processes import Stop
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.ordered_sum import Node, OrderedSum
 from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.training.recipe import Plan
+from resnet_rs.training.reduction import MicroBatchGradient
 from resnet_rs.training.state import Statistics, TrainState
 
 
@@ -43,15 +43,28 @@ class Update:
     num_samples: int
     """Samples that were read, on all ranks."""
     gradient_norm: float
-    """Euclidean norm of the gradient, before samples that could not be read are made up for."""
+    """Euclidean norm of the gradient, before it is scaled up for unreadable samples."""
     num_unreadable: int
     """Samples that could not be read, on all ranks."""
     unreadable: tuple[Unreadable, ...]
-    """Those of this rank."""
+    """The ones of this rank."""
     suspects: tuple[int, ...]
     """If the update was not finite: this rank's samples in the micro-batches that made it so."""
     is_skipped: bool
-    """Whether it was not finite, so that everything was left as it was."""
+    """Whether it was not finite, so that nothing was changed."""
+
+
+Forward = Callable[[Tensor], Tensor]
+"""The forward pass of a model: the model itself, or a compiled form of it."""
+
+
+class _Work(NamedTuple):
+    """What the updates of one run share."""
+
+    state: TrainState
+    statistics: Statistics
+    rng: ModelRng
+    forward: Forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,110 +80,137 @@ class Loop:
     ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
 
-    def updates(self, state: TrainState, batches: Iterator[Batch]) -> Iterator[Update]:
+    def updates(
+        self, state: TrainState, batches: Iterator[Batch], *, forward: Forward | None = None
+    ) -> Iterator[Update]:
         """Take one optimizer step per `micro_batches` batches, of which `batches` yields this rank's, and yield it.
 
-        Ends with the plan, or earlier, after the same update on all ranks, when any of them is asked to stop.
+        `forward` computes `state.model` and is the model itself by default. A compiled one leaves stored names as they
+        are. Ends with the plan, or earlier, after the same update on all ranks, when any rank is asked to stop.
         """
         state.model.train()
-        statistics = Statistics(state.model)
+        rng = ModelRng(state.model, seed=self.seed)
+        work = _Work(state, Statistics(state.model), rng, forward or state.model)
         while state.step < self.plan.total_steps:
-            update = self._update(state, statistics, batches)
+            update = self._update(work, batches)
             if update is None:
                 return
             yield update
 
-    def _update(self, state: TrainState, statistics: Statistics, batches: Iterator[Batch]) -> Update | None:
-        """Take one update; if a rank was asked to stop meanwhile, change nothing and return none."""
+    def _update(self, work: _Work, batches: Iterator[Batch]) -> Update | None:
+        """Take one update. If a rank was asked to stop meanwhile, change nothing and return None."""
+        state, statistics = work.state, work.statistics
         state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         statistics.begin()
-        share, parts = OrderedSum(), list[_Part]()
-        for i in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
-            part, leaf = self._part(state, statistics, batches)
-            share.add(Node(i, 1, leaf))
+        reduction, parts = self.ranks.reduction(self.micro_batches), list[_Part]()
+        for _ in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
+            part, gradient = self._micro_batch(work, batches)
+            reduction.add(gradient)
             parts.append(part)
-        total = self.ranks.total(share, self.micro_batches)
-        update = self._judged(state, total, parts)
+        total = reduction.total()
+        # One transfer from the device for all numbers.
+        *values, norm = torch.cat([total.counts, get_total_norm(total.gradients)[None]]).tolist()
+        update = self._checked(state, _Counts(*values), norm, parts)
         if update is not None:
             state.step = update.step
             if not update.is_skipped:
-                self._apply(state, statistics, total, num_samples=update.num_samples)
+                self._apply(state, statistics, total, _Counts(*values))
         return update
 
-    def _part(
-        self, state: TrainState, statistics: Statistics, batches: Iterator[Batch]
-    ) -> tuple[_Part, list[Tensor]]:
-        """Compute the next micro-batch; its leaf is zero where there is nothing to compute."""
+    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, MicroBatchGradient]:
+        """Compute the next micro-batch; without a readable sample its gradient is zero."""
+        state, statistics = work.state, work.statistics
         batch = None if self.stop.is_requested else next(batches)
         parameters = _trained(state)
         if batch is None or not len(batch.indices):
-            leaf = [torch.zeros_like(p) for p in parameters]
-            leaf.append(statistics.nothing())
-            leaf.append(_counts(parameters[0].new_zeros(2), batch, is_stopped=batch is None))
-            return _Part(batch, parameters[0].new_zeros(())), leaf
-        loss = self._backward(state, batch)
-        leaf = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        left = statistics.take()
-        # Times zero, statistics that are finite add nothing, and others no finite number.
-        check = get_total_norm(leaf) + loss + 0 * left.sum()
-        leaf += [left, _counts(torch.stack([loss, check]), batch)]
+            nothing = parameters[0].new_zeros(())
+            gradients = [torch.zeros_like(p) for p in parameters]
+            counts = _counts(nothing, nothing, batch)
+            return _Part(batch, nothing), MicroBatchGradient(gradients, statistics.nothing(), counts)
+        loss = self._backward(work, batch)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        after = statistics.take()
+        # Zero times a finite statistic is zero; zero times NaN or infinity is NaN, which the check then carries.
+        check = get_total_norm(gradients) + loss + 0 * after.sum()
         state.optimizer.zero_grad(set_to_none=True)
-        return _Part(batch, check), leaf
+        return _Part(batch, check), MicroBatchGradient(gradients, after, _counts(loss, check, batch))
 
-    def _backward(self, state: TrainState, batch: Batch) -> Tensor:
-        """Make the gradient of `batch`'s share of the whole batch's mean loss; the sum of its losses."""
-        # Batch norm cannot train on one value per channel, so a sample that is left alone counts twice, half each time.
-        repeats = 2 if len(batch.indices) == 1 else 1
-        inputs, targets, positions = (
-            self.device.put(torch.cat([values] * repeats))
-            for values in (batch.inputs, batch.targets, batch.positions)
+    def _backward(self, work: _Work, batch: Batch) -> Tensor:
+        """Compute the gradient of `batch`'s share of the whole batch's mean loss. Returns the sum of its losses."""
+        task, device = self.experiment.task, self.device
+        inputs, targets, indices, global_indices = (
+            map_targets(device.put, part)
+            for part in (batch.inputs, batch.targets, batch.indices, batch.global_indices)
         )
-        inputs = self.device.layout(self.experiment.data.normalize(inputs))
-        with draws.keyed(self.seed, positions), self.device.autocast():
-            prediction = state.model(inputs)
-        loss = self.experiment.task.loss(prediction, targets).sum() / repeats
+        # Batch norm cannot train on one value per channel, so a single sample is computed twice and counts half each.
+        repeats = 2 if len(indices) * task.num_views == 1 else 1
+        if repeats > 1:
+            inputs, targets, indices, global_indices = (
+                map_targets(_twice, part) for part in (inputs, targets, indices, global_indices)
+            )
+        if task.num_views > 1:
+            inputs = inputs.flatten(0, 1)
+            views = torch.arange(task.num_views, device=global_indices.device)
+            global_indices = (global_indices[:, None] * task.num_views + views).flatten()
+        inputs = device.layout(self.experiment.data.normalize(inputs))
+        with work.rng.scope(global_indices), device.autocast():
+            prediction = work.forward(inputs).float()
+        loss = task.loss(prediction, targets, indices).sum() / repeats
         (loss / self.plan.batch_size).backward()
         return loss.detach()
 
-    def _judged(self, state: TrainState, total: list[Tensor], parts: list[_Part]) -> Update | None:
-        """What the summed leaves say of this update; none if a rank was asked to stop."""
-        norm = get_total_norm(total[:-2])
-        loss, check, num_samples, _, num_unreadable, num_stopped, norm = [*total[-1].tolist(), norm.item()]
-        if num_stopped:
+    def _checked(self, state: TrainState, counts: _Counts, norm: float, parts: list[_Part]) -> Update | None:
+        """What the update would be; None if a rank was asked to stop."""
+        if counts.num_stopped:
             return None
         unreadable = tuple(error for part in parts if part.batch for error in part.batch.unreadable)
-        if not num_samples:
+        if not counts.num_samples:
             first = f"; the first: {unreadable[0]}" if unreadable else ""
             raise ValueError(f"no sample of update {state.step + 1} could be read{first}.")
-        is_finite = math.isfinite(check) and math.isfinite(norm)
+        is_finite = math.isfinite(counts.check) and math.isfinite(norm)
         return Update(
             step=state.step + 1,
             lr=self.plan.lr(state.step),
-            loss=loss / num_samples,
-            num_samples=int(num_samples),
+            loss=counts.loss / counts.num_samples,
+            num_samples=int(counts.num_samples),
             gradient_norm=norm,
-            num_unreadable=int(num_unreadable),
+            num_unreadable=int(counts.num_unreadable),
             unreadable=unreadable,
             suspects=() if is_finite else _suspects(parts),
             is_skipped=not is_finite,
         )
 
     def _apply(
-        self, state: TrainState, statistics: Statistics, total: list[Tensor], *, num_samples: int
+        self, state: TrainState, statistics: Statistics, total: MicroBatchGradient, counts: _Counts
     ) -> None:
-        """Move weights along the mean gradient, statistics to their mean over micro-batches, then the average."""
-        factor = self.plan.batch_size / num_samples
-        for parameter, gradient in zip(_trained(state), total[:-2], strict=True):
+        """Move weights along the mean gradient, statistics to their mean over micro-batches, then the EMA weights."""
+        factor = self.plan.batch_size / counts.num_samples
+        for parameter, gradient in zip(_trained(state), total.gradients, strict=True):
             parameter.grad = gradient if factor == 1 else gradient.mul_(factor)
         for group in state.optimizer.param_groups:
             group["lr"] = self.plan.lr(state.step - 1)
         state.optimizer.step()
-        statistics.accept(total[-2] / total[-1][_NUM_PARTS])
+        statistics.accept(total.statistics / counts.num_micro_batches)
         decay = self.experiment.recipe.ema_decay
-        if decay is not None and state.average is not None:
+        if decay is not None and state.ema is not None:
             now = ramped_decay(state.step - 1, decay=decay)
-            update_average(state.average.state_dict(), state.model.state_dict(), decay=now)
+            update_ema(state.ema.state_dict(), state.model.state_dict(), decay=now)
+
+
+class _Counts(NamedTuple):
+    """The numbers that are summed along with the gradients."""
+
+    loss: float
+    """Sum over samples."""
+    check: float
+    """Finite if loss, gradients and statistics of all micro-batches are."""
+    num_samples: float
+    num_micro_batches: float
+    """Micro-batches with samples."""
+    num_unreadable: float
+    num_stopped: float
+    """Micro-batches that were left out because their rank was asked to stop."""
 
 
 class _Part(NamedTuple):
@@ -181,20 +221,20 @@ class _Part(NamedTuple):
     """Finite if its loss, gradient and statistics are."""
 
 
-_NUM_PARTS = 3
-"""Place of the number of micro-batches that hold samples, in the counts of a leaf."""
-
-
-def _counts(values: Tensor, batch: Batch | None, *, is_stopped: bool = False) -> Tensor:
-    """The last entry of a leaf: loss, check, samples, micro-batches with samples, unreadable samples, ranks to stop."""
+def _counts(loss: Tensor, check: Tensor, batch: Batch | None) -> Tensor:
+    """The counts of one micro-batch; None stands for one that was left out."""
     num_samples = 0 if batch is None else len(batch.indices)
     num_unreadable = 0 if batch is None else len(batch.unreadable)
-    numbers = (num_samples, num_samples > 0, num_unreadable, is_stopped)
-    return torch.cat([values, values.new_tensor([float(number) for number in numbers])])
+    numbers = (num_samples, num_samples > 0, num_unreadable, batch is None)
+    return torch.cat([torch.stack([loss, check]), loss.new_tensor([float(number) for number in numbers])])
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor])
 
 
 def _suspects(parts: list[_Part]) -> tuple[int, ...]:
-    """Samples of the micro-batches that were not finite; batch norm has mixed them, so they cannot be told apart."""
+    """Samples of the micro-batches that were not finite. Batch norm mixes them, so the culprit is not known."""
     return tuple(
         int(index)
         for part in parts

@@ -1,21 +1,44 @@
-"""`Machine`: how the machines at hand are used. No part of an experiment."""
+"""`Machine`: how a run uses the hardware. It is not part of an experiment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from resnet_rs.data.decode import MAX_PIXELS, check_max_pixels
+from resnet_rs.processes import num_cores
 from resnet_rs.training.device import Device
 from resnet_rs.training.ranks import ALONE, Ranks
+
+_MAX_WORKERS_PER_CORE = 4
+_ALWAYS_ALLOWED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Device, processes and ranks. Of these only `micro_batch` decides a result, and the device its rounding."""
+    """Device, worker processes and ranks. Only `micro_batch` and the rounding of the device affect a result."""
 
     device: Device = field(default_factory=Device.choose)
     micro_batch: int | None = None
-    """Samples computed at once; by default as many as the run that is continued, or up to 128, some for every rank."""
+    """Samples per forward pass. None: a continued run keeps its value, and a new run uses up to 128."""
     workers: int = 0
-    """Processes of each rank that read samples; 0 reads in the rank itself."""
+    """Processes per rank that read samples; 0 reads in the rank itself."""
+    activation_checkpointing: bool = False
+    """Whether training recomputes the inside of blocks instead of keeping it: less memory, more time, the same bits."""
+    max_pixels: int = MAX_PIXELS
+    """Images in folders with more pixels (width times height) are unreadable, which bounds the memory of workers."""
     ranks: Ranks = ALONE
     """The processes that train together."""
+
+    def __post_init__(self) -> None:
+        check_max_pixels(self.max_pixels)
+        cores = num_cores()
+        limit = max(_ALWAYS_ALLOWED, _MAX_WORKERS_PER_CORE * cores)
+        if not 0 <= self.workers <= limit:
+            raise ValueError(
+                f"workers must be 0 to {limit} here ({cores} CPU cores), got {self.workers:,}. "
+                f"{cores} is a good choice: more processes than cores rarely read faster."
+            )
+        if self.micro_batch is not None and self.micro_batch < 2:
+            raise ValueError(
+                f"micro_batch must be 2 or more, because batch norm cannot train on one sample, got {self.micro_batch}."
+            )

@@ -1,4 +1,4 @@
-"""`Pace`: how fast training goes since the last evaluation or save: images per second and the share of waiting."""
+"""`Pace`: training speed since the last evaluation or save, in images per second and share of time spent waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_SAVES = 600.0
 
 
 class Pace:
-    """A stopwatch that counts samples."""
+    """Measures images per second and the time spent waiting for data."""
 
     def __init__(self, *, seconds_before: float) -> None:
         self._begin = time.monotonic() - seconds_before
@@ -19,17 +19,17 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Begin to measure anew."""
+        """Start a new measurement."""
         self._since = time.monotonic()
         self._waited = 0.0
         self._num_samples = 0
 
     def count(self, num_samples: int) -> None:
-        """Take note of samples that were trained on."""
+        """Add samples that were trained on."""
         self._num_samples += num_samples
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """`batches`, while the time that they let us wait is measured."""
+        """The same batches; the time spent waiting for each is measured."""
         while True:
             begin = time.monotonic()
             batch = next(batches, None)
@@ -39,24 +39,24 @@ class Pace:
             yield batch
 
     def saved(self) -> None:
-        """Take note of an attempt to save."""
+        """Note an attempt to save."""
         self._saved = time.monotonic()
 
     def is_time_to_save(self) -> bool:
-        """Whether more work would be lost by a crash now than a user would forgive."""
+        """Whether the last attempt to save is more than ten minutes ago."""
         return time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES
 
     @property
     def seconds(self) -> float:
-        """Since the run began; the time between a stop and its continuation is left out."""
+        """Seconds of training so far; the time between a stop and its continuation does not count."""
         return time.monotonic() - self._begin
 
     @property
     def images_per_second(self) -> float:
-        """Samples trained on per second."""
+        """Samples trained on per second, since the last restart."""
         return self._num_samples / max(1e-9, time.monotonic() - self._since)
 
     @property
     def data_wait(self) -> float:
-        """Share of the time in which the loop had no batch to work on."""
+        """Share of the time in which the loop waited for a batch."""
         return self._waited / max(1e-9, time.monotonic() - self._since)

@@ -1,8 +1,9 @@
-"""The page of a run: what its folder holds, put into `page.html`."""
+"""Writes `page.html` of a run from the files in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from resnet_rs import config, storage
 from resnet_rs.data.sample import Unreadable
-from resnet_rs.data.source import Source, Splits
-from resnet_rs.report.page import Edit, Mistake, RunPage, render_run_page
+from resnet_rs.data.source import Splits
+from resnet_rs.report.blocks import Block, Gallery
+from resnet_rs.report.page import Edit, RunPage, render_run_page
+from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 
@@ -23,17 +26,23 @@ Pixels = UInt8[np.ndarray, "H W C"]
 
 
 def write_page(folder: Path, splits: Splits | None) -> Path:
-    """Write the page of the run in `folder`; without its data, without its pictures."""
+    """Write the page of the run in `folder` and return its path. Without `splits` the page has no images."""
     info = storage.read_json(folder / "run.json")
-    experiment = config.from_plain(storage.read_json(folder / "experiment.json"))
-    scores = storage.read_json(folder / "scores.json") if (folder / "scores.json").is_file() else None
+    experiment: Experiment = config.from_plain(storage.read_json(folder / "experiment.json"))
+    task = experiment.task
+    scores = storage.read_json(folder / "scores.json") if (folder / "scores.json").is_file() else {}
     log = read_log(folder / "log.jsonl")
+    blocks = task.blocks(scores)
     page = RunPage(
-        title=f"{info['name']} on {_data_name(info)}",
-        headline=_headline(scores, log, info),
-        epochs=_epochs(log),
-        scores=scores,
-        worst=_mistakes(scores, splits, experiment),
+        title=f"{info['name']} on {info['data_title']}",
+        headline=_headline(task.numbers(scores), scores, log, info),
+        score=task.headline,
+        epochs=_epochs(log, task.headline),
+        is_finished=bool(scores),
+        numbers=task.numbers(scores),
+        blocks=blocks,
+        images=_test_images(blocks, splits, experiment),
+        unreadable=scores.get("unreadable", []),
         augmented=_augmented(splits, experiment, seed=info["seed"]),
         augmented_note=experiment.data.describe_augmentation(),
         experiment=config.to_plain(experiment),
@@ -45,35 +54,32 @@ def write_page(folder: Path, splits: Splits | None) -> Path:
     return path
 
 
-def _data_name(info: Mapping[str, Any]) -> str:
-    return "the built-in pictures" if info["data"] == "builtin" else Path(info["data"]).name
-
-
 def _headline(
-    scores: Mapping[str, Any] | None, log: list[dict[str, Any]], info: Mapping[str, Any]
+    numbers: Sequence[Number],
+    scores: Mapping[str, Any],
+    log: list[dict[str, Any]],
+    info: Mapping[str, Any],
 ) -> dict[str, str]:
-    """The few numbers that are read first."""
+    """The few numbers at the top of the page."""
     found: dict[str, str] = {}
-    if scores is not None and scores.get("top1") is not None:
-        found["top-1"] = f"{scores['top1']:.1%} ({scores['top1_low']:.1%} to {scores['top1_high']:.1%})"
-        found["calibration error"] = (
-            f"{scores['ece']:.3f} ({scores['ece_low']:.3f} to {scores['ece_high']:.3f})"
-        )
-    if scores is not None:
-        found["pictures scored"] = f"{scores['count']:,} of {info['num_test']:,}"
-    left_out = {line["key"] for line in log if line["kind"] == "unreadable"}
-    if left_out:
-        found["unreadable in training"] = f"{len(left_out):,} of {info['num_train']:,}"
+    best = numbers[0]
+    if best.value is not None:
+        found[best.name.label] = best.name.text(best.value) + (f" ({best.interval})" if best.interval else "")
+    if scores:
+        found["images scored"] = f"{scores['count']:,} of {info['num_test']:,}"
+    unreadable = {line["key"] for line in log if line["kind"] == "unreadable"}
+    if unreadable:
+        found["unreadable in training"] = f"{len(unreadable):,} of {info['num_train']:,}"
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if evaluations:
         found["time"] = f"{evaluations[-1]['seconds'] / 60:.1f} min"
         speeds = [line["images_per_second"] for line in evaluations]
-        found["pictures per second"] = f"{np.median(speeds):.0f}"
+        found["images per second"] = f"{np.median(speeds):.0f}"
     return found
 
 
-def _epochs(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """One entry per evaluation: how training went since the one before, and what was scored."""
+def _epochs(log: list[dict[str, Any]], score: ScoreName) -> list[dict[str, float]]:
+    """One entry per evaluation: loss and speed since the previous one, and the headline score of each model."""
     entries: list[dict[str, float]] = []
     lr = 0.0
     for line in log:
@@ -81,75 +87,59 @@ def _epochs(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             lr = line["lr"]
         if line["kind"] != "evaluation":
             continue
-        tops = {f"top1_{name}": s["top1"] for name, s in line["summaries"].items() if "top1" in s}
+        found = {f"score_{name}": s[score.key] for name, s in line["summaries"].items() if score.key in s}
         names = ("epoch", "step", "loss", "images_per_second", "data_wait")
-        entries.append({name: line[name] for name in names} | {"lr": lr} | tops)
+        entries.append({name: line[name] for name in names} | {"lr": lr} | found)
     return entries
 
 
-def _mistakes(
-    scores: Mapping[str, Any] | None, splits: Splits | None, experiment: Experiment
-) -> list[Mistake]:
-    """The worst errors with their pictures as the network saw them."""
-    if scores is None or splits is None:
-        return []
-    mistakes: list[Mistake] = []
-    for item in scores.get("worst", []):
-        picture = _test_picture(splits.test, item["index"], experiment)
-        if picture is not None and splits.test.key(item["index"]) == item["key"]:
-            mistakes.append(
-                Mistake(
-                    key=item["key"],
-                    truth=item["truth"],
-                    predicted=item["predicted"],
-                    confidence=item["confidence"],
-                    picture=picture,
-                )
-            )
-    return mistakes
-
-
-def _test_picture(source: Source, index: int, experiment: Experiment) -> Pixels | None:
-    if index >= len(source):
-        return None
-    try:
-        sample = source.read(index, channels=experiment.data.channels)
-    except Unreadable:
-        return None
-    return _as_picture(experiment.data.test_input(sample)[0])
+def _test_images(blocks: Sequence[Block], splits: Splits | None, experiment: Experiment) -> dict[int, Pixels]:
+    """The test images of all galleries, as the network sees them. Images whose key has changed are left out."""
+    if splits is None:
+        return {}
+    tiles = [tile for block in blocks if isinstance(block, Gallery) for tile in block.tiles]
+    found: dict[int, Pixels] = {}
+    for tile in tiles:
+        if tile.index >= len(splits.test) or splits.test.key(tile.index) != tile.key:
+            continue
+        with suppress(Unreadable):
+            sample = splits.test.read(tile.index, experiment.data.test_request())
+            found[tile.index] = _as_image(experiment.data.test_input(sample)[0])
+    return found
 
 
 def _augmented(splits: Splits | None, experiment: Experiment, *, seed: int) -> list[Pixels]:
-    """Training samples as the first epoch shows them."""
+    """Training samples with the augmentation of the first epoch."""
     if splits is None:
         return []
-    pictures: list[Pixels] = []
+    images: list[Pixels] = []
     source = splits.train
     for i in range(min(_NUM_AUGMENTED, len(source))):
         index = len(source) * i // _NUM_AUGMENTED
         try:
-            sample = source.read(index, channels=experiment.data.channels)
+            request = experiment.data.train_request(seed=seed, epoch=0, index=index)
+            sample = source.read(index, request)
         except Unreadable:
             continue
         inputs, _ = experiment.data.train_input(sample, seed=seed, epoch=0, index=index)
-        pictures.append(_as_picture(inputs))
-    return pictures
+        images.append(_as_image(inputs))
+    return images
 
 
-def _as_picture(inputs: Tensor) -> Pixels:
+def _as_image(inputs: Tensor) -> Pixels:
     """[C, H, W] on the 0-255 scale, or the first frame of [C, T, H, W], as uint8 [H, W, C]."""
     pixels = inputs if inputs.dim() == 3 else inputs[:, 0]
     return np.clip(pixels.permute(1, 2, 0).numpy(), 0, 255).astype(np.uint8)
 
 
 def _edits(info: Mapping[str, Any]) -> list[Edit]:
-    """The difference to the zoo, with what it was before and why where `--fit` made it."""
+    """The differences from the zoo, with the reason of those that `--fit` made."""
     changes = {change["path"]: change for change in info["changes"]}
     return [
         Edit(
             path=path,
-            before=config.as_typed(before),
-            after=config.as_typed(after),
+            before=config.as_text(before),
+            after=config.as_text(after),
             reason=changes.get(path, {}).get("reason", ""),
         )
         for path, (before, after) in info["edits"].items()

@@ -1,8 +1,8 @@
-"""`Ranks`: the processes that train one model together. This file knows one process, `group` knows many.
+"""`Ranks`: the processes that train one model together. This file is for one process, `group` for several.
 
-Each rank computes some of the micro-batches of every update and some of the batches of every evaluation. Which ones
-follows from their number alone, so all ranks take the same number of steps, and what they add up does not depend on
-how many they are.
+Each rank computes a part of the micro-batches of every update and a part of the batches of every evaluation. The parts
+depend only on the number of ranks. So all ranks take the same number of steps, and the result does not depend on how
+many ranks there are.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from resnet_rs.training.ordered_sum import OrderedSum
+from resnet_rs.training.reduction import Reduction, TreeReduction, TreeSum
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """One process on its own."""
+    """One process that trains alone."""
 
     index: int = 0
     """Number of this rank."""
@@ -27,38 +27,43 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes the files and speaks for all."""
+        """Whether this rank writes the files and prints the messages."""
         return self.index == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """The items that are this rank's to compute: a stretch of about one `count`-th."""
+        """The items that this rank computes: a contiguous part of about `len(items) / count`."""
         return items[slice(*self.bounds(len(items), self.index))]
 
     def bounds(self, num_items: int, index: int) -> tuple[int, int]:
-        """First item of rank `index`, and the one after its last."""
+        """Start and end of the items of rank `index`; the end is exclusive."""
         return num_items * index // self.count, num_items * (index + 1) // self.count
 
     def gather(self, content: bytes) -> list[bytes]:
-        """What each rank has given, in their order; on every rank."""
+        """The `content` of every rank, in rank order; the same list on every rank."""
         return [content]
 
     def largest(self, number: int) -> int:
-        """The largest of the numbers that the ranks have given; on every rank."""
+        """The largest `number` of all ranks; the same on every rank."""
         return number
 
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite `tensors` by those of the first rank."""
+        """Overwrite `tensors` with the tensors of the first rank."""
 
-    def total(self, share: OrderedSum, num_leaves: int) -> list[Tensor]:
-        """The sum over all ranks' shares of `num_leaves` leaves; the same bits on every rank, for any number of them.
+    def reduction(self, num_micro_batches: int) -> Reduction:
+        """Adds up the micro-batches of one update; `bounds(num_micro_batches, index)` says which are this rank's.
 
-        The leaves of a rank are those of `bounds(num_leaves, index)`.
+        The sum has the same bits on every rank, for any number of ranks.
         """
-        del num_leaves
-        return share.total()
+        first, _ = self.bounds(num_micro_batches, self.index)
+        return TreeReduction(first, lambda partial: self.total(partial, num_micro_batches))
+
+    def total(self, partial: TreeSum, num_micro_batches: int) -> list[Tensor]:
+        """The sum over the partial sums of all ranks."""
+        del num_micro_batches
+        return partial.total()
 
     def at_step(self, step: int) -> None:
-        """Tell those who watch this rank how far it has come."""
+        """Report to the other ranks that this one has taken `step` updates."""
 
 
 ALONE = Ranks()

@@ -1,4 +1,4 @@
-"""`Recipe`: how a model is trained; `Plan`: the same in updates, for a number of samples."""
+"""`Recipe`: the training settings; `Plan`: the same in updates, for a number of samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnet_rs.methods.schedule import Cosine, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model is trained. Defaults: ResNet-RS (paper, Table 10; released configs)."""
+    """Training settings. Defaults: ResNet-RS (paper, Table 10; released configs)."""
 
     epochs: float = 350.0
     """Passes over the training source."""
@@ -18,15 +18,15 @@ class Recipe:
     base_lr: float = 0.1
     """Learning rate per 256 samples; the peak is `base_lr * batch_size / 256`."""
     schedule: Schedule = Cosine()
-    """How the learning rate rises and falls: `Cosine` or `StepDecay`."""
+    """Learning-rate schedule: `Cosine` or `StepDecay`."""
     momentum: float = 0.9
     """Momentum of SGD, in [0, 1)."""
     nesterov: bool = True
     """Nesterov's momentum, as in the TF1 release; the paper does not say."""
     weight_decay: float = 4e-5
-    """Coupled L2 on all weights but the scale and offset of batch norm."""
+    """Coupled L2 on all weights except the scale and offset of batch norm."""
     ema_decay: float | None = 0.9999
-    """Decay of the average of weights and statistics after its ramp; none trains without one."""
+    """Decay of the EMA of weights and statistics, after its ramp; none trains without EMA."""
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:
@@ -76,7 +76,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A recipe in updates. Update `step` takes the positions `step * batch_size, ...` of the run, across epochs."""
+    """A recipe in updates. Update `step` takes the global sample indices from `step * batch_size` on, across epochs."""
 
     num_samples: int
     batch_size: int
@@ -92,5 +92,5 @@ class Plan:
         )
 
     def epoch(self, step: int) -> float:
-        """Passes over the data that the first `step` updates have made."""
+        """Number of passes over the data after `step` updates."""
         return step * self.batch_size / self.num_samples

@@ -1,4 +1,4 @@
-"""How a run goes on: from the first rank's last valid checkpoint, on all ranks."""
+"""Resumes a run on all ranks from the last valid checkpoint of the first rank."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from resnet_rs.training.log import Log, read_log
 from resnet_rs.training.state import TrainState
 
 _NO_MATTER = {"ranks", "python", "system"}
-"""Parts of the environment that do not change a bit of the result."""
+"""Parts of the environment that do not affect the result."""
 
 
 def resume(job: Job, state: TrainState) -> tuple[Log, list[str]]:
-    """Make `state` that of the last valid checkpoint, if there is one; the log up to there, and what to tell people.
+    """Load the last valid checkpoint, if there is one, into `state`; the log up to it, and notices for the user.
 
-    Only the first rank reads files, so the others need not see its disk. Raises `checkpoint.NoneValid` rather than
-    begin anew where checkpoints have been saved.
+    Only the first rank reads files, so the other ranks need no access to its disk. Raises `checkpoint.NoneValid` if
+    checkpoints were saved and none is valid: the run does not start again from the beginning.
     """
     log, notices = Log(None, up_to_step=0), list[str]()
     if job.ranks.is_first:
@@ -46,31 +46,35 @@ def _refuse_lost(job: Job) -> None:
     num_saved = sum(line["kind"] == "checkpoint" for line in read_log(job.folder / "log.jsonl"))
     if num_saved:
         raise NoneValid(
-            f"{job.folder} has no checkpoint, but its log tells of {num_saved}. Put one back from a copy, or train "
-            "anew in another folder."
+            f"{job.folder} has no checkpoint, but its log lists {num_saved}. Restore one from a backup, or start a new "
+            "run in another folder."
         )
 
 
 def _refuse_foreign(saved: Checkpoint, job: Job) -> None:
     if (saved.experiment, saved.seed) != (job.experiment, job.seed):
         raise Damaged(
-            f"{saved.path} belongs to another run than {job.folder / 'experiment.json'}. Put its own checkpoints back."
+            f"{saved.path} belongs to another run than {job.folder / 'experiment.json'}. Restore its own checkpoints."
         )
 
 
 def _differences(saved: Checkpoint, job: Job) -> list[str]:
-    """A line on what may change the last bits of the result, if anything does."""
+    """A notice if the environment differs in a way that may change the last bits of the result."""
     now = job.environment()
-    odd = [
+    changed = [
         f"{name} {before} -> {now.get(name)}"
         for name, before in saved.environment.items()
         if name not in _NO_MATTER and now.get(name) != before
     ]
-    return [f"the environment has changed ({', '.join(odd)}), so the last bits may differ."] if odd else []
+    return (
+        [f"the environment has changed ({', '.join(changed)}), so the last bits may differ."]
+        if changed
+        else []
+    )
 
 
 def _spread(job: Job, state: TrainState, log: Log) -> None:
-    """Give all ranks the state of the first."""
+    """Copy the state of the first rank to all ranks."""
     if job.ranks.count == 1:
         return
     known: dict[str, Any] = {

@@ -1,11 +1,11 @@
-"""A run: train, log, evaluate, save, continue. Everything it makes lies in one folder.
+"""A run: train, log, evaluate, save, continue. One folder has all its files.
 
-    RUN/experiment.json   what was trained            RUN/log.jsonl     every update and every evaluation
-    RUN/run.json          on what data, which seed    RUN/scores.json   scores of the final weights
-    RUN/checkpoints/      weights and state           RUN/page.html     all of it to look at
+    RUN/experiment.json   the experiment              RUN/log.jsonl     every update and every evaluation
+    RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
+    RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
 
-`run` is a generator of events: whoever calls it may show them, ignore them, or stop between two of them. However often
-it is stopped or killed, the same job continues to the same weights, scores and log of updates, bit for bit.
+`run` is a generator of events. The caller can show them, ignore them, or stop between two events. A run that was
+stopped or killed, even many times, continues to the same weights, scores and log of updates, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 from resnet_rs import storage
-from resnet_rs.data.loader import TrainingSpans, load
+from resnet_rs.data.loader import TrainingBatches, load
 from resnet_rs.data.sample import Batch
+from resnet_rs.models.checkpointing import set_activation_checkpointing
 from resnet_rs.training import checkpoint
 from resnet_rs.training.evaluate import Abandoned, Evaluation, evaluate, gather_unreadable, scores
 from resnet_rs.training.events import (
@@ -51,7 +52,7 @@ _MAX_SKIPPED_SHARE = 0.001
 
 
 class Diverged(ValueError):
-    """Too many updates were not finite."""
+    """The loss or gradient of too many updates was not finite."""
 
     exit_code = 5
 
@@ -63,13 +64,15 @@ class CannotSave(OSError):
 
 
 def run(job: Job) -> Iterator[Event]:
-    """Train `job` to its end, or until `job.stop`, from its last valid checkpoint if its folder has one.
+    """Train `job` to its end or until `job.stop`, starting from the last valid checkpoint in its folder.
 
-    Raises `storage.InUse`, `checkpoint.NoneValid`, `CannotSave` and `Diverged`, and `ValueError` for a job that does
-    not fit its folder.
+    Raises `storage.InUse`, `checkpoint.NoneValid`, `CannotSave` and `Diverged`, and `ValueError` if the folder belongs
+    to another job.
     """
     with held(job):
         state = new_state(job.experiment, job.machine.device, seed=job.seed)
+        if job.machine.activation_checkpointing:
+            set_activation_checkpointing(state.model)
         log, notices = resume(job, state)
         try:
             plan = job.plan
@@ -83,7 +86,7 @@ def run(job: Job) -> Iterator[Event]:
 
 @dataclass
 class _Training:
-    """A run under way."""
+    """The state of an active run."""
 
     job: Job
     plan: Plan
@@ -91,13 +94,13 @@ class _Training:
     log: Log
     pace: Pace
     num_failed: int = 0
-    """Saves that have failed since the last that did not."""
+    """Failed saves since the last successful one."""
 
     def events(self) -> Iterator[Event]:
         steps = _evaluation_steps(self.plan, epochs=self.job.experiment.recipe.epochs)
         evaluation: Evaluation | None = None
         saved_step = self.state.step
-        # The first comes before any update: a run that was killed before it could score goes on with that.
+        # The first pass comes before any update, for a run that was killed before its evaluation.
         for event in chain([None], self._updates()):
             if event is not None:
                 yield event
@@ -125,7 +128,7 @@ class _Training:
             plan=self.plan,
             device=self.job.machine.device,
             seed=self.job.seed,
-            micro_batches=len(self.job.spans(0)),
+            micro_batches=len(self.job.ranges(0)),
             ranks=self.job.ranks,
             stop=self.job.stop,
         )
@@ -144,7 +147,7 @@ class _Training:
             )
 
     def _noted(self, update: Update) -> Update:
-        """Write the update down, with what all ranks know of it."""
+        """Log the update, with the unreadable samples of all ranks."""
         epoch = self.plan.epoch(update.step)
         if update.num_unreadable:
             update = replace(update, unreadable=gather_unreadable(update.unreadable, self.job.ranks))
@@ -165,7 +168,7 @@ class _Training:
         return update
 
     def _note_skipped(self, update: Update) -> None:
-        """Write down which samples made an update not finite; refuse to go on where that is no exception."""
+        """Log the samples of an update that was not finite. Raises `Diverged` if there are too many such updates."""
         source = self.job.splits.train
         mine = json.dumps([source.key(index) for index in update.suspects]).encode()
         keys = [key for text in self.job.ranks.gather(mine) for key in json.loads(text)]
@@ -181,9 +184,9 @@ class _Training:
             self.log.commit()
             steps, log = ", ".join(map(str, self.state.skipped)), self.job.folder / "log.jsonl"
             raise Diverged(
-                f"the loss or the gradient of updates {steps} was no finite number, so the run was stopped; its last "
-                f"checkpoint is from before. Their samples are in {log}. "
-                "Lower recipe.base_lr, lengthen recipe.schedule.warmup_epochs, or look for odd values in the data."
+                f"the loss or the gradient of updates {steps} was not finite, so the run was stopped. Its last "
+                f"checkpoint is from before these updates. {log} lists their samples. "
+                "Lower recipe.base_lr, increase recipe.schedule.warmup_epochs, or check the data for extreme values."
             )
 
     def _is_time_to_save(self) -> bool:
@@ -192,7 +195,7 @@ class _Training:
         return bool(self.job.ranks.largest(self.pace.is_time_to_save()))
 
     def _save(self) -> Saved | SaveFailed:
-        """Save on the first rank, and tell all ranks how it went; raises `CannotSave` when it fails once too often."""
+        """Save on the first rank; the outcome is the same on all ranks. Raises `CannotSave` after too many failures."""
         step, reason = self.state.step, ""
         if self.job.ranks.is_first:
             try:
@@ -200,7 +203,7 @@ class _Training:
                 checkpoint.save(self.job.folder, self.state, _provenance(self.job))
                 self.log.append("checkpoint", step=step, seconds=self.pace.seconds)
             except OSError as error:
-                reason = _why(error, self.job, self.state)
+                reason = _save_error(error, self.job, self.state)
         self.pace.saved()
         reason = self.job.ranks.gather(reason.encode())[0].decode()
         if not reason:
@@ -210,13 +213,13 @@ class _Training:
         if self.num_failed >= _MAX_FAILED_SAVES:
             raise CannotSave(
                 f"checkpoints could not be saved {self.num_failed} times in a row, the last after update {step}: "
-                f"{reason}. The last one that was saved is intact; make room, or mend the folder, and the same command "
-                "continues."
+                f"{reason}. The last saved checkpoint is intact. Free some space or repair the folder; then the same "
+                "command continues."
             )
         return SaveFailed(step=step, reason=reason, in_a_row=self.num_failed)
 
     def _evaluate(self) -> tuple[Evaluated, Evaluation] | tuple[None, None]:
-        """Score the test split and write it to the log; nothing if somebody asks to stop meanwhile."""
+        """Score the test split and log the result; None if a stop is requested before the end."""
         speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
         evaluation = _score(self.job, self.state)
         if evaluation is None:
@@ -235,12 +238,12 @@ class _Training:
         return event, evaluation
 
     def _end(self, evaluation: Evaluation | None) -> Finished | Stopped:
-        """The last event: the final scores, unless somebody asks to stop before they are known."""
-        is_asked_to_stop = self.job.ranks.largest(self.job.stop.is_requested)
-        if self.state.step == self.plan.total_steps and (evaluation is not None or not is_asked_to_stop):
+        """The last event: `Finished` with the final scores, or `Stopped` if a stop is requested before them."""
+        is_stop_requested = self.job.ranks.largest(self.job.stop.is_requested)
+        if self.state.step == self.plan.total_steps and (evaluation is not None or not is_stop_requested):
             evaluation = evaluation or _score(self.job, self.state)
             if evaluation is not None:
-                final = scores(evaluation, self.job.splits.test)
+                final = scores(evaluation, self.job.splits.test, self.job.experiment.task)
                 if self.job.ranks.is_first:
                     storage.write_json(self.job.folder / "scores.json", final)
                 return Finished(scores=final, seconds=self.pace.seconds)
@@ -251,16 +254,22 @@ class _Training:
 def _batches(job: Job, plan: Plan, *, first_step: int) -> Iterator[Batch]:
     """This rank's micro-batches."""
     steps = range(first_step, plan.total_steps)
-    spans = (span for step in steps for span in job.ranks.share(job.spans(step)))
+    ranges = (index_range for step in steps for index_range in job.ranks.share(job.ranges(step)))
     return load(
-        spans,
-        TrainingSpans(job.splits.train, job.experiment.data, seed=job.seed),
+        ranges,
+        TrainingBatches(
+            job.splits.train,
+            job.experiment.data,
+            collate=job.experiment.task.collate,
+            seed=job.seed,
+            num_views=job.experiment.task.num_views,
+        ),
         workers=job.machine.workers,
     )
 
 
 def _score(job: Job, state: TrainState) -> Evaluation | None:
-    """The scores of all models; none if somebody asks to stop before they are known."""
+    """The scores of all models; None if a stop is requested before the end."""
     try:
         return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
     except Abandoned:
@@ -277,18 +286,18 @@ def _provenance(job: Job) -> checkpoint.Provenance:
     )
 
 
-def _why(error: OSError, job: Job, state: TrainState) -> str:
-    """What went wrong in a save, with the room it needs and has."""
+def _save_error(error: OSError, job: Job, state: TrainState) -> str:
+    """The reason why a save failed, with the needed and the free space."""
     mib = 1 << 20
-    said = os.strerror(error.errno) if error.errno else str(error)
+    message = os.strerror(error.errno) if error.errno else str(error)
     needed, free = checkpoint.num_bytes(state) / mib, "an unknown number of"
-    with suppress(OSError):  # the folder itself may be what is broken
+    with suppress(OSError):  # the folder itself may be broken
         free = f"{shutil.disk_usage(job.folder).free / mib:,.1f}"
     place = error.filename or job.folder / "checkpoints"
-    return f"{said}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free} MiB are free)"
+    return f"{message}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free} MiB are free)"
 
 
 def _evaluation_steps(plan: Plan, *, epochs: float) -> frozenset[int]:
-    """After every epoch, or, in long runs, at as many even distances as are worth looking at; always at the end."""
+    """The updates after which the test split is scored: at most ten, evenly spaced, the last one included."""
     count = min(_MAX_EVALUATIONS, max(1, int(epochs)), plan.total_steps)
     return frozenset(round(plan.total_steps * (i + 1) / count) for i in range(count))

@@ -1,4 +1,4 @@
-"""`TrainState`: all that changes while a model is trained."""
+"""`TrainState`: everything that changes during training."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _MOMENTUM = "momentum_buffer"
 
 @dataclass
 class TrainState:
-    """Model, average, optimizer, and the number of updates taken."""
+    """Model, EMA weights, optimizer, and the number of updates."""
 
     model: Model
-    average: Model | None
-    """The average of weights and statistics; none if the recipe has none."""
+    ema: Model | None
+    """EMA of weights and statistics; None if the recipe has no `ema_decay`."""
     optimizer: torch.optim.SGD
     step: int = 0
     skipped: tuple[int, ...] = ()
-    """The last updates that were taken back because they were not finite."""
+    """Recent updates that were skipped because they were not finite."""
 
     @property
     def models(self) -> dict[str, Model]:
-        """The models by name; the first is the one to use."""
-        return {"average": self.average, "model": self.model} if self.average else {"model": self.model}
+        """The models by name; the first one is for evaluation and deployment."""
+        return {"ema": self.ema, "model": self.model} if self.ema else {"model": self.model}
 
     def momenta(self) -> dict[str, Tensor]:
         """The optimizer's momentum by parameter name; empty before the first update."""
@@ -40,18 +40,18 @@ class TrainState:
         return {name: slots[p][_MOMENTUM] for name, p in named if _MOMENTUM in slots[p]}
 
     def set_momenta(self, momenta: dict[str, Tensor]) -> None:
-        """Put back what `momenta` gave."""
+        """Set the momentum to a value of `momenta()`."""
         for name, parameter in self.model.named_parameters():
             if name in momenta:
-                # The layout of the momentum is the parameter's own, so that a resumed run adds in the same order.
+                # The momentum has the memory layout of its parameter, so a resumed run adds in the same order.
                 self.optimizer.state[parameter][_MOMENTUM] = torch.empty_like(parameter).copy_(momenta[name])
 
 
 class Statistics:
-    """The running statistics of the batch norms in training mode, in one update; frozen norms are left alone.
+    """The running statistics of all batch norms in training mode, during one update; frozen norms are ignored.
 
-    Every micro-batch starts from those of the update's begin; what it leaves is taken off and summed up elsewhere.
-    Other buffers that a module changes while training are not seen: no module of ours has any.
+    Every micro-batch starts from the statistics at the start of the update. `take` removes the result, which is summed
+    elsewhere. Other buffers that change in training are not handled; no module in this package has any.
     """
 
     def __init__(self, model: Model) -> None:
@@ -60,26 +60,26 @@ class Statistics:
         self._counters = [norm.get_buffer("num_batches_tracked") for norm in norms]
         self._none = next(model.parameters()).new_empty(0)
         self._before = self._read()
-        # Written through views that are made once: hundreds of small tensors are slow to cut anew in every step.
+        # The views are made once, because splitting into hundreds of small tensors in every step is slow.
         self._flat = self._before.clone()
         self._views = list(self._flat.split([len(value) for value in self._values])) if norms else []
 
     def begin(self) -> None:
-        """Keep what the norms hold now."""
+        """Store the current statistics."""
         self._before = self._read()
 
     def take(self) -> Tensor:
-        """What a micro-batch has left, as one vector; the norms hold again what they held at the begin."""
+        """The statistics after a micro-batch, as one vector; resets the norms to those of `begin`."""
         left = self._read()
         self._write(self._before, counted=-1)
         return left
 
     def nothing(self) -> Tensor:
-        """What a micro-batch without samples leaves: zeros, which add nothing to a sum."""
+        """The contribution of a micro-batch without samples: zeros."""
         return torch.zeros_like(self._before)
 
     def accept(self, values: Tensor) -> None:
-        """Let the norms hold `values`, one batch further."""
+        """Set the statistics to `values` and count one batch."""
         self._write(values, counted=1)
 
     def _read(self) -> Tensor:
@@ -102,11 +102,11 @@ def new_state(experiment: Experiment, device: Device, *, seed: int) -> TrainStat
     """The state before the first update."""
     model = experiment.build_model(seed=seed)
     device.place(model)
-    average: Model | None = None
+    ema: Model | None = None
     if experiment.recipe.ema_decay is not None:
-        average = experiment.build_model(seed=seed)
-        device.place(average).requires_grad_(False).eval()
-    return TrainState(model=model, average=average, optimizer=_build_optimizer(model, experiment.recipe))
+        ema = experiment.build_model(seed=seed)
+        device.place(ema).requires_grad_(False).eval()
+    return TrainState(model=model, ema=ema, optimizer=_build_optimizer(model, experiment.recipe))
 
 
 def _build_optimizer(model: Model, recipe: Recipe) -> torch.optim.SGD:

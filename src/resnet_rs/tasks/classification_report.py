@@ -1,0 +1,241 @@
+"""The report of a classifier: its scores, computed from one row per sample, and its tables and figures.
+
+Shapes: `N` scored samples, `K` classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
+from resnet_rs.report.score import Number, ScoreName
+from resnet_rs.report.statistics import (
+    Interval,
+    calibration_error,
+    mean_interval,
+    reliability_bins,
+    wilson_interval,
+)
+from resnet_rs.tasks import classification_figures as figures
+
+TOP1 = ScoreName(key="top1", label="top-1")
+_NUMBERS = (
+    TOP1,
+    ScoreName(key="top5", label="top-5"),
+    ScoreName(key="calibration_error", label="calibration error", is_share=False, is_higher_better=False),
+    ScoreName(key="nll", label="negative log-likelihood", is_share=False, is_higher_better=False),
+)
+
+ROW = np.dtype(
+    [
+        ("index", np.int64),
+        ("label", np.int64),
+        ("predicted", np.int64),
+        ("rank", np.int64),  # number of classes with a higher probability than the true one
+        ("confidence", np.float64),  # probability of the predicted class
+        ("probability", np.float64),  # probability of the true class
+        ("nll", np.float64),
+    ]
+)
+"""The record of one scored sample."""
+
+_NUM_WORST = 24
+_NUM_PAIRS = 10
+_NUM_CLASSES_PRINTED = 50
+_TOP = 5
+_MOST_IN_MATRIX = 1000
+"""Above this many classes the page lists the most frequent confusions and draws no matrix."""
+
+
+def summary(rows: np.ndarray) -> dict[str, float]:
+    """Top-1 and mean negative log-likelihood."""
+    return {"top1": _mean(rows["predicted"] == rows["label"]), "nll": _mean(rows["nll"])}
+
+
+def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> dict[str, Any]:
+    """All scores as JSON, with 95 % intervals over the choice of images."""
+    correct, top5 = rows["predicted"] == rows["label"], rows["rank"] < _TOP
+    confidence = rows["confidence"]
+
+    ece, nll = calibration_error(confidence, correct), mean_interval(rows["nll"])
+    return {
+        "count": len(rows),
+        **_share("top1", int(correct.sum()), len(rows)),
+        **_share("top5", int(top5.sum()), len(rows)),
+        **_estimate("calibration_error", ece.value, ece.low, ece.high),
+        **_estimate("nll", _mean(rows["nll"]), nll.low, nll.high),
+        "classes": _class_scores(rows, classes),
+        "confusion": _confusion(rows, len(classes)),
+        "reliability": [bin._asdict() for bin in reliability_bins(confidence, correct)],
+        "worst": _worst(rows, classes, key),
+    }
+
+
+def numbers(scores: Mapping[str, Any]) -> list[Number]:
+    """Top-1, top-5 where there are more than five classes, calibration error and negative log-likelihood."""
+    is_telling = len(scores.get("classes") or []) > _TOP
+    return [name.number(scores) for name in _NUMBERS if name.key != "top5" or is_telling]
+
+
+def lines(scores: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each of the first classes: its recall."""
+    for item in (scores.get("classes") or [])[:_NUM_CLASSES_PRINTED]:
+        if item["recall"] is not None:
+            interval = f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
+            yield f"  {item['name']:<24} recall {item['recall']:>6.1%} ({interval}) of {item['count']:,}"
+
+
+def blocks(scores: Mapping[str, Any]) -> list[Block]:
+    """Recall, calibration, confusions, all classes, and the worst mistakes."""
+    classes = scores.get("classes") or []
+    found: list[Block] = [*_pairs(scores), *_all_classes(classes)]
+    recall = figures.recall_figure(classes)
+    if recall is not None:
+        found.append(Chart(title="Recall of each class", figure=recall))
+    reliability = figures.reliability_figure(scores.get("reliability") or [])
+    if reliability is not None:
+        note = "On the dotted line, confidence equals accuracy. Below it, the model is overconfident."
+        found.append(Chart(title="Calibration", figure=reliability, note=note))
+    confusion = scores.get("confusion") or {}
+    if confusion.get("counts") and len(classes) <= _MOST_IN_MATRIX:
+        names = [item["name"] for item in classes]
+        figure = figures.confusion_figure(names, _dense(confusion, len(names)))
+        note = "Colored by the share of each true class (row). Drag to zoom, double-click to zoom out."
+        is_wide = len(names) > figures.MOST_BESIDE
+        found.append(Chart(title="Confusion matrix", figure=figure, note=note, is_wide=is_wide))
+    return [*found, *_gallery(scores)]
+
+
+def _class_scores(rows: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    num_classes = len(classes)
+    correct = rows["label"][rows["predicted"] == rows["label"]]
+    of_label, of_predicted, hits = (
+        np.bincount(labels, minlength=num_classes).tolist()
+        for labels in (rows["label"], rows["predicted"], correct)
+    )
+    return [
+        {
+            "name": name,
+            "count": of_label[i],
+            **_share("recall", hits[i], of_label[i]),
+            **_share("precision", hits[i], of_predicted[i]),
+        }
+        for i, name in enumerate(classes)
+    ]
+
+
+def _confusion(rows: np.ndarray, num_classes: int) -> dict[str, list[int]]:
+    """How often class `rows[i]` was predicted as class `columns[i]`: the nonzero entries of the matrix."""
+    pairs, counts = np.unique(rows["label"] * num_classes + rows["predicted"], return_counts=True)
+    return {
+        "rows": (pairs // num_classes).tolist(),
+        "columns": (pairs % num_classes).tolist(),
+        "counts": counts.tolist(),
+    }
+
+
+def _dense(confusion: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    matrix[list(confusion["rows"]), list(confusion["columns"])] = confusion["counts"]
+    return matrix
+
+
+def _worst(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> list[dict[str, Any]]:
+    """The wrong predictions with the highest confidence, the highest first."""
+    wrong = rows[rows["predicted"] != rows["label"]]
+    order = np.argsort(-wrong["confidence"], kind="stable")[:_NUM_WORST]
+    return [
+        {
+            "index": int(row["index"]),
+            "key": key(int(row["index"])),
+            "truth": classes[row["label"]],
+            "predicted": classes[row["predicted"]],
+            "confidence": float(row["confidence"]),
+        }
+        for row in wrong[order]
+    ]
+
+
+def _pairs(scores: Mapping[str, Any]) -> Iterator[Listing]:
+    """The most frequent pairs of true and wrongly predicted class."""
+    confusion, classes = scores.get("confusion") or {}, scores.get("classes") or []
+    entries = zip(*(confusion.get(name, []) for name in ("counts", "rows", "columns")), strict=True)
+    wrong = sorted((-count, i, j) for count, i, j in entries if i != j)[:_NUM_PAIRS]
+    if wrong:
+        rows = [
+            (
+                f"{classes[i]['name']} → {classes[j]['name']}",
+                f"{-count:,}",
+                f"{-count / classes[i]['count']:.1%}",
+            )
+            for count, i, j in wrong
+        ]
+        yield Listing(
+            title="Most frequent confusions",
+            head=("truth → prediction", "images", "share of class"),
+            rows=rows,
+        )
+
+
+def _all_classes(classes: Sequence[Mapping[str, Any]]) -> Iterator[Listing]:
+    """A row per class, the lowest recall first; classes without a test image come last."""
+    if not classes:
+        return
+    ordered = sorted(classes, key=lambda c: (c["recall"] is None, c["recall"] or 0.0, c["name"]))
+    rows = [
+        (c["name"], f"{c['count']:,}", _percent(c["recall"]), _interval(c), _percent(c["precision"]))
+        for c in ordered
+    ]
+    head = ("class", "images", "recall", "95 % interval", "precision")
+    yield Listing(title=f"All {len(classes):,} classes", head=head, rows=rows, is_folded=True)
+
+
+def _gallery(scores: Mapping[str, Any]) -> Iterator[Gallery]:
+    worst = scores.get("worst") or []
+    tiles = [
+        Tile(
+            index=item["index"],
+            key=item["key"],
+            lines=(item["truth"], f"{item['predicted']} {item['confidence']:.1%}"),
+        )
+        for item in worst
+    ]
+    if tiles:
+        note = "Wrong predictions, the highest confidence first. Look for wrong labels here."
+        yield Gallery(title="Worst mistakes", tiles=tiles, note=note)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _interval(item: Mapping[str, Any]) -> str:
+    return "" if item["recall"] is None else f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
+
+
+def _share(name: str, successes: int, count: int) -> dict[str, float | None]:
+    """A share with its interval; None for a share of nothing."""
+    if count == 0:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    interval = _wilson(successes, count)
+    return {name: successes / count, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _estimate(name: str, value: float, low: float, high: float) -> dict[str, float | None]:
+    """A score with its interval; None for what too few samples cannot tell."""
+    found = {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {key: number if math.isfinite(number) else None for key, number in found.items()}
+
+
+@lru_cache(maxsize=65536)
+def _wilson(successes: int, count: int) -> Interval:
+    return wilson_interval(successes, count)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
