@@ -20,7 +20,7 @@ from resnet_rs import draws
 CPU = torch.device("cpu")
 HUGE = 130_000_000
 WORST_P = 1e-4
-"""Seeds are fixed: a smaller p-value means a fault, or that the draws were changed and met bad luck."""
+"""Seeds are fixed: a smaller p-value means a fault, or an unlucky change of the draws."""
 
 
 @cache
@@ -29,9 +29,9 @@ def orders(size: int, epochs: int, seed: int = 0) -> np.ndarray:
     return draws.sample_ids(0, size * epochs, size=size, seed=seed).reshape(epochs, size)
 
 
-def uniform(positions: Tensor, *, columns: int = 1, seed: int = 0, purpose: str = "test") -> Tensor:
-    with draws.keyed(seed, positions):
-        return draws.uniform(purpose, rows=len(positions), columns=columns, device=CPU)
+def uniform(indices: Tensor, *, columns: int = 1, seed: int = 0, purpose: str = "test") -> Tensor:
+    """Draws of one layer."""
+    return draws.uniform(draws.salts(seed, [purpose]), indices, columns=columns)[0]
 
 
 # The order of samples: laws.
@@ -162,25 +162,32 @@ def test_samples_of_130_million_are_in_range_distinct_and_spread():
 
 
 @given(
-    positions=st.lists(st.integers(0, 350 * HUGE), min_size=1, max_size=20),
+    indices=st.lists(st.integers(0, 350 * HUGE), min_size=1, max_size=20),
     order=st.randoms(use_true_random=False),
-    cut=st.integers(0, 20),
+    split=st.integers(0, 20),
     columns=st.integers(1, 9),
     seed=st.integers(0, 2**63),
 )
 @settings(max_examples=80, deadline=None)
-def test_a_row_depends_on_nothing_but_its_own_position(positions, order, cut, columns, seed):
-    rows = torch.tensor(positions)
+def test_a_row_depends_only_on_its_own_global_sample_index(indices, order, split, columns, seed):
+    rows = torch.tensor(indices)
     whole = uniform(rows, columns=columns, seed=seed)
-    shuffled = torch.tensor(order.sample(range(len(positions)), len(positions)))
-    for part in (shuffled[:cut], shuffled[cut:]):
+    shuffled = torch.tensor(order.sample(range(len(indices)), len(indices)))
+    for part in (shuffled[:split], shuffled[split:]):
         assert torch.equal(uniform(rows[part], columns=columns, seed=seed), whole[part])
     assert torch.equal(uniform(rows, columns=columns + 3, seed=seed)[:, :columns], whole)
 
 
-@given(position=st.integers(0, 350 * HUGE), column=st.integers(0, 50), seed=st.integers(-5, 2**63))
+def test_draws_of_many_purposes_together_equal_the_draws_of_each():
+    purposes, indices = [f"block {i}" for i in range(5)], torch.arange(7) + 2**33
+    together = draws.uniform(draws.salts(3, purposes), indices, columns=2)
+    for purpose, values in zip(purposes, together, strict=True):
+        assert torch.equal(values, uniform(indices, columns=2, seed=3, purpose=purpose))
+
+
+@given(index=st.integers(0, 350 * HUGE), column=st.integers(0, 50), seed=st.integers(-5, 2**63))
 @settings(max_examples=80, deadline=None)
-def test_draws_equal_the_formula_in_plain_integers(position, column, seed):
+def test_draws_equal_the_formula_in_plain_integers(index, column, seed):
     """Tensors of int32 must wrap as unsigned words do, on every device and in every version of torch."""
 
     def mix(word: int) -> int:
@@ -190,45 +197,9 @@ def test_draws_equal_the_formula_in_plain_integers(position, column, seed):
 
     key = int.from_bytes(hashlib.blake2b(f"{seed}:test".encode(), digest_size=16).digest(), "little")
     salts = [(key >> shift) % 2**32 for shift in (0, 32, 64, 96)]
-    row = mix(mix(position % 2**32 ^ salts[0]) ^ position >> 32 ^ salts[1])
+    row = mix(mix(index % 2**32 ^ salts[0]) ^ index >> 32 ^ salts[1])
     expected = (mix(mix(row ^ mix(column ^ salts[2])) ^ salts[3]) >> 8) / 2**24
-    assert uniform(torch.tensor([position]), columns=51, seed=seed)[0, column].item() == expected
-
-
-def test_draws_outside_of_a_keyed_block_follow_the_seed_of_torch():
-    torch.manual_seed(7)
-    expected = torch.rand(4, 3)
-    torch.manual_seed(7)
-    assert torch.equal(draws.uniform("test", rows=4, columns=3, device=CPU), expected)
-
-
-def test_keyed_draws_leave_the_generator_of_torch_alone():
-    before = torch.get_rng_state()
-    uniform(torch.arange(10), columns=10)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_nested_blocks_give_back_the_outer_one_even_after_an_error():
-    def drawn() -> Tensor:
-        return draws.uniform("test", rows=3, columns=2, device=CPU)
-
-    rows = torch.arange(3)
-    outer, inner = uniform(rows, columns=2, seed=1), uniform(rows + 5, columns=2, seed=2)
-    with draws.keyed(1, rows):
-        with pytest.raises(KeyError), draws.keyed(2, rows + 5):
-            assert torch.equal(drawn(), inner)
-            raise KeyError
-        assert torch.equal(drawn(), outer)
-    torch.manual_seed(0)
-    assert not torch.equal(drawn(), outer)
-
-
-def test_a_wrong_number_of_positions_is_refused():
-    message = (
-        r"draws for 'test' need one position per sample, got 3 positions for 4 samples\. Pass the positions"
-    )
-    with draws.keyed(0, torch.arange(3)), pytest.raises(ValueError, match=message):
-        draws.uniform("test", rows=4, columns=1, device=CPU)
+    assert uniform(torch.tensor([index]), columns=51, seed=seed)[0, column].item() == expected
 
 
 def test_initial_weights_follow_the_seed_and_leave_the_generator_of_torch_as_it_was():
@@ -284,23 +255,23 @@ def test_draws_are_uniform(rows, columns, first):
 
 
 def test_draws_of_neighbors_are_independent():
-    """Neighbors in position (also across batches), column, purpose and seed."""
-    positions = torch.arange(2000)
-    table = uniform(positions, columns=100)
+    """Neighbors in sample index (also across batches), column, purpose and seed."""
+    indices = torch.arange(2000)
+    table = uniform(indices, columns=100)
     assert_independent(table[1:], table[:-1])
     assert_independent(table[256:], table[:-256])
     assert_independent(table[:, 1:], table[:, :-1])
     assert_independent(table[1:, 1:], table[:-1, :-1])
     for other in ("test ", "test.0", "tesu"):
-        assert_independent(table, uniform(positions, columns=100, purpose=other))
-    assert_independent(table, uniform(positions, columns=100, seed=1))
-    assert_independent(table, uniform(positions + 2**32, columns=100))
+        assert_independent(table, uniform(indices, columns=100, purpose=other))
+    assert_independent(table, uniform(indices, columns=100, seed=1))
+    assert_independent(table, uniform(indices + 2**32, columns=100))
 
 
 def test_blocks_of_one_network_skip_samples_independently():
     """Among 66 blocks of drop rate 0.1, the number skipped by a sample is binomial."""
-    positions = torch.arange(4096)
-    skipped = sum((uniform(positions, purpose=f"block {i}") < 0.1).long() for i in range(66))
+    indices = torch.arange(4096)
+    skipped = sum((uniform(indices, purpose=f"block {i}") < 0.1).long() for i in range(66))
     variance = skipped.double().var().item()
     expected = 66 * 0.1 * 0.9
     assert abs(variance / expected - 1) < 4 * (2 / 4096) ** 0.5

@@ -1,31 +1,28 @@
 """Every random number of a run: a pure function of (seed, purpose, where it is used).
 
-Nothing here keeps a stream that could be ahead, behind or shared, so the number of workers, prefetching,
-micro-batches, ranks and resumed runs cannot change a draw.
+No random stream is kept, so the number of workers, prefetching, micro-batches, ranks and resumed runs cannot change a
+draw.
 
-- `sample_ids`: which sample stands at which position of the run, by a keyed permutation per epoch.
+- `sample_ids`: the order of the samples, by a seeded permutation per epoch.
 - `generator`: a NumPy generator for the draws of one sample in one epoch (crop, flip, RandAugment).
 - `initial`: the initial weights of a run.
-- `keyed` and `uniform`: the draws inside a model (dropout, stochastic depth), by the position of each sample.
+- `salts` and `uniform`: the draws inside a model (dropout, stochastic depth), by the global index of each sample.
 
-Source: ours. Peers restore the state of random *streams* and keep failing to resume exactly; a pure function
-has no state.
+The *global sample index* counts the samples of a run from 0, over all epochs.
+Source: ours. Restoring the state of random streams often fails to resume exactly; a pure function has no state.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Int, Int32, Int64, Integer
 from torch import Tensor
 
 _NUM_ROUNDS = 10
@@ -33,26 +30,26 @@ _LOW_64 = 0xFFFFFFFFFFFFFFFF
 
 
 def sample_ids(first: int, count: int, *, size: int, seed: int) -> Int64[np.ndarray, " count"]:
-    """Samples at the positions `first, ..., first + count - 1` of a run over `size` samples.
+    """Samples at the global indices `first, ..., first + count - 1` of a run over `size` samples.
 
-    Position p lies in epoch `p // size`. Within an epoch every sample stands at exactly one position.
+    Global index i lies in epoch `i // size`. Every epoch contains each sample exactly once.
     """
     if size < 1:
         raise ValueError(f"a run needs 1 sample or more, got a size of {size}. Is the source empty?")
-    positions = np.arange(first, first + count, dtype=np.uint64)
-    epochs = positions // np.uint64(size)
+    indices = np.arange(first, first + count, dtype=np.uint64)
+    epochs = indices // np.uint64(size)
     ids = np.empty(count, dtype=np.int64)
     for epoch in np.unique(epochs):
-        here = epochs == epoch
+        is_here = epochs == epoch
         key = _key(seed, "order", int(epoch))
-        ids[here] = permute(positions[here] % np.uint64(size), size=size, key=key)
+        ids[is_here] = permute(indices[is_here] % np.uint64(size), size=size, key=key)
     return ids
 
 
 def permute(positions: Integer[np.ndarray, " N"], *, size: int, key: int) -> Int64[np.ndarray, " N"]:
-    """Images of `positions`, each in [0, size), under the permutation of `size` elements that `key` names.
+    """`positions`, each in [0, size), under the permutation of `size` elements that `key` names.
 
-    `key` has 128 bits. A Feistel network over slightly more elements is walked until it falls below `size`
+    `key` has 128 bits. A Feistel network over slightly more elements is applied until the result is below `size`
     (cycle walking), so 130 million samples need no list.
 
     Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains", methods 2 and 3.
@@ -66,14 +63,14 @@ def permute(positions: Integer[np.ndarray, " N"], *, size: int, key: int) -> Int
 
 
 def generator(seed: int, purpose: str, *where: int) -> np.random.Generator:
-    """A generator of its own for `purpose` at `where`, as in `generator(seed, "view", epoch, sample)`."""
+    """A separate generator for `purpose` at `where`, as in `generator(seed, "view", epoch, sample)`."""
     state = _Digest(_digest(seed, purpose, *where, num_bytes=32))
     bits = np.random.PCG64(state)  # pyright: ignore[reportArgumentType] - takes any ISeedSequence, as documented
     return np.random.Generator(bits)
 
 
 class _Digest(np.random.bit_generator.ISeedSequence):
-    """Bytes that are the state of a bit generator. NumPy's own way from a key to a state takes five times as long."""
+    """Bytes used as the state of a bit generator. NumPy's own seeding takes five times as long."""
 
     def __init__(self, digest: bytes) -> None:
         self._digest = digest
@@ -84,9 +81,9 @@ class _Digest(np.random.bit_generator.ISeedSequence):
 
 @contextmanager
 def initial(seed: int) -> Generator[None]:
-    """Within this block torch's generator of the CPU draws the initial weights of run `seed`.
+    """Seed torch's CPU generator for the initial weights of run `seed`, and restore it afterwards.
 
-    Afterwards it stands as before. Generators of other devices are left alone: build the model on the CPU.
+    Generators of other devices do not change: build the model on the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every device, and only the CPU's state is put back.
@@ -94,68 +91,35 @@ def initial(seed: int) -> Generator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Scope:
-    seed: int
-    positions: Tensor
+def salts(seed: int, purposes: Sequence[str]) -> Int32[Tensor, "L 4"]:
+    """The hashes that name each of `purposes` in run `seed`, for `uniform`. Compute them once."""
+    keys = [_key(seed, purpose) for purpose in purposes]
+    words = [[_signed(key >> shift) for shift in (0, 32, 64, 96)] for key in keys]
+    return torch.tensor(words, dtype=torch.int32).view(-1, 4)
 
 
-_scope: ContextVar[_Scope | None] = ContextVar("resnet_rs_draws", default=None)
+def uniform(
+    salts: Int32[Tensor, "L 4"], sample_indices: Int[Tensor, " B"], *, columns: int = 1
+) -> Float[Tensor, "L B columns"]:
+    """Numbers in [0, 1), multiples of 2**-24, for each of L purposes and each sample.
 
-
-@contextmanager
-def keyed(seed: int, positions: Int[Tensor, " B"]) -> Generator[None]:
-    """Within this block the draws of a model depend on `seed` and on each sample's position in the run alone.
-
-    `positions` are 0 or more. Blocks nest: the innermost holds, and at its end the one around it holds again.
+    `sample_indices` are global, 0 or more, and on the device of `salts`. Entry [l, b] depends on salt l and on the
+    index of sample b alone, on every device.
     """
-    with _within(_Scope(seed, positions)):
-        yield
-
-
-def remembered() -> Callable[[], AbstractContextManager[None]]:
-    """Makes blocks, for later and on any thread, whose draws are those of the `keyed` block of now, if any."""
-    return partial(_within, _scope.get())
-
-
-@contextmanager
-def _within(scope: _Scope | None) -> Generator[None]:
-    token = _scope.set(scope)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
-
-
-def uniform(purpose: str, *, rows: int, columns: int, device: torch.device) -> Float[Tensor, "rows columns"]:
-    """Numbers in [0, 1), multiples of 2**-24, one row per sample of the batch.
-
-    Within `keyed`, row i depends on (seed, purpose, position of sample i) alone, whatever the device. Outside
-    of it, as in somebody else's training loop, the numbers come from torch's own generator.
-    """
-    scope = _scope.get()
-    if scope is None:
-        return torch.rand(rows, columns, device=device)
-    if len(scope.positions) != rows:
-        raise ValueError(
-            f"draws for {purpose!r} need one position per sample, got {len(scope.positions)} positions for "
-            f"{rows} samples. Pass the positions of this very batch to `draws.keyed`."
-        )
-    key = _key(scope.seed, purpose)
-    salts = [_signed(key >> shift) for shift in (0, 32, 64, 96)]
-    positions = scope.positions.to(device, torch.int64)
-    low, high = ((positions << 32) >> 32).to(torch.int32), (positions >> 32).to(torch.int32)
-    row_words = _mix(_mix(low ^ salts[0]) ^ high ^ salts[1])
-    column_words = _mix(torch.arange(columns, dtype=torch.int32, device=device) ^ salts[2])
-    words = _mix(_mix(row_words[:, None] ^ column_words[None, :]) ^ salts[3])
+    indices = sample_indices.to(torch.int64)
+    low, high = ((indices << 32) >> 32).to(torch.int32), (indices >> 32).to(torch.int32)
+    first, second, third, fourth = salts.t()[:, :, None]
+    row_words = _mix(_mix(low ^ first) ^ high ^ second)
+    column_words = _mix(torch.arange(columns, dtype=torch.int32, device=salts.device) ^ third)
+    words = _mix(_mix(row_words[:, :, None] ^ column_words[:, None, :]) ^ fourth[:, :, None])
     return ((words >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
 def _mix(words: Tensor) -> Tensor:
     """A bijection of 32-bit words, in int32, that lets every bit touch every other: Wellons' `lowbias32`.
 
-    It wraps as uint32 does and is several times faster than int64; the masks drop the copies of the sign that
-    its right shift brings in.
+    int32 wraps as uint32 does and is several times faster than int64. The masks clear the copies of the sign that a
+    right shift brings in.
     """
     words = words ^ ((words >> 16) & 0xFFFF)
     words *= _signed(0x7FEB352D)
@@ -173,7 +137,7 @@ def _signed(word: int) -> int:
 def _feistel(values: np.ndarray, *, size: int, key: int) -> np.ndarray:
     """A permutation of the smallest near-square table with `size` places or more, in uint64.
 
-    Rows and columns take turns: each is rotated by a hash of the other.
+    Rows and columns alternate: each is rotated by a hash of the other.
     """
     width = math.isqrt(size - 1) + 1
     height = -(-size // width)
@@ -197,7 +161,7 @@ def _hash64(words: np.ndarray, key: int, counter: int) -> np.ndarray:
 
 
 def _key(seed: int, purpose: str, *where: int) -> int:
-    """128 bits that name this use of randomness."""
+    """128 bits that name a use of randomness."""
     return int.from_bytes(_digest(seed, purpose, *where, num_bytes=16), "little")
 
 

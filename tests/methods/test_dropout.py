@@ -36,9 +36,7 @@ def test_the_mean_over_draws_is_the_feature(drop_rate):
 
 
 def test_share_and_mean_of_kept_features_are_right_in_a_run():
-    positions = torch.arange(200)
-    with draws.keyed(0, positions):
-        drawn = draws.uniform("dropout", rows=200, columns=2048, device=torch.device("cpu"))
+    drawn = draws.uniform(draws.salts(0, ["dropout"]), torch.arange(200), columns=2048)[0]
     kept = drop_features(torch.ones(200, 2048), drawn, drop_rate=0.25)
     num_features = kept.numel()
     assert abs((kept == 0).double().mean().item() - 0.25) < 4 * (0.25 * 0.75 / num_features) ** 0.5

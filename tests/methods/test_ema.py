@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_rs.methods.ema import ramped_decay, update_average
+from resnet_rs.methods.ema import ramped_decay, update_ema
 
 
 def tiny() -> nn.Sequential:
@@ -50,7 +50,7 @@ def test_average_equals_the_closed_form(decay, num_updates):
     decays = [ramped_decay(step, decay=decay) for step in range(num_updates)]
     average = {"weight": values[0].clone()}
     for value, now in zip(values[1:], decays, strict=True):
-        update_average(average, {"weight": value}, decay=now)
+        update_ema(average, {"weight": value}, decay=now)
     np.testing.assert_allclose(average["weight"].numpy(), closed_form(values, decays), rtol=0, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_the_ramp_forgets_the_initial_weights():
     """Of the start, the product of (1 + t) / (10 + t) is left: 9! / ((k + 1) ... (k + 9)) after k updates."""
     average, current = {"weight": torch.ones(1, dtype=torch.float64)}, {"weight": torch.zeros(1).double()}
     for step in range(100):
-        update_average(average, current, decay=ramped_decay(step, decay=0.9999))
+        update_ema(average, current, decay=ramped_decay(step, decay=0.9999))
     expected = 362_880 / np.prod(np.arange(101.0, 110.0))
     assert average["weight"].item() == pytest.approx(expected, rel=1e-9)
 
@@ -74,7 +74,7 @@ def test_weights_and_running_statistics_of_a_model_are_averaged_and_counts_are_c
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         model(3 + 2 * torch.randn(8, 3, 5, 5))
-        update_average(average.state_dict(), model.state_dict(), decay=now)
+        update_ema(average.state_dict(), model.state_dict(), decay=now)
         history.append(copy.deepcopy(model.state_dict()))
     for name, tensor in average.state_dict().items():
         if name == "1.num_batches_tracked":
@@ -90,7 +90,7 @@ def test_average_of_a_constant_model_is_the_model_bit_for_bit():
     model = tiny()
     average = copy.deepcopy(model)
     for step in range(200):
-        update_average(average.state_dict(), model.state_dict(), decay=ramped_decay(step, decay=0.9999))
+        update_ema(average.state_dict(), model.state_dict(), decay=ramped_decay(step, decay=0.9999))
     for name, tensor in model.state_dict().items():
         assert torch.equal(average.state_dict()[name], tensor), name
 
@@ -99,7 +99,7 @@ def test_a_model_that_stops_changing_is_reached():
     torch.manual_seed(0)
     model, average = tiny(), tiny()
     for _ in range(400):
-        update_average(average.state_dict(), model.state_dict(), decay=0.9)
+        update_ema(average.state_dict(), model.state_dict(), decay=0.9)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(average.state_dict()[name], tensor, msg=name)
 
@@ -113,7 +113,7 @@ def test_the_model_is_left_as_it_is_and_keeps_its_gradients():
         model[1].running_var.clone(),
     )
     before["1.num_batches_tracked"] += 1
-    update_average(dict(average.named_parameters()), dict(model.named_parameters()), decay=0.5)
+    update_ema(dict(average.named_parameters()), dict(model.named_parameters()), decay=0.5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.grad_fn is None and parameter.requires_grad for parameter in average.parameters())
@@ -124,7 +124,7 @@ def test_different_names_are_refused_and_listed(missing_in):
     states = {"average": tiny().state_dict(), "current": tiny().state_dict()}
     del states[missing_in]["1.running_var"]
     message = (
-        r"must hold the same tensors; only one has 1\.running_var\. Build both from the same experiment\."
+        r"must have the same tensors; only one has 1\.running_var\. Build both from the same experiment\."
     )
     with pytest.raises(ValueError, match=message):
-        update_average(states["average"], states["current"], decay=0.9)
+        update_ema(states["average"], states["current"], decay=0.9)

@@ -21,15 +21,15 @@ TRANSLATIONS = {"TranslateX": randaugment.translate_x, "TranslateY": randaugment
 
 def photo(channels: int = 3, side: int = 64) -> np.ndarray:
     """The top left of a photo, with its green repeated beyond three channels."""
-    picture = GOLDEN["astronaut"][:side, :side]
-    return np.ascontiguousarray(picture[:, :, [1] if channels == 1 else [0, 1, 2, 1][:channels]])
+    image = GOLDEN["astronaut"][:side, :side]
+    return np.ascontiguousarray(image[:, :, [1] if channels == 1 else [0, 1, 2, 1][:channels]])
 
 
 @pytest.mark.parametrize("key", OUTPUTS)
 def test_every_released_output_is_reproduced_exactly(key):
     """No tolerance, geometry included: coordinates are float32 and rounded as the release does."""
-    picture, name, *rest = key.split("/")
-    image = GOLDEN[picture]
+    image, name, *rest = key.split("/")
+    image = GOLDEN[image]
     sign = -1 if rest[-1] == "-" else 1
     if name == "Cutout":
         row, column = map(int, rest[1].split(","))
@@ -106,7 +106,7 @@ def test_four_quarter_turns_are_the_identity():
 
 @given(pixels=st.integers(0, 63))
 @settings(max_examples=20, deadline=None)
-def test_translating_there_and_back_loses_only_what_left_the_picture(pixels):
+def test_translating_there_and_back_loses_only_what_left_the_image(pixels):
     image = photo()
     back = randaugment.translate_x(
         randaugment.translate_x(image, pixels=float(pixels)), pixels=-float(pixels)
@@ -117,7 +117,7 @@ def test_translating_there_and_back_loses_only_what_left_the_picture(pixels):
 
 @pytest.mark.parametrize(("magnitude", "threshold"), [(5.0, 128), (10.0, 0), (15.0, 128), (20.0, 0)])
 def test_the_released_threshold_of_solarize_wraps_around(magnitude, threshold):
-    """256 becomes 0, so magnitudes 10 and 20 invert the whole picture."""
+    """256 becomes 0, so magnitudes 10 and 20 invert the whole image."""
     image = photo()
     expected = np.where(image < threshold, image, 255 - image)
     np.testing.assert_array_equal(OPERATIONS["Solarize"](image, Amount(magnitude)), expected)
@@ -222,7 +222,7 @@ def test_layers_follow_one_another():
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_picture_of_any_size_survives_any_draw(height, width, channels, magnitude, seed):
+def test_any_image_of_any_size_survives_any_draw(height, width, channels, magnitude, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     augment = RandAugment(num_layers=4, magnitude=magnitude)
     once = augment.apply(image, np.random.default_rng(seed))

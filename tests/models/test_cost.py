@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_rs.models.cost import Cost, count_cost
@@ -14,7 +15,7 @@ ARCHS = [
     ResNetArch(
         blocks=(1, 1, 1, 1), width=0.25, stem="2015", shortcut="strided", stride_in="reduce", se_ratio=None
     ),
-    ResNetArch(blocks=(1, 1, 1, 1), width=0.25, stem="small", activation="silu"),
+    ResNetArch(blocks=(1, 1, 1, 1), width=0.25, stem="small"),
     EfficientNetArch(width=0.25, depth=0.5),
 ]
 
@@ -49,8 +50,52 @@ def test_cost_of_a_network_small_enough_to_count_by_hand():
         model = nn.Sequential(
             nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
         )
-    # The picture is 2x2: 8 outputs of 9 multiply-adds, 3 of 8. Parameters: (18 + 2) + (2 + 2) + (24 + 3).
+    # The image is 2x2: 8 outputs of 9 multiply-adds, 3 of 8. Parameters: (18 + 2) + (2 + 2) + (24 + 3).
     assert count_cost(model, (1, 2, 2)) == Cost(params=51, macs=72 + 24, activations=8 + 3)
+
+
+class Called(nn.Module):
+    """A call of torch with a 4x3x3x3 kernel or a 4x3 matrix."""
+
+    def __init__(self, call, *shape):
+        super().__init__()
+        self.call = call
+        self.weight = nn.Parameter(torch.empty(shape, device="meta"))
+
+    def forward(self, x):
+        return self.call(x, self.weight)
+
+
+KERNEL, MATRIX = (4, 3, 3, 3), (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "outputs"),
+    [
+        (nn.Conv2d(3, 4, 3, padding="same", device="meta"), (3, 8, 8), 4 * 64),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular", device="meta"), (3, 8, 8), 4 * 64),
+        (Called(lambda x, w: F.conv2d(x, w, stride=2), *KERNEL), (3, 9, 9), 4 * 16),
+        (Called(lambda x, w: F.conv2d(x, w, None, 2, 1), *KERNEL), (3, 9, 9), 4 * 25),
+        (Called(lambda x, w: F.conv2d(x, weight=w, padding="same"), *KERNEL), (3, 8, 8), 4 * 64),
+        (Called(lambda x, w: F.conv2d(input=F.relu(input=x), weight=w), *KERNEL), (3, 8, 8), 4 * 36),
+        (Called(lambda x, w: F.conv2d(x[0], w), *KERNEL), (3, 8, 8), 4 * 36),
+        (Called(F.linear, *MATRIX), (7, 3), 4 * 7),
+        (Called(lambda x, w: F.linear(input=x, weight=w), *MATRIX), (7, 3), 4 * 7),
+    ],
+)
+def test_any_way_to_call_torch_is_counted(model, shape, outputs):
+    weight = model.weight
+    expected = Cost(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=outputs * weight[0].numel(),
+        activations=outputs,
+    )
+    assert count_cost(model, shape) == expected
+
+
+def test_an_input_of_other_channels_is_refused_as_by_torch():
+    with pytest.raises(RuntimeError, match="channel dimensions"):
+        count_cost(nn.Conv2d(3, 4, 3, device="meta"), (2, 8, 8))
 
 
 def test_clip_is_counted_over_its_frames():

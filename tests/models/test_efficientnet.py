@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from resnet_rs import draws
 from resnet_rs.models.backbone import Model
 from resnet_rs.models.efficientnet import EFFICIENTNETS, EfficientNetArch
 from resnet_rs.models.layers import StochasticDepth
+from resnet_rs.models.randomness import ModelRng
 from resnet_rs.tasks.classification import ClassificationHead
 
 TINY = EfficientNetArch(width=0.25, depth=0.5, drop_path=0.9)
@@ -34,7 +34,7 @@ def _settle(model, images):
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
-    with torch.no_grad(), draws.keyed(0, torch.arange(len(images))):
+    with torch.no_grad(), ModelRng(model, seed=0).scope(torch.arange(len(images))):
         model.train()(images)
     return model
 
@@ -81,36 +81,6 @@ def test_no_layer_of_torchvision_draws():
     assert not any(isinstance(module, torchvision.ops.StochasticDepth) for module in modules)
 
 
-def test_a_training_step_leaves_the_global_random_state_alone():
-    backbone = TINY.build(in_channels=3).train()
-    images = torch.randn(2, 3, 64, 64)
-    before = torch.get_rng_state()
-    with draws.keyed(0, torch.arange(2)):
-        backbone(images)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("cuts", [(1, 5), (2, 2, 2)])
-def test_draws_do_not_depend_on_how_the_batch_is_cut(cuts):
-    torch.manual_seed(0)
-    images, positions = torch.randn(6, 3, 64, 64), torch.arange(6) + 2**33
-    backbone = _settle(TINY.build(in_channels=3), images)
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    with torch.no_grad():
-        with draws.keyed(7, positions):
-            whole = backbone(images).c5
-        parts = []
-        for chunk, where in zip(images.split(cuts), positions.split(cuts), strict=True):
-            with draws.keyed(7, where):
-                parts.append(backbone(chunk).c5)
-        with draws.keyed(8, positions):
-            other_seed = backbone(images).c5
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-4)
-    assert (other_seed - whole).abs().max() > 0.01
-
-
 @pytest.mark.parametrize("size", [64, 65, 97])
 def test_pyramid_lies_at_a_quarter_to_a_32nd_rounded_up(size):
     backbone = TINY.build(in_channels=3)
@@ -125,7 +95,7 @@ def test_widths_of_b0_are_those_of_its_table():
 
 
 @pytest.mark.parametrize("in_channels", [1, 6])
-def test_pictures_may_have_other_than_three_channels(in_channels):
+def test_images_may_have_other_than_three_channels(in_channels):
     torch.manual_seed(0)
     images = torch.randn(2, in_channels, 64, 64, requires_grad=True)
     TINY.build(in_channels=in_channels)(images).c5.square().sum().backward()

@@ -9,7 +9,7 @@ from torch import Tensor
 def drop_features(
     features: Float[Tensor, "B C"], draws: Float[Tensor, "B C"], *, drop_rate: float
 ) -> Float[Tensor, "B C"]:
-    """`features` with those whose draw is below `drop_rate` set to 0, the others divided by `1 - drop_rate`.
+    """`features`, set to 0 where the draw is below `drop_rate`, and elsewhere divided by `1 - drop_rate`.
 
     `draws` are uniform in [0, 1), one per feature, so the mean over draws is `features` itself. `drop_rate`
     is in [0, 1).

@@ -12,30 +12,30 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 def ramped_decay(step: int, *, decay: float) -> float:
     """Decay used after update `step` (from 0): `decay`, but at most `(1 + step) / (10 + step)`.
 
-    The ramp lets the average forget the initial weights. Source: TF1 release (`ExponentialMovingAverage` with
-    `num_updates`); TF2 release writes the same formula.
+    The ramp reduces the influence of the initial weights. Source: TF1 release (`ExponentialMovingAverage`
+    with `num_updates`); the TF2 release has the same formula.
     """
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def update_average(average: Mapping[str, Tensor], current: Mapping[str, Tensor], *, decay: float) -> None:
-    """Move `average` towards `current`, in place: `average = decay * average + (1 - decay) * current`.
+def update_ema(ema: Mapping[str, Tensor], current: Mapping[str, Tensor], *, decay: float) -> None:
+    """Move `ema` towards `current`, in place: `ema = decay * ema + (1 - decay) * current`.
 
-    Both hold every parameter *and* buffer by name. Integers (such as a count of batches) are copied.
+    Both hold every parameter *and* buffer by name. Integers, such as a count of batches, are copied.
 
-    Source: TF1 release, where the average covers the running mean and variance too (`get_ema_vars`).
+    Source: TF1 release, where the EMA covers the running mean and variance too (`get_ema_vars`).
     """
-    if average.keys() != current.keys():
-        odd = sorted(average.keys() ^ current.keys())
+    if ema.keys() != current.keys():
+        unmatched = sorted(ema.keys() ^ current.keys())
         raise ValueError(
-            f"the average and the model must hold the same tensors; only one has {', '.join(odd[:5])}. "
+            f"the EMA and the model must have the same tensors; only one has {', '.join(unmatched[:5])}. "
             "Build both from the same experiment."
         )
-    moving = [name for name, tensor in average.items() if tensor.is_floating_point()]
+    moving = [name for name, tensor in ema.items() if tensor.is_floating_point()]
     # All tensors at once: thousands of small kernels would keep a fast device waiting.
     if moving:
         move = get_ema_multi_avg_fn(decay)
-        move([average[name] for name in moving], [current[name] for name in moving], 0)
-    for name in average.keys() - set(moving):
-        average[name].copy_(current[name])
+        move([ema[name] for name in moving], [current[name] for name in moving], 0)
+    for name in ema.keys() - set(moving):
+        ema[name].copy_(current[name])

@@ -1,7 +1,7 @@
-"""RandAugment: a few random operations per picture, all of one magnitude.
+"""RandAugment: a few random operations per image, all of one magnitude.
 
-Card: `docs/methods/randaugment.md`. Pictures are uint8 [H, W, C] with any number of channels; no operation
-writes into the picture it is given.
+Card: `docs/methods/randaugment.md`. Images are uint8 [H, W, C] with any number of channels; no operation
+changes its input in place.
 
 Source: Cubuk et al. 2020, arXiv:1909.13719. Operations, arithmetic and quirks follow the released code
 (`efficientnet/autoaugment.py`, which ResNet-RS imports); the tests compare them with its outputs, pixel by
@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-Picture = UInt8[np.ndarray, "H W C"]
+Pixels = UInt8[np.ndarray, "H W C"]
 Variant = Literal["released", "corrected"]
 
 _LEVEL_SCALE = 10
@@ -33,16 +33,16 @@ _SMOOTH_WEIGHTS = np.array([[1 / 13]] * 4 + [[5 / 13]] + [[1 / 13]] * 4, dtype=n
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Which operations befall a training picture. Defaults: ResNet-RS-50 and -101 at 160 pixels."""
+    """Random operations on a training image. Defaults: ResNet-RS-50 and -101 at 160 pixels."""
 
     num_layers: int = 2
-    """Operations per picture, one after the other; each is one of 16, evenly drawn, and always applied."""
+    """Operations per image, in sequence. Each is drawn uniformly from 16 and always applied."""
     magnitude: float = 10.0
-    """Strength, 0 to 30, never clipped; 10 is full. The larger released configurations use 15."""
+    """Strength, 0 to 30; 10 is the nominal maximum. The larger released configurations use 15."""
     variant: Variant = "released"
-    """`released` keeps two slips that the released weights were trained with: Solarize's threshold wraps
-    around at 256 (magnitude 10 inverts the whole picture), and Contrast's grey level is the number of pixels
-    / 256. `corrected`: a threshold of 256 is never reached, and the grey level is the mean of the picture."""
+    """`released` keeps two bugs that the released weights were trained with: Solarize's threshold wraps
+    around at 256 (magnitude 10 inverts the whole image), and Contrast's grey level is the number of pixels
+    / 256. `corrected`: a threshold of 256 is never reached, and the grey level is the mean of the image."""
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -60,7 +60,7 @@ class RandAugment:
     def apply(
         self, image: UInt8[np.ndarray, "H W C"], rng: np.random.Generator
     ) -> UInt8[np.ndarray, "H W C"]:
-        """`image` after operations drawn from `rng`: a new array, or `image` itself where none changes it."""
+        """`image` after operations drawn from `rng`: a new array, or `image` itself if nothing changes."""
         draws: list[float] = rng.random(4 * self.num_layers).tolist()
         for i in range(0, len(draws), 4):
             pick, coin, row, column = draws[i : i + 4]
@@ -70,13 +70,13 @@ class RandAugment:
 
 
 class Amount(NamedTuple):
-    """What an operation of `OPERATIONS` reads: how much, and what was drawn. Most read only a part of it."""
+    """Arguments of the operations in `OPERATIONS`: the strength and the random draws."""
 
     magnitude: float
     sign: int = 1
     """1 or -1: the direction of Rotate, Shear and Translate."""
     center: tuple[float, float] = (0.5, 0.5)
-    """Of Cutout: row and column as shares of height and width, in [0, 1)."""
+    """Center of Cutout: row and column as fractions of height and width, in [0, 1)."""
     variant: Variant = "released"
 
     def of(self, full: float) -> float:
@@ -85,11 +85,11 @@ class Amount(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """Of Color, Contrast, Brightness and Sharpness: 1 (no change) at magnitude 5, and stronger above."""
+        """Factor of Color, Contrast, Brightness and Sharpness: 1, no change, at magnitude 5; 1.9 at 10."""
         return self.of(1.8) + 0.1
 
 
-OPERATIONS: dict[str, Callable[[Picture, Amount], Picture]] = {
+OPERATIONS: dict[str, Callable[[Pixels, Amount], Pixels]] = {
     "AutoContrast": lambda image, amount: autocontrast(image),
     "Equalize": lambda image, amount: equalize(image),
     "Invert": lambda image, amount: invert(image),
@@ -117,41 +117,41 @@ OPERATIONS: dict[str, Callable[[Picture, Amount], Picture]] = {
         center=(int(amount.center[0] * image.shape[0]), int(amount.center[1] * image.shape[1])),
     ),
 }
-"""The released operations by their released names: argument at magnitude 10, direction and place included."""
+"""The operations by their released names. The numbers are the arguments at magnitude 10."""
 
 _EVENLY = tuple(OPERATIONS.values())
 
 
-def translate_const(image: Picture) -> float:
+def translate_const(image: Pixels) -> float:
     """Pixels of a translation at magnitude 10: 100 as released; below 160 pixels, 100/160 of the short side.
 
-    Ours below 160: the released number is absolute, and would push most small pictures out of their frame.
+    Ours below 160: the released number is absolute, and would move most of a small image out of the frame.
     """
     return _TRANSLATE_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
-def cutout_const(image: Picture) -> float:
+def cutout_const(image: Pixels) -> float:
     """Half a side of Cutout's square at magnitude 10: 40 pixels; below 160, 1/4 of the short side (ours)."""
     return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
-def autocontrast(image: Picture) -> Picture:
+def autocontrast(image: Pixels) -> Pixels:
     """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
     return _per_channel(image, _stretching_table)
 
 
-def equalize(image: Picture) -> Picture:
-    """Each channel with its values spread so that all are about equally frequent."""
+def equalize(image: Pixels) -> Pixels:
+    """Each channel with its histogram equalized."""
     return _per_channel(image, _equalizing_table)
 
 
-def invert(image: Picture) -> Picture:
+def invert(image: Pixels) -> Pixels:
     """255 minus every value."""
     return ~image
 
 
-def rotate(image: Picture, *, degrees: float) -> Picture:
-    """Turned about its center, by the nearest pixel; positive degrees move the top to the left."""
+def rotate(image: Pixels, *, degrees: float) -> Pixels:
+    """Rotated about the center with nearest-neighbor sampling; positive degrees move the top to the left."""
     height, width = image.shape[:2]
     radians = degrees * (math.pi / 180)
     cos, sin = math.cos(radians), math.sin(radians)
@@ -161,30 +161,30 @@ def rotate(image: Picture, *, degrees: float) -> Picture:
     return _move(image, (cos, -sin, x_offset, sin, cos, y_offset))
 
 
-def posterize(image: Picture, *, bits: int) -> Picture:
+def posterize(image: Pixels, *, bits: int) -> Pixels:
     """Only the highest `bits` of every value, at least 1 and at most 8.
 
-    Bits grow with the magnitude, so Posterize weakens. The bounds are ours: magnitudes below 2.5 and from
-    22.5 make the released code shift by 8 or by less than 0, which TensorFlow leaves undefined.
+    A larger magnitude keeps more bits, so Posterize gets weaker. The bounds are ours: at magnitudes below
+    2.5 and from 22.5 the released code shifts by 8 or by less than 0, which TensorFlow does not define.
     """
     dropped = min(max(8 - bits, 0), 7)
     return image & np.uint8(0xFF << dropped & 0xFF)
 
 
-def solarize(image: Picture, *, threshold: int, variant: Variant = "released") -> Picture:
-    """Values of `threshold` and above, inverted. `released` wraps the threshold to 8 bits: 256 becomes 0."""
+def solarize(image: Pixels, *, threshold: int, variant: Variant = "released") -> Pixels:
+    """Inverts values of `threshold` and above. `released` wraps the threshold to 8 bits: 256 becomes 0."""
     if variant == "released":
         threshold %= 256
     return image if threshold > 255 else _look_up(image, _solarizing_table(threshold))
 
 
-def solarize_add(image: Picture, *, addition: int, threshold: int = 128) -> Picture:
+def solarize_add(image: Pixels, *, addition: int, threshold: int = 128) -> Pixels:
     """Values below `threshold` raised by `addition`, to at most 255."""
     return _look_up(image, _raising_table(addition, threshold))
 
 
-def color(image: Picture, *, factor: float) -> Picture:
-    """Distance from its grey version times `factor`. The identity unless there are three channels."""
+def color(image: Pixels, *, factor: float) -> Pixels:
+    """Multiplies the difference from the grey version by `factor`. No change unless there are three channels."""
     if image.shape[2] != 3:
         return image
     # One row per channel, so that grey is repeated along the slow axis.
@@ -192,11 +192,11 @@ def color(image: Picture, *, factor: float) -> Picture:
     return np.ascontiguousarray(_blend(_grey(rows), rows, factor).T).reshape(image.shape)
 
 
-def contrast(image: Picture, *, factor: float, variant: Variant = "released") -> Picture:
-    """Distance from one grey level times `factor`.
+def contrast(image: Pixels, *, factor: float, variant: Variant = "released") -> Pixels:
+    """Multiplies the difference from one grey level by `factor`.
 
     The released level is the mean of the histogram's counts: the number of pixels / 256, at most 255,
-    whatever the picture shows. `corrected` takes the mean grey, rounded, as Pillow does.
+    whatever the image shows. `corrected` takes the mean grey, rounded, as Pillow does.
     """
     if variant == "released":
         level = min(image.shape[0] * image.shape[1] // 256, 255)
@@ -205,13 +205,13 @@ def contrast(image: Picture, *, factor: float, variant: Variant = "released") ->
     return _look_up(image, _blending_table(level, factor))
 
 
-def brightness(image: Picture, *, factor: float) -> Picture:
+def brightness(image: Pixels, *, factor: float) -> Pixels:
     """Every value times `factor`, at most 255."""
     return _look_up(image, _blending_table(0, factor))
 
 
-def sharpness(image: Picture, *, factor: float) -> Picture:
-    """Distance from its smoothed version times `factor`; the outermost pixels stay."""
+def sharpness(image: Pixels, *, factor: float) -> Pixels:
+    """Multiplies the difference from the smoothed version by `factor`; the border does not change."""
     if min(image.shape[:2]) < 3:
         return image
     smooth = image.copy()
@@ -219,27 +219,27 @@ def sharpness(image: Picture, *, factor: float) -> Picture:
     return _blend(smooth, image, factor)
 
 
-def shear_x(image: Picture, *, slope: float) -> Picture:
+def shear_x(image: Pixels, *, slope: float) -> Pixels:
     """Row y moved left by `slope * y` pixels."""
     return _move(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0))
 
 
-def shear_y(image: Picture, *, slope: float) -> Picture:
+def shear_y(image: Pixels, *, slope: float) -> Pixels:
     """Column x moved up by `slope * x` pixels."""
     return _move(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0))
 
 
-def translate_x(image: Picture, *, pixels: float) -> Picture:
+def translate_x(image: Pixels, *, pixels: float) -> Pixels:
     """Moved left by `pixels`."""
     return _move(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
 
 
-def translate_y(image: Picture, *, pixels: float) -> Picture:
+def translate_y(image: Pixels, *, pixels: float) -> Pixels:
     """Moved up by `pixels`."""
     return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
 
 
-def cutout(image: Picture, *, half_size: int, center: tuple[int, int]) -> Picture:
+def cutout(image: Pixels, *, half_size: int, center: tuple[int, int]) -> Pixels:
     """Grey in the square of side `2 * half_size` around `center` (row, column), cut at the borders."""
     row, column = center
     result = image.copy()
@@ -247,8 +247,8 @@ def cutout(image: Picture, *, half_size: int, center: tuple[int, int]) -> Pictur
     return result
 
 
-def _per_channel(image: Picture, table_of: Callable[[UInt8[np.ndarray, "H W"]], bytes | None]) -> Picture:
-    """`image` with each channel looked up in a table that is made from it; None keeps the channel."""
+def _per_channel(image: Pixels, table_of: Callable[[UInt8[np.ndarray, "H W"]], bytes | None]) -> Pixels:
+    """`image` with a lookup table applied to each channel, made from that channel; None keeps the channel."""
     result = image.copy()
     for channel in range(image.shape[2]):
         plane = np.ascontiguousarray(image[:, :, channel])
@@ -330,12 +330,11 @@ def _grey(rows: UInt8[np.ndarray, "3 N"]) -> UInt8[np.ndarray, "1 N"]:
     return luma.astype(np.uint8)
 
 
-def _smoothed(image: Picture) -> UInt8[np.ndarray, "H-2 W-2 C"]:
+def _smoothed(image: Pixels) -> UInt8[np.ndarray, "H-2 W-2 C"]:
     """Means of 3x3 pixels, the middle one with weight 5, rounded down; the border is left out.
 
-    The released sum runs in float32 with fused multiply-adds, and where the exact mean is whole it can end
-    just below it. Only there (one value in 13) that sum is repeated; everywhere else whole numbers give the
-    same result.
+    The released sum uses float32 with fused multiply-adds. Where the exact mean is an integer, that sum can
+    end just below it, so it is repeated there (one value in 13). Elsewhere integers give the same result.
     """
     width, channels = image.shape[1:]
     totals = image[:-2].astype(np.uint16)
@@ -352,8 +351,8 @@ def _smoothed(image: Picture) -> UInt8[np.ndarray, "H-2 W-2 C"]:
     return means.astype(np.uint8)
 
 
-def _fused_means(image: Picture, corners: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, " N"]:
-    """The released means of 3x3 pixels; `corners` are their upper left ones in the flattened picture."""
+def _fused_means(image: Pixels, corners: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, " N"]:
+    """The released means of 3x3 pixels; `corners` are their upper left ones in the flattened image."""
     _, width, channels = image.shape
     near = np.array([(row * width + column) * channels for row in range(3) for column in range(3)])
     # Products are exact in float64, so rounding only the sum is what a fused multiply-add does.
@@ -365,11 +364,10 @@ def _fused_means(image: Picture, corners: Int[np.ndarray, " N"]) -> UInt8[np.nda
     return sums.astype(np.uint8)
 
 
-def _move(image: Picture, transform: tuple[float, float, float, float, float, float]) -> Picture:
-    """The picture whose pixel (x, y) is the one of `image` nearest to (a x + b y + c, d x + e y + f), or
-    grey.
+def _move(image: Pixels, transform: tuple[float, float, float, float, float, float]) -> Pixels:
+    """`image` under an affine transform (a, b, c, d, e, f), with nearest-neighbor sampling.
 
-    `transform` is (a, b, c, d, e, f).
+    Pixel (x, y) comes from (a x + b y + c, d x + e y + f). Outside of `image` it is grey.
     """
     height, width, channels = image.shape
     pixels = np.empty((height * width + 1, channels), dtype=np.uint8)
@@ -380,10 +378,10 @@ def _move(image: Picture, transform: tuple[float, float, float, float, float, fl
 
 @lru_cache(maxsize=16)
 def _origins(height: int, width: int, transform: tuple[float, ...]) -> Int[np.ndarray, " N"]:
-    """Where each pixel comes from, as an index into the flattened picture; `height * width` from outside.
+    """The source of each pixel as an index into the flattened image; `height * width` means outside.
 
     Computed in float32 and rounded half away from zero, in the order of the released code
-    (`ImageProjectiveTransform`). One run needs ten of these: five operations in two directions.
+    (`ImageProjectiveTransform`). A run uses ten of these: five operations in two directions.
     """
     a, b, c, d, e, f = (np.float32(value) for value in transform)
     x = np.arange(width, dtype=np.float32)[None, :]
@@ -395,5 +393,5 @@ def _origins(height: int, width: int, transform: tuple[float, ...]) -> Int[np.nd
 
 
 def _round(values: Float32[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
-    """Whole numbers nearest to `values`, halves away from zero; exact, because it is done in float64."""
+    """`values` rounded to integers, halves away from zero; exact, because float64 is used."""
     return np.trunc(values + np.copysign(0.5, values.astype(np.float64))).astype(np.int64)

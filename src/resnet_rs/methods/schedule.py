@@ -1,6 +1,6 @@
 """Learning-rate schedules, in updates. A card for each is in `docs/methods/`.
 
-Steps count from 0: the update number `step` is taken with `lr(step, ...)`.
+Steps count from 0: update `step` uses `lr(step, ...)`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def decay(self, progress: float) -> float:
-        """Share of the peak rate at `progress` in [0, 1] of the run, warm-up aside."""
+        """Fraction of the peak rate at `progress` in [0, 1] of the run, without the warm-up."""
 
     def lr(self, step: int, *, peak_lr: float, total_steps: int, warmup_steps: float) -> float:
-        """Learning rate of update `step` of `total_steps`: a line from 0 to the decay at `warmup_steps`."""
+        """Learning rate of update `step` of `total_steps`: linear from 0 up to `warmup_steps`, then the decay."""
         if step < warmup_steps:
             return peak_lr * self.decay(warmup_steps / total_steps) * step / warmup_steps
         return peak_lr * self.decay(step / total_steps)
@@ -35,7 +35,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """Half a cosine from the peak to 0, counted from the first update; the warm-up overrides its beginning.
+    """Half a cosine from the peak to 0, counted from the first update. The warm-up replaces its start.
 
     Source: paper, Table 1 and Table 10; formula of the TF2 release (1,560 of 109,200 steps, peak 1.6). The
     TF1 release has no cosine.
@@ -47,13 +47,13 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class StepDecay(Schedule):
-    """The schedule of 2015: the rate falls by `factor` at each milestone, a share of the run.
+    """The schedule of 2015: the rate is multiplied by `factor` at each milestone.
 
     Source: TF1 release (`resnet_main.py`: 30, 60 and 80 of 90 epochs); paper, Table 10.
     """
 
     milestones: tuple[float, ...] = (30 / 90, 60 / 90, 80 / 90)
-    """Shares of the run, increasing, each in (0, 1)."""
+    """Fractions of the run, increasing, each in (0, 1)."""
     factor: float = 0.1
 
     def __post_init__(self) -> None:

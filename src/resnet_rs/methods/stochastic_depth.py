@@ -18,7 +18,7 @@ def stage_drop_rates(drop_path: float) -> tuple[float, float, float, float]:
 def skip_branches(
     branch: Float[Tensor, "B ..."], draws: Float[Tensor, "B 1"], *, drop_rate: float
 ) -> Float[Tensor, "B ..."]:
-    """`branch` with samples whose draw is below `drop_rate` set to 0, the others divided by `1 - drop_rate`.
+    """`branch`, 0 for samples whose draw is below `drop_rate`, else divided by `1 - drop_rate`.
 
     `draws` are uniform in [0, 1), one per sample, so the mean over draws is `branch` itself. `drop_rate` is
     in [0, 1).

@@ -1,4 +1,4 @@
-"""Which weights decay. Card: `docs/methods/weight_decay.md`."""
+"""Weights with and without weight decay. Card: `docs/methods/weight_decay.md`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def decayed_and_free(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The named parameters that decay, and those that do not: the scale and offset of batch norm.
+    """The named parameters with weight decay, and those without: the scale and offset of batch norm.
 
-    Biases of squeeze-and-excitation and of the classifier decay.
+    The biases of squeeze-and-excitation and of the classifier have weight decay.
 
     Source: TF1 release, which decays every variable whose name lacks "batch_normalization". The TF2 release
-    spares the biases too.
+    excludes the biases too.
     """
     free = {
         f"{path}.{name}".lstrip("."): parameter

@@ -1,4 +1,4 @@
-"""The interfaces of every network: `Arch` (its shape), `Backbone` (its weights), `Pyramid` (what it sees).
+"""The interfaces of every network: `Arch` (its shape), `Backbone` (its weights), `Pyramid` (its feature maps).
 
 Shapes: `B` batch, `C` channels, `T` frames (only in 3-D networks), `H W` pixels.
 """
@@ -6,19 +6,18 @@ Shapes: `B` batch, `C` channels, `T` frames (only in 3-D networks), `H W` pixels
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resnet_rs.models.layers import recomputed
+from resnet_rs.models.checkpointing import Stage
 
 
 class Pyramid(NamedTuple):
-    """Feature maps at 1/4, 1/8, 1/16 and 1/32 of the picture (of a small picture: as its stem says)."""
+    """Feature maps at 1/4, 1/8, 1/16 and 1/32 of the image; a stem for small images has larger ones."""
 
     c2: Float[Tensor, "B C2 ..."]
     c3: Float[Tensor, "B C3 ..."]
@@ -27,7 +26,7 @@ class Pyramid(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """A network from normalized pictures to their `Pyramid`."""
+    """A network from normalized images to their `Pyramid`."""
 
     widths: tuple[int, int, int, int]
     """Channels of c2, c3, c4 and c5."""
@@ -37,49 +36,25 @@ class Backbone(nn.Module, ABC):
 
 
 class StagedBackbone(Backbone):
-    """A backbone that is a stem and four stages, one after the other."""
+    """A stem and four stages, one after the other."""
 
     stem: nn.Sequential
-    c2: nn.Sequential
-    c3: nn.Sequential
-    c4: nn.Sequential
-    c5: nn.Sequential
-    num_early: int
-    """Layers of the stem that make its early map: the last one of more pixels than c2, or the stem's last."""
-    early_width: int
-    """Channels of the early map."""
+    c2: Stage
+    c3: Stage
+    c4: Stage
+    c5: Stage
+    stem_layer: int
+    """Index of the stem's layer whose output is the *stem map*: the last map with more pixels than c2, or the last."""
+    stem_width: int
+    """Channels of the stem map."""
     reductions: tuple[int, int, int, int, int]
-    """Pixels of the picture per side for one of the early map, c2, c3, c4 and c5."""
-    recomputes: bool = False
-    """While training, compute what is inside a block again in the backward pass instead of keeping it; not in
-    compiled code, which decides that itself."""
+    """Image pixels per pixel of the stem map, c2, c3, c4 and c5, along each side."""
 
     def forward(self, images: Float[Tensor, "B C ..."]) -> Pyramid:
-        c2 = self.through("c2", self.stem(images))
-        c3 = self.through("c3", c2)
-        c4 = self.through("c4", c3)
-        return Pyramid(c2, c3, c4, self.through("c5", c4))
-
-    def maps(self, images: Float[Tensor, "B C ..."]) -> Iterator[Float[Tensor, "B D ..."]]:
-        """The early map of the stem, c2, c3, c4 and c5, each computed when it is asked for."""
-        x = self.stem[: self.num_early](images)
-        yield x
-        x = self.stem[self.num_early :](x)
-        for stage in ("c2", "c3", "c4", "c5"):
-            x = self.through(stage, x)
-            yield x
-
-    def through(self, stage: str, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B D ..."]:
-        """What the stage of this name makes of the map before it."""
-        blocks: nn.Module = self.get_submodule(stage)
-        if (
-            not (self.recomputes and self.training and torch.is_grad_enabled())
-            or torch.compiler.is_compiling()
-        ):
-            return blocks(x)
-        for block in blocks.children():
-            x = recomputed(block, x)
-        return x
+        c2 = self.c2(self.stem(images))
+        c3 = self.c3(c2)
+        c4 = self.c4(c3)
+        return Pyramid(c2, c3, c4, self.c5(c4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +62,22 @@ class Arch(ABC):
     """The shape of a backbone: a value that can be compared, stored and edited."""
 
     @property
-    def needs_average(self) -> bool:
-        """Whether its running statistics mean nothing until they are averaged (`recipe.ema_decay`)."""
+    def needs_ema(self) -> bool:
+        """Whether evaluation needs EMA weights (`recipe.ema_decay`), as its statistics are those of the last batch."""
         return False
 
     @abstractmethod
     def build(self, *, in_channels: int) -> Backbone:
-        """A backbone with fresh random weights for pictures of `in_channels` channels."""
+        """A backbone with fresh random weights for images of `in_channels` channels."""
 
 
 class Model(nn.Module):
     """A backbone and the head that turns its pyramid into a prediction."""
+
+    experiment: object = None
+    """The `Experiment` that the model was built for, if there is one."""
+    origin: Mapping[str, str] = {}
+    """Where its initial weights came from."""
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()

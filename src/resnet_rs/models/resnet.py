@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from resnet_rs.methods.stochastic_depth import stage_drop_rates
 from resnet_rs.models.backbone import Arch, StagedBackbone
+from resnet_rs.models.checkpointing import Stage
 from resnet_rs.models.layers import (
     NORM_EPS,
-    SameConv2d,
     SqueezeExcite,
     build_stochastic_depth,
     init_as_released,
@@ -41,28 +41,20 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
 }
 """Depth -> blocks in c2, c3, c4 and c5. Source: paper, Table 11; 300 and 400: appendix E.
 
-14 and 26 are ours: 14 is one block per stage, for small pictures; of 26 no source gives the layout: 3 * 8 + 2 layers,
-the eight bottlenecks spread evenly.
+14 and 26 are ours: 14 has one block per stage, for small images. No source gives the layout of 26: it has 3 * 8 + 2
+layers, with the eight bottlenecks spread evenly.
 """
 
 Stem = Literal["2015", "released", "small"]
-Shortcut = Literal["strided", "pooled", "always-pooled"]
-Padding = Literal["symmetric", "same"]
+Shortcut = Literal["strided", "pooled"]
 StrideIn = Literal["reduce", "spatial"]
-Activation = Literal["relu", "silu"]
 
-_CHOICES = {
-    "stem": Stem,
-    "shortcut": Shortcut,
-    "stride_in": StrideIn,
-    "activation": Activation,
-    "padding": Padding,
-}
-_NUM_EARLY: dict[Stem, int] = {"2015": 3, "released": 9, "small": 9}
+_CHOICES = {"stem": Stem, "shortcut": Shortcut, "stride_in": StrideIn}
+_STEM_LAYER: dict[Stem, int] = {"2015": 2, "released": 8, "small": 8}
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
 _MAX_BLOCKS = 256
-"""Per stage; the deepest published one has 87. A slip of the finger is refused instead of filling the memory."""
+"""Per stage; the deepest published one has 87. A typing error is refused before it fills the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,27 +64,21 @@ class ResNetArch(Arch):
     blocks: tuple[int, int, int, int]
     """Blocks in the stages c2, c3, c4 and c5."""
     width: float = 1.0
-    """Multiplier of all channel counts, those of the stem included."""
+    """Multiplier of all channel counts, also in the stem."""
     stem: Stem = "released"
     """`2015`: 7x7 of stride 2, max-pool. `released`: four 3x3, the first and the last of stride 2. `small`
-    (ours): three 3x3 of stride 1, for pictures of 64 pixels and less; its pyramid lies at 1/1 to 1/8."""
+    (ours): three 3x3 of stride 1, for images of 64 pixels and less; its pyramid lies at 1/1 to 1/8."""
     shortcut: Shortcut = "pooled"
-    """How a shortcut halves its map: a strided 1x1 convolution, or (ResNet-D) a 2x2 average before it;
-    `always-pooled`, as the TF2 Model Garden, averages in c2 as well, where nothing is halved."""
+    """How a shortcut halves its map: a strided 1x1 convolution, or (ResNet-D) a 2x2 average before it."""
     stride_in: StrideIn = "spatial"
-    """Which convolution of a block carries its stride: the first 1x1 (as in 2015) or (ResNet-D) the 3x3."""
+    """Which convolution of a block has its stride: the first 1x1 (as in 2015) or (ResNet-D) the 3x3."""
     se_ratio: float | None = 0.25
-    """Squeezed width over the block's output width; none leaves squeeze-and-excitation out."""
+    """Squeezed width over the block's output width; None leaves squeeze-and-excitation out."""
     drop_path: float = 0.0
     """Stochastic depth: drop rate of the last stage; stage i of (2, 3, 4, 5) has `drop_path * i / 5`."""
-    activation: Activation = "relu"
-    """ReLU in the paper; SiLU only for the weights of the TF2 Model Garden."""
-    padding: Padding = "symmetric"
-    """Of strided 3x3 convolutions: alike on all sides, or TensorFlow's SAME, which pads an even map at its end
-    alone; only for the weights of the TF2 Model Garden."""
     norm_momentum: float = 1.0
-    """Share of the last batch in the running statistics. 1.0, as released, presumes that these are averaged
-    too (`recipe.ema_decay`); without an average, use 0.1."""
+    """Weight of the last batch in the running statistics. 1.0, as released, needs EMA weights (`recipe.ema_decay`),
+    which average the statistics too; without EMA weights use 0.1."""
     zero_init: bool = True
     """Start the last norm of every block at zero, so that every block begins as the identity."""
 
@@ -105,8 +91,6 @@ class ResNetArch(Arch):
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
-        if self.padding == "same" and self.stem == "2015":
-            raise ValueError("padding 'same' is for the released stem; the stem of 2015 pads symmetrically.")
         self._refuse_out_of_range()
 
     def _refuse_out_of_range(self) -> None:
@@ -121,19 +105,33 @@ class ResNetArch(Arch):
             raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
 
     @property
-    def needs_average(self) -> bool:
+    def needs_ema(self) -> bool:
         return self.norm_momentum == 1
 
     def build(self, *, in_channels: int) -> ResNet:
         return ResNet(self, in_channels=in_channels)
 
+    # The layers that a variant for other released weights may replace:
+
+    def conv(self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+        """A convolution without bias, padded alike on all sides."""
+        padding = kernel_size // 2
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False)
+
     def norm(self, channels: int) -> nn.BatchNorm2d:
         """A batch norm with this arch's momentum."""
         return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=self.norm_momentum)
 
-    def nonlinearity(self) -> nn.Module:
+    def activation(self) -> nn.Module:
         """The activation as a layer."""
-        return {"relu": nn.ReLU, "silu": nn.SiLU}[self.activation](inplace=True)
+        return nn.ReLU(inplace=True)
+
+    def shortcut_pool(self, *, stride: int) -> list[nn.Module]:
+        """The 2x2 average before a shortcut's convolution, if there is one."""
+        if stride == 1 or self.shortcut == "strided":
+            return []
+        # ceil_mode keeps odd maps whole; the released code pads SAME, and never meets an odd map at its sizes.
+        return [nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)]
 
 
 class ResNet(StagedBackbone):
@@ -142,9 +140,9 @@ class ResNet(StagedBackbone):
     def __init__(self, arch: ResNetArch, *, in_channels: int) -> None:
         super().__init__()
         channels, self.stem = _build_stem(arch, in_channels=in_channels)
-        self.early_width, self.num_early = channels, _NUM_EARLY[arch.stem]
+        self.stem_width, self.stem_layer = channels, _STEM_LAYER[arch.stem]
         drop_rates = stage_drop_rates(arch.drop_path)
-        stages: list[nn.Sequential] = []
+        stages: list[Stage] = []
         widths: list[int] = []
         for i in range(4):
             blocks: list[nn.Module] = []
@@ -158,7 +156,7 @@ class ResNet(StagedBackbone):
                 )
                 channels = block.out_channels
                 blocks.append(block)
-            stages.append(nn.Sequential(*blocks))
+            stages.append(Stage(*blocks))
             widths.append(channels)
         self.c2, self.c3, self.c4, self.c5 = stages
         self.widths = (widths[0], widths[1], widths[2], widths[3])
@@ -176,10 +174,10 @@ class Bottleneck(nn.Module):
         self.out_channels = _EXPANSION * width
         reduce_stride, spatial_stride = (stride, 1) if arch.stride_in == "reduce" else (1, stride)
         self.reduce = nn.Sequential(
-            *_conv_norm(arch, in_channels, width, kernel_size=1, stride=reduce_stride), arch.nonlinearity()
+            *_conv_norm(arch, in_channels, width, kernel_size=1, stride=reduce_stride), arch.activation()
         )
         self.spatial = nn.Sequential(
-            *_conv_norm(arch, width, width, kernel_size=3, stride=spatial_stride), arch.nonlinearity()
+            *_conv_norm(arch, width, width, kernel_size=3, stride=spatial_stride), arch.activation()
         )
         conv, norm = _conv_norm(arch, width, self.out_channels, kernel_size=1)
         if arch.zero_init:
@@ -190,7 +188,7 @@ class Bottleneck(nn.Module):
         )
         self.drop = drop
         self.shortcut = _build_shortcut(arch, in_channels, self.out_channels, stride=stride)
-        self.activation = arch.nonlinearity()
+        self.activation = arch.activation()
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         residual = self.drop(self.excite(self.expand(self.spatial(self.reduce(x)))))
@@ -198,52 +196,36 @@ class Bottleneck(nn.Module):
 
 
 def _build_stem(arch: ResNetArch, *, in_channels: int) -> tuple[int, nn.Sequential]:
-    """The layers before c2, and how many channels they end with."""
+    """The channels and the layers of the stem."""
     half, full = int(32 * arch.width), int(64 * arch.width)
     if arch.stem == "2015":
-        layers = [*_conv_norm(arch, in_channels, full, kernel_size=7, stride=2), arch.nonlinearity()]
+        layers = [*_conv_norm(arch, in_channels, full, kernel_size=7, stride=2), arch.activation()]
         return full, nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
     first_stride = 2 if arch.stem == "released" else 1
     layers = [
-        *(*_conv_norm(arch, in_channels, half, kernel_size=3, stride=first_stride), arch.nonlinearity()),
-        *(*_conv_norm(arch, half, half, kernel_size=3), arch.nonlinearity()),
-        *(*_conv_norm(arch, half, full, kernel_size=3), arch.nonlinearity()),
+        *(*_conv_norm(arch, in_channels, half, kernel_size=3, stride=first_stride), arch.activation()),
+        *(*_conv_norm(arch, half, half, kernel_size=3), arch.activation()),
+        *(*_conv_norm(arch, half, full, kernel_size=3), arch.activation()),
     ]
     if arch.stem == "released":
         # The paper's text gives the max-pool's stride to c2; the released checkpoints have this convolution.
-        layers += [*_conv_norm(arch, full, full, kernel_size=3, stride=2), arch.nonlinearity()]
+        layers += [*_conv_norm(arch, full, full, kernel_size=3, stride=2), arch.activation()]
     return full, nn.Sequential(*layers)
 
 
 def _build_shortcut(arch: ResNetArch, in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
-    """The identity where the shape stays; else a 1x1 convolution and a norm, and ResNet-D's pool before."""
+    """The identity if the shape stays; else a 1x1 convolution and a norm, after the pool of ResNet-D."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    pool = _build_pool(arch, stride=stride)
     conv_stride = stride if arch.shortcut == "strided" else 1
     return nn.Sequential(
-        *pool, *_conv_norm(arch, in_channels, out_channels, kernel_size=1, stride=conv_stride)
+        *arch.shortcut_pool(stride=stride),
+        *_conv_norm(arch, in_channels, out_channels, kernel_size=1, stride=conv_stride),
     )
-
-
-def _build_pool(arch: ResNetArch, *, stride: int) -> list[nn.Module]:
-    """The average of 2x2 before a shortcut's convolution, where there is one; what lies outside is not counted."""
-    if stride > 1 and arch.shortcut != "strided":
-        # ceil_mode keeps odd maps whole; the released code pads SAME, and never meets an odd map at its sizes.
-        return [nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)]
-    if arch.shortcut == "always-pooled":
-        # The last row and column once more weigh what is inside as if nothing were outside.
-        return [nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1))]
-    return []
 
 
 def _conv_norm(
     arch: ResNetArch, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    if arch.padding == "same" and stride > 1:
-        conv = SameConv2d(in_channels, out_channels, kernel_size, stride=stride, bias=False)
-    else:
-        conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-        )
+    conv = arch.conv(in_channels, out_channels, kernel_size=kernel_size, stride=stride)
     return conv, arch.norm(out_channels)
