@@ -1,61 +1,56 @@
 """Folders that are written whole or not at all, and files that prove they are what was written.
 
-A folder is filled under a temporary name beside its place, every file is flushed to the disk, a manifest with
-the size and SHA-256 of each is written last, and only then is it renamed. Whoever sees the folder sees all of
-it, after a crash or a power cut too.
+A folder is filled under a temporary name beside its final place. Every file is flushed to the disk, a manifest with the
+size and SHA-256 of each file is written last, and only then is the folder renamed. So a reader sees the whole folder or
+nothing, also after a crash or a power cut.
 
-Every operation that changes a file, but for the lock, goes through `disk`, so that tests can fail it, or kill the
-process or cut the power before and after it.
+Every operation that changes a file, except the lock, goes through `disk`: tests make it fail, kill the process or cut
+the power before and after each operation.
 
-Source: ours. No peer verifies what it loads: one flipped bit in a checkpoint loads without an error
-elsewhere.
+Source: ours. timm, torchvision and torchtitan do not verify what they load: one flipped bit in a checkpoint loads there
+without an error.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import platform
-import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
+from resnet_rs.text import unique_keys
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+HOLDER = "lock.holder"
+"""File that names the process which holds the lock; it exists while the lock is held."""
 PARTIAL = ".partial-"
-"""Begins the names of what is being written or removed."""
-_CHUNK = 1 << 20
+"""Prefix of the names of files and folders that are being written or removed."""
 _SECONDS_FOR_LOCK = 0.5
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What file systems say that have no such locks."""
+"""Children of a process that was killed a moment ago may hold its lock a moment longer."""
 
 
 class Damaged(ValueError):
-    """A folder that is not what was written; the message names the file and the reason."""
+    """A folder differs from what was written; the message names the file and the reason."""
 
 
 class InUse(ValueError):
-    """A folder that another process holds; the message names it."""
+    """Another process holds the folder; the message names that process."""
 
 
 class Disk:
     """The operations that change files, one system call each."""
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new, empty file; an old one of that name is emptied."""
+        """A descriptor of a new, empty file; an existing file is truncated."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
     def extend(self, path: Path) -> int:
-        """A descriptor that writes to the end of a file, which is made if there is none."""
+        """A descriptor that appends to a file; a missing file is created."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def write(self, descriptor: int, content: bytes) -> None:
@@ -65,7 +60,7 @@ class Disk:
             rest = rest[os.write(descriptor, rest) :]
 
     def cut(self, path: Path, num_bytes: int) -> None:
-        """Drop what follows the first `num_bytes` of a file."""
+        """Truncate a file to its first `num_bytes`."""
         os.truncate(path, num_bytes)
 
     def sync(self, descriptor: int) -> None:
@@ -73,7 +68,7 @@ class Disk:
         os.fsync(descriptor)
 
     def sync_folder(self, path: Path) -> None:
-        """Return when the names in a folder are on the disk. Windows cannot open folders, and needs no such flush."""
+        """Return when the names in a folder are on the disk. Windows cannot open folders and needs no such flush."""
         if os.name == "nt":
             return
         descriptor = os.open(path, os.O_RDONLY)
@@ -83,7 +78,7 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file or folder another name at once; a file of that name is replaced."""
+        """Rename a file or folder atomically; an existing file of the new name is replaced."""
         os.replace(old, new)
 
     def make_folder(self, path: Path) -> None:
@@ -106,10 +101,8 @@ disk = Disk()
 def write_folder(path: Path, files: Iterable[tuple[str, bytes]], *, is_sealed: bool = True) -> None:
     """Write a folder of `files`, given as name and content; it appears at `path` with its manifest, or not at all.
 
-    Without the manifest if it is not `is_sealed`, as people may go on to change it.
-
-    When this returns, all of it is on the disk. Raises `OSError` if that failed; unless the very last flush did, no
-    trace is left.
+    `is_sealed=False` leaves the manifest out, for folders that users may change. When this returns, the folder is on
+    the disk. Raises `OSError` if that failed; nothing is left then, unless only the last flush failed.
     """
     if path.exists():
         raise FileExistsError(
@@ -136,14 +129,14 @@ def write_folder(path: Path, files: Iterable[tuple[str, bytes]], *, is_sealed: b
 
 
 def manifest(listed: dict[str, dict[str, Any]]) -> bytes:
-    """The manifest of files with these sizes and hashes, sealed by a hash of its own."""
+    """The manifest of files with these sizes and hashes, with a hash of the list itself."""
     seal = hashlib.sha256(json.dumps(listed, indent=2).encode()).hexdigest()
-    # No newline at the end: cut anywhere, the text is no JSON.
+    # Without a newline at the end, the text is invalid JSON wherever it is cut.
     return json.dumps({"files": listed, "sha256": seal}, indent=2).encode()
 
 
 def make_folders(path: Path) -> None:
-    """Make a folder and those above it that are missing, for good."""
+    """Make a folder and its missing parents; when this returns, they are on the disk."""
     if path.is_dir():
         return
     make_folders(path.parent)
@@ -153,17 +146,14 @@ def make_folders(path: Path) -> None:
 
 
 def is_vacant(folder: Path, *, but: Collection[str] = ()) -> bool:
-    """Whether `folder` is free to be taken: absent, or nothing in it but a lock, torn files, and files called `but`."""
+    """Whether `folder` can be used: it is missing, or holds only its lock, partial files, and files called `but`."""
     if not folder.exists():
         return True
-    return all(f.name in (LOCK, *but) or f.name.startswith(PARTIAL) for f in folder.iterdir())
+    return all(f.name in (LOCK, HOLDER, *but) or f.name.startswith(PARTIAL) for f in folder.iterdir())
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it; nothing, if there is none.
-
-    It loses its name first, so nobody meets a part of it.
-    """
+    """Remove a folder and its content, if it exists. The folder is renamed first, so no reader sees a part of it."""
     if path.is_symlink():
         disk.remove(path)
         return
@@ -184,7 +174,7 @@ def remove_tree(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing or removing in `folder`."""
+    """Remove the partial files that a killed process left in `folder`."""
     for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
@@ -193,7 +183,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file at `path` by `value` as JSON, at once: a reader sees the old or the new, never a part."""
+    """Replace the file at `path` by `value` as JSON, atomically: a reader sees the old or the new content."""
     write_text(path, as_json(value))
 
 
@@ -203,12 +193,12 @@ def as_json(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, at once."""
+    """Replace the file at `path` by `text`, atomically."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`, at once and for good."""
+    """Replace the file at `path` by `content`, atomically; when this returns, it is on the disk."""
     partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
         _write_through(partial, content)
@@ -221,16 +211,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path, *, needs: Collection[str] = ()) -> Any:
-    """The value of a JSON file: an object that has the keys `needs`, if any are asked for."""
+    """The value of a JSON file. With `needs`, it must be an object that has these keys."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is no JSON that we write: {error}.") from None
+        raise Damaged(f"{path} is not valid JSON: {error}.") from None
     missing = [key for key in needs if not isinstance(value, dict) or key not in value]
     if missing:
-        raise Damaged(f"{path} lacks {', '.join(missing)}: it was not written by resnet-rs, or has changed.")
+        raise Damaged(f"{path} lacks {', '.join(missing)}: resnet-rs did not write it, or it has changed.")
     return value
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> None:
@@ -240,7 +236,7 @@ def verify(folder: Path) -> None:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise Damaged(f"{folder} has no {MANIFEST}: it was not written by resnet-rs, or not completely.")
+        raise Damaged(f"{folder} has no {MANIFEST}: resnet-rs did not write it, or not completely.")
     listed = _read_manifest(path)
     found = {file.name for file in folder.iterdir()} - {MANIFEST}
     for name in sorted(found - listed.keys()):
@@ -251,49 +247,40 @@ def verify(folder: Path) -> None:
             raise Damaged(f"{file} is missing.")
         if file.stat().st_size != expected["bytes"]:
             raise Damaged(f"{file} has {file.stat().st_size} bytes, expected {expected['bytes']}.")
-        if _sha256(file) != expected["sha256"]:
+        if file_sha256(file) != expected["sha256"]:
             raise Damaged(f"{file} has changed since it was written: its SHA-256 differs from the manifest.")
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold `folder` for this process within the block; raises `InUse`, naming who holds it, if another does.
+def locked(folder: Path, *, seconds: float = _SECONDS_FOR_LOCK) -> Generator[None]:
+    """Hold `folder` for this process within the block; another process is waited for at most `seconds`.
 
-    The system frees the lock when the process ends, however it ends. Windows and some network file systems have no
-    such lock: there two processes are not kept apart.
+    Raises `InUse` with the name of the process that holds the folder. The system frees the lock when its process ends,
+    however it ends.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    import filelock  # here, since most commands lock nothing
+
+    lock = filelock.FileLock(folder / LOCK, timeout=seconds)
     try:
-        if not _try_lock(descriptor):
-            holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-            raise InUse(
-                f"{folder} is in use by {holder}. Wait until it ends, stop it, or choose another folder."
-            )
-        with suppress(OSError):  # the name is for others to read; a full disk has no room for it
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        lock.acquire()
+    except filelock.Timeout:
+        raise InUse(
+            f"{folder} is in use by {_holder(folder)}. Wait until it ends, stop it, or choose another folder."
+        ) from None
+    try:
+        with suppress(OSError):  # a full disk has no room for the name, and the lock works without it
+            (folder / HOLDER).write_text(f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+        lock.release()
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Take the lock; children of a process that was killed a moment ago may hold theirs for a moment longer."""
-    if fcntl is None:
-        return True
-    deadline = time.monotonic() + _SECONDS_FOR_LOCK
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return True
+def _holder(folder: Path) -> str:
+    with suppress(OSError):
+        return (folder / HOLDER).read_text(errors="replace")[:1000] or "another process"
+    return "another process"
 
 
 def _write_through(path: Path, content: bytes) -> None:
@@ -311,34 +298,18 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     content = read_json(path)
     listed = content.get("files") if isinstance(content, dict) else None
     if not isinstance(listed, dict) or not all(_is_entry(entry) for entry in listed.values()):
-        raise Damaged(f"{path} is no list of files.")
-    # Compared as bytes, so that not even a blank can have changed.
+        raise Damaged(f"{path} does not list files.")
+    # Compared as bytes, so that even a changed space is found.
     if path.read_bytes() != manifest(listed):
         raise Damaged(f"{path} has changed since it was written.")
     return listed
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether a value can be the size and the hash of a file."""
+    """Whether a value has the form of an entry: the size and the hash of a file."""
     is_object = isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
     return is_object and type(entry["bytes"]) is int and isinstance(entry["sha256"], str)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; the same name twice is refused, since readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is set twice")
-    return found
-
-
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    raise ValueError(f"{name} is not a number")

@@ -11,17 +11,18 @@ import warnings
 import torch
 from torchvision.models.feature_extraction import create_feature_extractor
 from resnet_rs import config
-from resnet_rs.bridges.classifier import Classifier
+from resnet_rs.bridges.model_garden import ModelGardenArch
+from resnet_rs.models.efficientnet import EfficientNetArch
 from resnet_rs.models.resnet import ResNetArch
-from resnet_rs.zoo import EXPERIMENTS
+from resnet_rs.tasks.classifier import Classifier
 
 small = ResNetArch(blocks=(2, 1, 1, 1), width=0.125, drop_path=0.2, norm_momentum=0.1)
 images, other = torch.randn(2, 3, 64, 64), torch.randn(3, 3, 32, 32)  # of different sizes
 archs = {
     "released": small,
     "2015": config.edit(small, {"stem": "2015", "shortcut": "strided", "se_ratio": None}),
-    "garden": config.edit(small, {"padding": "same", "activation": "silu", "shortcut": "always-pooled"}),
-    "efficientnet": config.edit(EXPERIMENTS["efficientnet-b0"].arch, {"norm_momentum": 0.1}),
+    "garden": ModelGardenArch.like(small),
+    "efficientnet": EfficientNetArch(width=0.25, depth=0.5, norm_momentum=0.1),
 }
 def trained(network):
     network.train().zero_grad()

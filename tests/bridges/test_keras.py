@@ -59,12 +59,12 @@ def test_forged_keras_files_are_refused_at_once(tmp_path):
         opened.create_dataset("x", (4,), chunks=(1 << 27,), maxshape=(None,), dtype="f4", compression="gzip")
 
     contents = {
-        "leads elsewhere": lambda o: o.update({"elsewhere": h5py.ExternalLink("/etc/passwd", "/")}),
-        "model_weights in it leads elsewhere": lambda o: o.update(
+        "is a link": lambda o: o.update({"elsewhere": h5py.ExternalLink("/etc/passwd", "/")}),
+        "model_weights in it is a link": lambda o: o.update(
             {"model_weights": h5py.ExternalLink("o.h5", "/")}
         ),
-        "more folders than weights ever do": many_folders,
-        "no plain array": large_chunks,
+        "more groups than any file of weights": many_folders,
+        "not a plain array": large_chunks,
         "is damaged": lambda o: o.update({"nothing": h5py.Empty("f4")}),
     }
     for i, (said, content) in enumerate(contents.items()):

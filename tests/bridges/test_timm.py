@@ -97,18 +97,18 @@ def test_torchvisions_pyramid_takes_our_maps():
 
 
 def test_torchvisions_detector_trains_and_detects_with_our_backbone():
-    backbone = rs.create_model("resnet-rs-tiny", in_channels=3, features_only=True)
+    backbone = rs.create_model("resnet-rs-tiny", in_chans=3, features_only=True)
     layers = {name: str(i) for i, name in enumerate(("c2", "c3", "c4", "c5"))}
     with_pyramid = BackboneWithFPN(backbone, layers, list(backbone.widths), 32)
     detector = FasterRCNN(with_pyramid, num_classes=3, min_size=64, max_size=64)
-    pictures = [torch.rand(3, 64, 64) for _ in range(2)]
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
     targets = [
         {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])} for _ in range(2)
     ]
-    losses = detector.train()(pictures, targets)
+    losses = detector.train()(images, targets)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in backbone.parameters())
-    assert {"boxes", "labels", "scores"} == set(detector.eval()(pictures)[0])
+    assert {"boxes", "labels", "scores"} == set(detector.eval()(images)[0])
 
 
 def test_without_timm_the_import_says_what_to_install():

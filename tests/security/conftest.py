@@ -22,7 +22,7 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of small noisy pictures of three classes."""
+    """A folder of small noisy images of three classes."""
     root = tmp_path_factory.mktemp("data") / "photos"
     rng = np.random.default_rng(0)
     for name in ("cat", "dog", "owl"):

@@ -38,7 +38,7 @@ WORDS = [
 ]
 """What breaks parsers."""
 PROCESS = Path("/proc/self")
-READ = ("average.safetensors", "checkpoint.json")
+READ = ("ema.safetensors", "checkpoint.json")
 """What is read to load a model."""
 NUMBERS = (0, 1, 7, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -152,7 +152,7 @@ def test_all_rot_is_found(folder, part):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_is_doctored_is_loaded_as_it_should_be_or_refused(folder, reseal, part):
     files = contents(folder)
-    wanted = {name: (t.shape, t.dtype) for name, t in load(files["average.safetensors"]).items()}
+    wanted = {name: (t.shape, t.dtype) for name, t in load(files["ema.safetensors"]).items()}
     for case in range(part, NUM_CASES // 2, PARTS):
         changed = mutation(random.Random(10**6 + case), files, among=READ)
         for name, content in changed.items():
@@ -193,11 +193,11 @@ def test_momentum_of_another_network_is_refused_by_name(run_folder, folder, phot
 
 @pytest.fixture
 def weights(folder):
-    return load((folder / "average.safetensors").read_bytes())
+    return load((folder / "ema.safetensors").read_bytes())
 
 
 def put(folder, weights, reseal):
-    (folder / "average.safetensors").write_bytes(save(weights))
+    (folder / "ema.safetensors").write_bytes(save(weights))
     reseal(folder)
 
 
@@ -220,7 +220,7 @@ def put(folder, weights, reseal):
 )
 def test_weights_of_another_network_are_refused_by_name(folder, weights, reseal, change, named):
     put(folder, change(weights), reseal)
-    with pytest.raises(storage.Damaged, match=r"average\.safetensors does not hold .*differ: .*") as error:
+    with pytest.raises(storage.Damaged, match=r"ema\.safetensors does not hold .*differ: .*") as error:
         verbs.load(folder)
     if len(change(weights)) > 1:
         assert named in str(error.value)

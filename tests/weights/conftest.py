@@ -3,7 +3,7 @@
 import json
 import shutil
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from bridges.hub_server import Hub
 from weights.sharing import GOLDEN, write
@@ -13,6 +13,7 @@ from resnet_rs.zoo import EXPERIMENTS
 ABOUT = {
     "name": "resnet-rs-tiny",
     "data": "/home/somebody/secret/my_photos",
+    "data_title": "my_photos",
     "num_train": 24,
     "num_test": 12,
     "edits": {},

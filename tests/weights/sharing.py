@@ -13,7 +13,7 @@ CLASSES = ("cat", "dog", 'a "b": #c | `d`')
 
 def write(path, experiment, *, classes=CLASSES, seed=0):
     """A checkpoint of random weights and statistics."""
-    chosen = experiment.suited_to(classes)
+    chosen = experiment.with_classes(classes)
     model = chosen.build_model(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     tensors = {

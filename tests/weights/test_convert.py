@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,17 @@ from torch.nn import functional
 
 import resnet_rs as rs
 from resnet_rs import zoo
-from resnet_rs.bridges.network import fill
-from resnet_rs.bridges.tensorflow import beside_tf1, count_blocks_of_tf1, garden_rules, tf1_rules
+from resnet_rs.bridges.model_garden import ModelGardenArch
+from resnet_rs.bridges.network import map_state_dict
+from resnet_rs.bridges.tensorflow import count_tf1_blocks, ignored_by_tf1, model_garden_mappings, tf1_mappings
 from resnet_rs.data import imagenet
 from resnet_rs.data.sample import Sample
+from resnet_rs.data.target import Label
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.weights import reading
 from resnet_rs.weights.convert import convert
-from resnet_rs.weights.reading import Foreign, named
+from resnet_rs.weights.reading import SourceCheckpoint, find_experiment
 
 ASSETS = Path(__file__).parents[1] / "assets/foreign"
 EXPECTED = np.load(ASSETS / "expected.npz")
@@ -33,8 +36,8 @@ SMALL = {"arch.blocks": "[2, 1, 1, 1]", "arch.width": "0.03125"}
 SOURCES = {"tf1": "tf1", "tf2": "garden", "keras": "keras.h5"}
 
 
-def foreign(kind, path, **more):
-    return Foreign(path=path, kind=kind, name="resnet-rs-50-i160", edits=SMALL, **more)
+def source_checkpoint(kind, path, **more):
+    return SourceCheckpoint(path=path, kind=kind, name="resnet-rs-50-i160", edits=SMALL, **more)
 
 
 def logits(folder, images):
@@ -44,7 +47,7 @@ def logits(folder, images):
 
 
 def relative(found, expected):
-    """Largest difference over the largest logit; the logits must follow the picture, or they would show no fault."""
+    """Largest difference over the largest logit; the logits must follow the image, or they would show no fault."""
     assert found.shape == expected.shape
     assert np.abs(expected[0] - expected[1]).max() > 0.05 * np.abs(expected).max()
     return np.abs(found - expected).max() / np.abs(expected).max()
@@ -60,14 +63,14 @@ def relative(found, expected):
     ],
 )
 def test_weights_of_tensorflow_give_its_logits(kind, more, key, tmp_path):
-    done = convert(foreign(kind, ASSETS / SOURCES[kind], **more), tmp_path / "out")
+    done = convert(source_checkpoint(kind, ASSETS / SOURCES[kind], **more), tmp_path / "out")
     assert relative(logits(tmp_path / "out", EXPECTED["images"]), EXPECTED[key]) < 1e-4
     tensors = checkpoint.read(tmp_path / "out").load_model().state_dict()
     counters = sum(name.endswith("num_batches_tracked") for name in tensors)
     assert done.num_variables == len(tensors) - counters, "every tensor was filled by one variable"
 
 
-def test_the_averages_are_not_the_raw_variables():
+def test_the_ema_weights_are_not_the_raw_variables():
     """Else the test of `--raw` would show nothing."""
     assert relative(EXPECTED["tf1"], EXPECTED["tf1_raw"]) > 1e-2
 
@@ -87,24 +90,27 @@ class Drawn:
             yield name, np.abs(drawn) if "moving_variance" in name else drawn
 
 
-def garden_shapes(num_classes, *, averages):
-    """Those of a small Model Garden checkpoint, with an average beside every variable or without."""
-    experiment = reading.named(foreign("tf2", ASSETS / "garden"), 5, before=reading._GARDEN)
-    rules = garden_rules(experiment.arch, averages=False)
-    expected = reading.expected_tensors(reading.of_classes(experiment, num_classes))
+def model_garden_shapes(num_classes, *, ema):
+    """Those of a small Model Garden checkpoint, with EMA slots or without."""
+    experiment = reading.find_experiment(
+        source_checkpoint("tf2", ASSETS / "garden"), 5, before=reading._MODEL_GARDEN
+    )
+    experiment = replace(experiment, arch=ModelGardenArch.like(experiment.arch))
+    mappings = model_garden_mappings(experiment.arch, ema=False)
+    expected = reading.expected_tensors(reading.with_num_classes(experiment, num_classes))
     shapes = {}
-    for rule, slot in zip(rules, garden_rules(experiment.arch, averages=True), strict=True):
-        shape = tuple(expected[rule.ours].shape)
-        theirs = {"kernel of HWIO": lambda s: s[2:] + s[1::-1], "matrix of HWIO": lambda s: (1, 1, *s[::-1])}
-        shape = theirs.get(rule.turn, lambda s: s[::-1])(shape)
-        shapes[rule.theirs] = shape
-        if averages:
-            shapes[slot.theirs] = shape
+    for mapping, slot in zip(mappings, model_garden_mappings(experiment.arch, ema=True), strict=True):
+        shape = tuple(expected[mapping.target].shape)
+        theirs = {"HWIO kernel": lambda s: s[2:] + s[1::-1], "HWIO to matrix": lambda s: (1, 1, *s[::-1])}
+        shape = theirs.get(mapping.transform, lambda s: s[::-1])(shape)
+        shapes[mapping.source] = shape
+        if ema:
+            shapes[slot.source] = shape
     return shapes
 
 
 @pytest.fixture
-def garden(monkeypatch):
+def model_garden(monkeypatch):
     """Puts a file in the place of a Model Garden checkpoint."""
 
     def put(file):
@@ -117,36 +123,40 @@ def garden(monkeypatch):
 @pytest.mark.parametrize(
     ("num_classes", "background", "left"), [(1001, False, 1000), (1001, True, 1001), (11, False, 11)]
 )
-def test_only_class_0_of_1001_is_left_out_unless_it_is_kept(num_classes, background, left, garden, tmp_path):
-    garden(Drawn(garden_shapes(num_classes, averages=False)))
-    done = convert(foreign("tf2", ASSETS / "garden/ckpt.index", background=background), tmp_path / "out")
+def test_only_class_0_of_1001_is_left_out_unless_it_is_kept(
+    num_classes, background, left, model_garden, tmp_path
+):
+    model_garden(Drawn(model_garden_shapes(num_classes, ema=False)))
+    done = convert(
+        source_checkpoint("tf2", ASSETS / "garden/ckpt.index", background=background), tmp_path / "out"
+    )
     saved = checkpoint.read(tmp_path / "out")
     assert len(saved.classes) == done.experiment.task.num_classes == left
-    assert done.experiment.arch.padding == "same" and done.experiment.arch.activation == "silu"
+    assert isinstance(done.experiment.arch, ModelGardenArch)
     assert ("without its class 0" in done.origin["head"]) == (left < num_classes)
     assert (saved.classes[0] == "background") == background
 
 
-def test_averages_of_the_garden_are_taken_all_or_none(garden, tmp_path):
-    shapes = garden_shapes(11, averages=True)
-    file = garden(Drawn(shapes))
-    done = convert(foreign("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "out")
-    assert done.origin["variables"] == "averages"
+def test_ema_weights_of_the_model_garden_are_used_all_or_none(model_garden, tmp_path):
+    shapes = model_garden_shapes(11, ema=True)
+    file = model_garden(Drawn(shapes))
+    done = convert(source_checkpoint("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "out")
+    assert done.origin["variables"] == "EMA"
     assert {name for name, count in file.reads.items() if count} == {
         n for n in shapes if "OPTIMIZER_SLOT" in n
     }
-    raw = convert(foreign("tf2", ASSETS / "garden/ckpt.index", raw=True), tmp_path / "raw")
+    raw = convert(source_checkpoint("tf2", ASSETS / "garden/ckpt.index", raw=True), tmp_path / "raw")
     assert raw.origin["variables"] == "raw"
-    lost = next(name for name in shapes if "OPTIMIZER_SLOT" in name)
-    garden(Drawn({name: shape for name, shape in shapes.items() if name != lost}))
-    with pytest.raises(ValueError, match=f"missing: {lost}".replace(".", r"\.")):
-        convert(foreign("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "some")
+    missing = next(name for name in shapes if "OPTIMIZER_SLOT" in name)
+    model_garden(Drawn({name: shape for name, shape in shapes.items() if name != missing}))
+    with pytest.raises(ValueError, match=f"missing: '{missing}".replace(".", r"\.")):
+        convert(source_checkpoint("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "some")
 
 
 @pytest.mark.parametrize("source", ["keras-model.h5", "keras-notop.h5"])
 def test_a_whole_keras_model_and_one_without_top_are_read(source, tmp_path):
-    done = convert(foreign("keras", ASSETS / source), tmp_path / "out")
-    whole = convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "whole")
+    done = convert(source_checkpoint("keras", ASSETS / source), tmp_path / "out")
+    whole = convert(source_checkpoint("keras", ASSETS / "keras.h5"), tmp_path / "whole")
     images = torch.from_numpy(EXPECTED["images"]).permute(0, 3, 1, 2)
     models = [checkpoint.read(tmp_path / name).load_model() for name in ("out", "whole")]
     assert torch.equal(*(model.backbone(images).c5 for model in models))
@@ -159,8 +169,8 @@ def test_an_archive_is_read_in_place_and_without_its_index_of_checkpoints(tmp_pa
     with tarfile.open(archive, "w:gz") as tar:
         for path in (ASSETS / "tf1").glob("model.ckpt*"):
             tar.add(path, f"resnet-rs-50-i160/{path.name}")
-    convert(foreign("tf1", archive), tmp_path / "out")
-    convert(foreign("tf1", ASSETS / "tf1" / "model.ckpt"), tmp_path / "again")
+    convert(source_checkpoint("tf1", archive), tmp_path / "out")
+    convert(source_checkpoint("tf1", ASSETS / "tf1" / "model.ckpt"), tmp_path / "again")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (
         tmp_path / "again/model.safetensors"
     ).read_bytes()
@@ -169,17 +179,17 @@ def test_an_archive_is_read_in_place_and_without_its_index_of_checkpoints(tmp_pa
 def test_the_same_checkpoint_has_the_same_hash_however_it_is_named(tmp_path):
     origins = []
     for i, path in enumerate(("tf1", "tf1/model.ckpt", "tf1/model.ckpt.index")):
-        origins.append(convert(foreign("tf1", ASSETS / path), tmp_path / str(i)).origin)
+        origins.append(convert(source_checkpoint("tf1", ASSETS / path), tmp_path / str(i)).origin)
     assert origins[0] == origins[1] == origins[2] and origins[0]["source"] == "model.ckpt"
 
 
 def test_edits_of_ones_own_are_taken_by_every_kind(tmp_path):
-    plain = dict(SMALL, **{"arch.activation": "relu", "data.size": "64"})
-    named = Foreign(path=ASSETS / "garden", kind="tf2", name="resnet-rs-50-i160", edits=plain)
-    experiment = convert(named, tmp_path / "out").experiment
-    assert (experiment.arch.activation, experiment.data.size) == ("relu", 64)
+    plain = dict(SMALL, **{"arch.drop_path": "0.1", "data.size": "64"})
+    edited = SourceCheckpoint(path=ASSETS / "garden", kind="tf2", name="resnet-rs-50-i160", edits=plain)
+    experiment = convert(edited, tmp_path / "out").experiment
+    assert (experiment.arch.drop_path, experiment.data.size) == (0.1, 64)
     torch.save(torchvision.models.efficientnet_b0(num_classes=7).state_dict(), tmp_path / "b0.pth")
-    b0 = Foreign(
+    b0 = SourceCheckpoint(
         path=tmp_path / "b0.pth", kind="torchvision", name="efficientnet-b0", edits={"data.size": 96}
     )
     assert convert(b0, tmp_path / "b0").experiment.data.size == 96
@@ -190,7 +200,7 @@ def test_what_no_shape_tells_comes_with_the_weights(tmp_path):
     torch.manual_seed(0)
     theirs = torchvision.models.efficientnet_b0(num_classes=7).eval()
     torch.save(theirs.state_dict(), tmp_path / "b0.pth")
-    convert(Foreign(path=tmp_path / "b0.pth", kind="torchvision"), tmp_path / "out")
+    convert(SourceCheckpoint(path=tmp_path / "b0.pth", kind="torchvision"), tmp_path / "out")
     images = torch.randn(2, 3, 64, 64)
     model = rs.create_model("efficientnet-b0", num_classes=7, pretrained=tmp_path / "out").eval()
     with torch.no_grad():
@@ -216,9 +226,8 @@ def test_the_command_says_what_was_taken(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--raw"], "--raw needs --from"),
-        (["--background"], "--background needs --from"),
-        (["--from", "tf3"], "weights come from one of"),
+        (["--raw"], "Missing option '--from'"),
+        (["--from", "tf3"], "--from must be one of"),
         (["--from", "keras", "--key", "x"], "--key is for weights of timm or torchvision"),
     ],
 )
@@ -234,7 +243,7 @@ def test_options_without_sense_are_refused(arguments, said, tmp_path, monkeypatc
 
 
 def test_the_checkpoint_says_where_its_weights_come_from(tmp_path):
-    convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "out")
+    convert(source_checkpoint("keras", ASSETS / "keras.h5"), tmp_path / "out")
     origin = checkpoint.read(tmp_path / "out").origin
     assert origin["source"] == "keras.h5" and origin["format"] == "keras"
     assert origin["sha256"] == hashlib.sha256((ASSETS / "keras.h5").read_bytes()).hexdigest()
@@ -246,20 +255,20 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
         line.split("\t") for line in (ASSETS / "tf1-resnet-rs-50-variables.txt").read_text().splitlines()
     ]
     shapes = {name: tuple(map(int, shape.split("x"))) if shape else () for name, shape in lines}
-    assert count_blocks_of_tf1(shapes) == sum(BLOCKS[50])
+    assert count_tf1_blocks(shapes) == sum(BLOCKS[50])
 
     with torch.device("meta"):
         expected = zoo.experiment("resnet-rs-50-i160").build_model().state_dict()
     file = Drawn(shapes)
-    rules = tf1_rules(ResNetArch(blocks=BLOCKS[50]), raw=False)
-    filled = fill(file, rules, expected, ignored=beside_tf1(rules), origin="it")
+    mappings = tf1_mappings(ResNetArch(blocks=BLOCKS[50]), raw=False)
+    filled = map_state_dict(file, mappings, expected, ignored=ignored_by_tf1(mappings), origin="it")
     assert filled.keys() == expected.keys()
     used = {name for name, count in file.reads.items() if count == 1}
     assert used == {name for name in shapes if name.endswith("/ExponentialMovingAverage")}
     assert sum(file.reads.values()) == len(used)
-    fewer = tf1_rules(ResNetArch(blocks=(3, 4, 6, 2)), raw=False)
+    fewer = tf1_mappings(ResNetArch(blocks=(3, 4, 6, 2)), raw=False)
     with pytest.raises(ValueError, match="unknown: "):  # a block too many for that network
-        fill(Drawn(shapes), fewer, expected, ignored=beside_tf1(fewer), origin="it")
+        map_state_dict(Drawn(shapes), fewer, expected, ignored=ignored_by_tf1(fewer), origin="it")
 
 
 def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
@@ -276,19 +285,19 @@ def test_efficientnets_of_torchvision_give_its_logits(name, tmp_path):
 
 
 def assert_prepares_as(data, weights):
-    """A picture becomes the input that torchvision's own transforms make of it."""
+    """An image becomes the input that torchvision's own transforms make of it."""
     smooth = np.random.default_rng(0).normal(128, 60, (9, 13, 3)).clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(smooth).resize((900, 700), Image.Resampling.BICUBIC)
-    inputs, _ = data.test_input(Sample(np.asarray(picture), 0, ""))
+    image = Image.fromarray(smooth).resize((900, 700), Image.Resampling.BICUBIC)
+    inputs, _ = data.test_input(Sample(np.asarray(image), Label(0), ""))
     torch.testing.assert_close(
-        data.normalize(inputs[None])[0], weights.transforms()(picture), rtol=0, atol=1e-6
+        data.normalize(inputs[None])[0], weights.transforms()(image), rtol=0, atol=1e-6
     )
 
 
 def test_a_model_of_timm_gives_its_logits(tmp_path):
     torch.manual_seed(0)
     done = check_torch(timm.create_model("resnetrs50", num_classes=7), "timm", tmp_path, size=64)
-    assert done.name == "resnet-rs-50-i160" and done.experiment.data.resampling == "released"
+    assert done.name == "resnet-rs-50-i160" and done.experiment.data.resampling == "tf1_bicubic"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +311,9 @@ def test_a_model_of_timm_gives_its_logits(tmp_path):
 )
 def test_the_files_name_tells_the_size(file, num_blocks, name, tmp_path):
     (tmp_path / file).touch()
-    assert named(Foreign(path=tmp_path / file, kind="timm"), num_blocks) == zoo.experiment(name)
+    assert find_experiment(SourceCheckpoint(path=tmp_path / file, kind="timm"), num_blocks) == zoo.experiment(
+        name
+    )
 
 
 def check_torch(theirs, kind, tmp_path, *, size):
@@ -318,8 +329,8 @@ def check_torch(theirs, kind, tmp_path, *, size):
         expected = theirs.eval()(images).numpy()
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    done = convert(Foreign(path=tmp_path / "weights.pth", kind=kind), tmp_path / "out")
-    convert(Foreign(path=tmp_path / "weights.safetensors", kind=kind), tmp_path / "again")
+    done = convert(SourceCheckpoint(path=tmp_path / "weights.pth", kind=kind), tmp_path / "out")
+    convert(SourceCheckpoint(path=tmp_path / "weights.safetensors", kind=kind), tmp_path / "again")
     assert relative(logits(tmp_path / "out", images.permute(0, 2, 3, 1).numpy()), expected) < 1e-4
     assert (tmp_path / "out/model.safetensors").read_bytes() == (
         tmp_path / "again/model.safetensors"
@@ -338,19 +349,19 @@ def test_classes_of_imagenet_are_its_identifiers():
         ({"kind": "caffe"}, "one of tf1, tf2, keras, timm, torchvision, hub, got 'caffe'"),
         ({"kind": "tf1", "path": "gone"}, "gone does not exist"),
         ({"kind": "tf1", "edits": {"arch.width": 0.5}}, "Give --name as well"),
-        ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is no HDF5 file"),
+        ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is not an HDF5 file"),
         ({"kind": "tf1"}, "5 blocks, which no released ResNet-RS has"),
-        ({"kind": "tf1", "name": "efficientnet-b0"}, "architecture called EfficientNetArch"),
+        ({"kind": "tf1", "name": "efficientnet-b0"}, "the architecture EfficientNetArch"),
         ({"kind": "tf1", "background": True}, "--background is for weights of tf2"),
         ({"kind": "keras", "raw": True}, "--raw is for weights of tf1 or tf2"),
         (
             {"kind": "tf1", "name": "resnet-rs-50-i160", "edits": SMALL, "classes": ("a", "b")},
-            "2 class names, 2 of them different, for a network of 10 classes",
+            "2 class names, 2 different, for a network of 10 classes",
         ),
         ({"kind": "tf1", "name": "resnet-rs-50-i160"}, "missing: "),
         (
             {"kind": "tf2", "name": "resnet-rs-50-i160", "edits": SMALL},
-            "missing: backbone/layer_with_weights-0",
+            "missing: 'backbone/layer_with_weights-0",
         ),
         ({"kind": "timm", "name": "resnet-rs-50-i160", "path": ASSETS / "keras.h5"}, "keras.h5"),
     ],
@@ -359,7 +370,7 @@ def test_what_is_not_those_weights_is_refused_and_nothing_is_written(fields, sai
     fields = dict(fields)
     path = Path(fields.pop("path", ASSETS / "tf1"))
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        convert(Foreign(path=path, **fields), tmp_path / "out")
+        convert(SourceCheckpoint(path=path, **fields), tmp_path / "out")
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -368,25 +379,25 @@ def test_a_variable_too_many_or_too_few_is_named(tmp_path):
     state = timm.create_model("resnetrs50", num_classes=7).state_dict()
     state["extra.weight"] = state.pop("bn1.bias")
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"unknown: extra.weight; missing: bn1.bias"):
-        convert(Foreign(path=tmp_path / "weights.pth", kind="timm"), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"unknown: 'extra.weight'; missing: 'bn1.bias'"):
+        convert(SourceCheckpoint(path=tmp_path / "weights.pth", kind="timm"), tmp_path / "out")
 
 
 def test_a_resolution_that_the_file_does_not_tell_is_asked_for(tmp_path):
     torch.save(timm.create_model("resnetrs101", num_classes=7).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="may be resnet-rs-101-i160 or resnet-rs-101-i192"):
-        convert(Foreign(path=tmp_path / "weights.pth", kind="timm"), tmp_path / "out")
+        convert(SourceCheckpoint(path=tmp_path / "weights.pth", kind="timm"), tmp_path / "out")
 
 
 def test_a_folder_that_exists_is_not_touched(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="exists already"):
-        convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "out")
+        convert(source_checkpoint("keras", ASSETS / "keras.h5"), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_checkpoint_of_an_older_version_has_no_origin(tmp_path):
-    convert(foreign("keras", ASSETS / "keras.h5"), tmp_path / "out")
+    convert(source_checkpoint("keras", ASSETS / "keras.h5"), tmp_path / "out")
     info = json.loads((tmp_path / "out/checkpoint.json").read_text())
     assert set(info["origin"]) == {"source", "sha256", "format", "variables", "head", "classes"}
     assert (

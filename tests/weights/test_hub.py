@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from bridges.hub_server import REVISION
 from weights.sharing import GOLDEN, assert_same, state
@@ -55,9 +55,9 @@ def test_what_the_hub_lacks_or_forbids_is_said(served, command, tmp_path):
     done = command("pull", "me/empty", "--out", tmp_path / "a")
     assert done.returncode == 2 and "holds no config.json" in done.stderr
     done = command("pull", "me/none", "--out", tmp_path / "a")
-    assert done.returncode == 2 and "me/none cannot be had from the Hub" in done.stderr
-    assert "See that name and revision are right" in done.stderr
-    assert "A folder with its config.json and model.safetensors can be given instead" in done.stderr
+    assert done.returncode == 2 and "cannot download me/none from the Hub" in done.stderr
+    assert "Check the name and the revision" in done.stderr
+    assert "You can also give a folder with its config.json and model.safetensors" in done.stderr
     assert not (tmp_path / "a").exists()
 
 
@@ -69,7 +69,7 @@ def test_without_a_network_the_cache_serves_and_the_rest_is_said(served, command
     asked = len(served.asked)
     assert command("pull", "me/shapes", "--out", tmp_path / "b").returncode == 0
     done = command("pull", "me/other", "--out", tmp_path / "c")
-    assert done.returncode == 2 and "cannot be had" in done.stderr and len(served.asked) == asked
+    assert done.returncode == 2 and "cannot download me/other" in done.stderr and len(served.asked) == asked
     assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
 
 
@@ -83,10 +83,10 @@ def test_without_the_right_token_nothing_is_sent(served, command, run, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["push", GOLDEN], "give OWNER/NAME, or --out FOLDER, or both"),
-        (["push", GOLDEN, "shapes"], "a repository of the Hub is called OWNER/NAME, got 'shapes'"),
+        (["push", GOLDEN], "Give OWNER/NAME, --out FOLDER, or both"),
+        (["push", GOLDEN, "shapes"], "a repository of the Hub has a name such as OWNER/NAME, got 'shapes'"),
         (["push", GOLDEN / "none", "me/shapes"], "is no folder"),
-        (["push", GOLDEN, "me/sha pes", "--out", "kept"], "called OWNER/NAME, got 'me/sha pes'"),
+        (["push", GOLDEN, "me/sha pes", "--out", "kept"], "has a name such as OWNER/NAME, got 'me/sha pes'"),
         (["push", GOLDEN, "--out", GOLDEN], "exists already"),
         (["pull", "me/shapes", "--out", GOLDEN], "exists already"),
     ],
@@ -114,7 +114,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
 def test_only_a_folder_of_ours_is_sent():
     with pytest.raises(
-        FileNotFoundError, match=r"no config\.json; expected a folder that `save_pretrained` made"
+        FileNotFoundError, match=r"no config\.json; expected a folder that `save_pretrained` wrote"
     ):
         rs.push_to_hub(GOLDEN, "me/net")
 
@@ -126,7 +126,7 @@ def test_a_folder_that_was_written_is_sent_as_it_is(served, command, run, tmp_pa
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     for more in (["me/shapes", "--license", "mit"], ["--out", tmp_path / "more"]):
         done = command("push", tmp_path / "kept", *more)
-        assert done.returncode == 2 and "is sent as it is: give OWNER/NAME" in done.stderr
+        assert done.returncode == 2 and "is sent as it is. Give OWNER/NAME" in done.stderr
     alone = command("push", run, "--out", tmp_path / "alone")
     assert alone.returncode == 0 and "OWNER/NAME" in (tmp_path / "alone/README.md").read_text()
     done = command_apart("push", tmp_path / "alone", "hf-hub:me/alone")
@@ -147,7 +147,7 @@ def test_a_folder_that_was_written_is_sent_as_it_is(served, command, run, tmp_pa
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
         ({"RESNET_RS_OFFLINE": "1"}, "RESNET_RS_OFFLINE is set"),
-        ({}, "See that there is a network"),
+        ({}, "Check the network"),
     ],
 )
 def test_advice_is_of_the_fault(variables, said, served, command, tmp_path, monkeypatch):
@@ -162,9 +162,9 @@ def test_advice_is_of_the_fault(variables, said, served, command, tmp_path, monk
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (401, "logged in"),
-        (403, "logged in"),
-        (404, "name and revision"),
+        (401, "your login"),
+        (403, "your login"),
+        (404, "name and the revision"),
         (429, "Try again later"),
         (503, "Try again later"),
         (413, ""),

@@ -5,6 +5,7 @@ import json
 import pytest
 import safetensors.torch
 import timm
+from PIL import Image
 from timm.models import save_for_hf
 from weights.sharing import assert_same, spoilt, write
 
@@ -14,7 +15,7 @@ from resnet_rs.bridges.hub_folder import read_config
 from resnet_rs.bridges.timm_names import from_timm
 from resnet_rs.training import checkpoint
 from resnet_rs.weights.convert import convert
-from resnet_rs.weights.reading import Foreign
+from resnet_rs.weights.reading import SourceCheckpoint
 from resnet_rs.zoo import EXPERIMENTS
 
 
@@ -24,11 +25,11 @@ def test_a_folder_of_timms_says_its_preprocessing_and_classes(tmp_path):
     facts = {"input_size": [3, 192, 192], "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.25] * 3}
     about = {"label_names": names, "pretrained_cfg": facts | {"interpolation": "bicubic"}}
     save_for_hf(theirs, tmp_path / "theirs", model_config=about, safe_serialization=True)
-    convert(Foreign(path=tmp_path / "theirs", kind="hub"), tmp_path / "ours")
+    convert(SourceCheckpoint(path=tmp_path / "theirs", kind="hub"), tmp_path / "ours")
     found = checkpoint.read(tmp_path / "ours")
     data = found.experiment.data
     assert (data.size, data.crop_ratio, data.mean, data.std) == (192, 0.9, (0.5,) * 3, (0.25,) * 3)
-    assert found.classes == ("a", "b", "c") and data.resampling == "antialiased" and not data.crop_first
+    assert found.classes == ("a", "b", "c") and data.resampling == "bicubic" and not data.crop_first
     assert_same(found.load_model().state_dict(), from_timm(theirs.state_dict()))
 
 
@@ -37,8 +38,8 @@ def test_a_folder_of_timms_says_its_preprocessing_and_classes(tmp_path):
     [
         ({"architecture": None}, "architecture"),
         ({"label_names": "cat"}, "no list of texts under 'label_names'"),
-        ({"label_names": ["cat"]}, "1 class names, 1 of them different, for a network of 3"),
-        ({"pretrained_cfg": 3}, "no object of fields"),
+        ({"label_names": ["cat"]}, "1 class names, 1 different, for a network of 3"),
+        ({"pretrained_cfg": 3}, "no object under 'pretrained_cfg'"),
         ({"resnet_rs": {"format": 9}}, "another version"),
         ({"resnet_rs": 3}, "another version"),
         ({"resnet_rs": {"format": 1, "experiment": {"type": "os.system"}}}, "no experiment of this version"),
@@ -48,28 +49,28 @@ def test_a_folder_of_timms_says_its_preprocessing_and_classes(tmp_path):
         ({"resnet_rs": None, "model_args": {"arch": {"type": "os.system"}}}, "no arch of this version"),
         (
             {"architecture": "resnetrs50"},
-            "architecture 'resnetrs50' for timm, and its experiment 'resnet_rs'",
+            "architecture 'resnetrs50' for timm, and 'resnet_rs' in its experiment",
         ),
         ({"model_args": None}, "no arch under model_args"),
-        ({"model_args": {"act_layer": "silu"}}, "'act_layer' under model_args, which no value of ours"),
-        ({"global_pool": "max"}, "global_pool 'max'; ours is 'avg'"),
-        ({"model_args": {"global_pool": "max"}}, "global_pool 'max'; ours is 'avg'"),
-        ({"model_args": [3]}, "no object of arguments"),
-        ({"num_classes": 4}, "num_classes 4 for timm, and its experiment 3"),
+        ({"model_args": {"act_layer": "silu"}}, "'act_layer' under model_args; expected only num_classes"),
+        ({"global_pool": "max"}, "global_pool 'max'; expected 'avg'"),
+        ({"model_args": {"global_pool": "max"}}, "global_pool 'max'; expected 'avg'"),
+        ({"model_args": [3]}, "no object under 'model_args'"),
+        ({"num_classes": 4}, "num_classes 4 for timm, and 3 in its experiment"),
         (
             {"resnet_rs": {"format": 1, "experiment": {"type": "resnet_rs.__main__.X"}}},
             "no experiment of this version",
         ),
         (
             {"label_names": ["cat", "dog", "cow", "cat"]},
-            "4 class names, 3 of them different, for a network of 3",
+            "4 class names, 3 different, for a network of 3",
         ),
     ],
 )
 def test_a_configuration_that_says_something_else_is_refused(fields, said, tmp_path):
     folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
     with pytest.raises((ValueError, storage.Damaged), match=said):
-        convert(Foreign(path=spoilt(folder, **fields), kind="hub"), tmp_path / "back")
+        convert(SourceCheckpoint(path=spoilt(folder, **fields), kind="hub"), tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -79,7 +80,7 @@ def test_a_forged_origin_is_refused(tmp_path):
     for origin in (3, ["a"], {"source": 3}):
         with pytest.raises(ValueError, match="no object of texts under 'origin'"):
             convert(
-                Foreign(path=spoilt(folder, resnet_rs=ours | {"origin": origin}), kind="hub"),
+                SourceCheckpoint(path=spoilt(folder, resnet_rs=ours | {"origin": origin}), kind="hub"),
                 tmp_path / "back",
             )
 
@@ -89,15 +90,18 @@ def test_what_is_no_finite_number_is_refused_by_every_door(tmp_path):
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     tensors["head.classifier.bias"][1] = float("nan")
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
-    for door in (rs.from_pretrained, lambda path: convert(Foreign(path=path, kind="hub"), tmp_path / "back")):
+    for door in (
+        rs.from_pretrained,
+        lambda path: convert(SourceCheckpoint(path=path, kind="hub"), tmp_path / "back"),
+    ):
         with pytest.raises(
-            ValueError, match=r"head\.classifier\.bias of .*hub holds a value that is no finite number"
+            ValueError, match=r"head\.classifier\.bias of .*hub holds a value that is not finite"
         ):
             door(folder)
     tensors["head.classifier.bias"][1] = 0
     for name, value, said in (
-        ("backbone.stem.1.running_var", -tensors["backbone.stem.1.running_var"], "a variance below 0"),
-        ("head.classifier.weight", tensors["head.classifier.weight"].long(), "wants torch.float32"),
+        ("backbone.stem.1.running_var", -tensors["backbone.stem.1.running_var"], "a negative variance"),
+        ("head.classifier.weight", tensors["head.classifier.weight"].long(), "needs torch.float32"),
     ):
         safetensors.torch.save_file(tensors | {name: value}, folder / "model.safetensors")
         with pytest.raises(ValueError, match=said):
@@ -110,13 +114,13 @@ def test_what_is_no_finite_number_is_refused_by_every_door(tmp_path):
         ({"input_size": []}, "square"),
         ({"input_size": "3,9,9"}, "square"),
         ({"input_size": [3, 160, 224]}, "square"),
-        ({"input_size": [1, 160, 160]}, "inputs of 1 channels, and mean"),
+        ({"input_size": [1, 160, 160]}, "expected one number for each of 1 channels"),
         ({"crop_pct": "0.9"}, "expected a number"),
-        ({"crop_mode": "squash"}, "crop_mode 'squash'; ours is center"),
-        ({"interpolation": "lanczos"}, "interpolation 'lanczos'; ours is bicubic or bilinear"),
+        ({"crop_mode": "squash"}, "crop_mode 'squash'; expected 'center'"),
+        ({"interpolation": "lanczos"}, "interpolation 'lanczos'; expected bicubic or bilinear"),
     ],
 )
-def test_pictures_that_are_prepared_otherwise_are_refused(fields, said, tmp_path):
+def test_images_that_are_prepared_otherwise_are_refused(fields, said, tmp_path):
     facts = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.9} | fields
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetrs50", "pretrained_cfg": facts}))
     with pytest.raises(ValueError, match=said):
@@ -126,27 +130,36 @@ def test_pictures_that_are_prepared_otherwise_are_refused(fields, said, tmp_path
 def test_a_size_of_timms_that_was_never_released_is_taken(fifty, tmp_path):
     folder = rs.save_pretrained(fifty, tmp_path / "hub")
     facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | {"input_size": [3, 288, 288]}
-    convert(Foreign(path=spoilt(folder, resnet_rs=None, pretrained_cfg=facts), kind="hub"), tmp_path / "back")
+    convert(
+        SourceCheckpoint(path=spoilt(folder, resnet_rs=None, pretrained_cfg=facts), kind="hub"),
+        tmp_path / "back",
+    )
     assert checkpoint.read(tmp_path / "back").experiment.data.size == 288
 
 
 def test_weights_of_another_experiment_are_refused(tmp_path):
     folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
     other = config.to_plain(config.edit(EXPERIMENTS["resnet-rs-tiny"], {"arch.blocks": (2, 1, 1, 1)}))
-    with pytest.raises(ValueError, match=r"missing: backbone\.c2\.1"):
+    with pytest.raises(ValueError, match=r"missing: 'backbone\.c2\.1"):
         args = {"arch": other["arch"]}
         ours = {"format": 1, "experiment": other}
         facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"] | {"num_classes": 10}
         spoilt(folder, resnet_rs=ours, model_args=args, num_classes=10, pretrained_cfg=facts)
         rs.from_pretrained(folder)
-    with pytest.raises(FileNotFoundError, match="holds no config"):
+    with pytest.raises(FileNotFoundError, match="has no config"):
         rs.from_pretrained(tmp_path)
 
 
-def test_a_folder_of_the_hub_is_told_from_a_checkpoint(tmp_path, command):
-    folder = rs.save_pretrained(write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"]), tmp_path / "hub")
-    done = command("predict", folder, folder)
-    assert done.returncode == 2 and f"resnet-rs convert {folder} --from hub" in done.stderr
+def test_a_hub_folder_scores_and_predicts_as_the_checkpoint_it_was_made_from(tmp_path):
+    ours = write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"])
+    folder = rs.save_pretrained(ours, tmp_path / "hub")
+    for name, value in (("cat", 20), ("dog", 230)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (30, 28), value).save(tmp_path / "images" / name / "1.png")
+    files = sorted((tmp_path / "images").glob("*/*"))
+    assert rs.load(folder).predict(files) == rs.load(ours).predict(files)
+    data = str(tmp_path / "images")
+    assert rs.evaluate(folder, data=data) == rs.evaluate(ours, data=data)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,9 @@ def test_a_network_of_timms_that_computes_something_else_is_refused(options, sai
 def test_a_known_network_tells_timm_no_more_than_we_know(fifty, tmp_path):
     folder = rs.save_pretrained(fifty, tmp_path / "hub")
     facts = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
-    with pytest.raises(ValueError, match="num_classes of pretrained_cfg 99 for timm, and its experiment 3"):
+    with pytest.raises(
+        ValueError, match="num_classes of pretrained_cfg 99 for timm, and 3 in its experiment"
+    ):
         rs.from_pretrained(spoilt(folder, pretrained_cfg=facts | {"num_classes": 99}))
     with pytest.raises(ValueError, match="act_layer"):
         rs.from_pretrained(spoilt(folder, pretrained_cfg=facts, model_args={"act_layer": "silu"}))

@@ -17,12 +17,13 @@ import resnet_rs as rs
 import resnet_rs.bridges.timm  # registers
 from resnet_rs import config, storage
 from resnet_rs.bridges.hub_folder import SPLIT_LOST
+from resnet_rs.bridges.model_garden import ModelGardenArch
 from resnet_rs.bridges.timm_names import DEPTHS, depth_of, from_timm
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
 from resnet_rs.verbs import describe_scores
 from resnet_rs.weights.convert import convert
-from resnet_rs.weights.reading import Foreign
+from resnet_rs.weights.reading import SourceCheckpoint
 from resnet_rs.zoo import EXPERIMENTS
 
 RUN_CLASSES = checkpoint.read(GOLDEN).classes
@@ -33,7 +34,7 @@ TINY = config.to_plain(EXPERIMENTS["resnet-rs-tiny"].arch)
 def test_what_goes_out_and_comes_back_is_the_same_bit_for_bit(name, tmp_path):
     ours = write(tmp_path / "ours", EXPERIMENTS[name], seed=3)
     folder = rs.save_pretrained(ours, tmp_path / "hub", license="apache-2.0")
-    done = convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    done = convert(SourceCheckpoint(path=folder, kind="hub"), tmp_path / "back")
     before, after = checkpoint.read(ours), checkpoint.read(tmp_path / "back")
     assert_same(state(ours), state(tmp_path / "back"))
     assert (after.experiment, after.classes) == (before.experiment, before.classes)
@@ -57,14 +58,17 @@ def test_what_timm_has_is_loaded_by_timm_alone(fifty, tmp_path):
     )
     assert "cat" in done.stdout
     assert_same(state(fifty), from_timm(torch.load(tmp_path / "theirs.pth", weights_only=True)))
-    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    convert(SourceCheckpoint(path=folder, kind="hub"), tmp_path / "back")
     assert_same(state(fifty), state(tmp_path / "back"))
 
 
 def test_timm_to_ours_to_timm_is_the_same_bit_for_bit(tmp_path):
     theirs = timm.create_model("resnetrs50", num_classes=5)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    convert(Foreign(path=tmp_path / "theirs.pth", kind="timm", name="resnet-rs-50-i160"), tmp_path / "ours")
+    convert(
+        SourceCheckpoint(path=tmp_path / "theirs.pth", kind="timm", name="resnet-rs-50-i160"),
+        tmp_path / "ours",
+    )
     folder = rs.save_pretrained(tmp_path / "ours", tmp_path / "hub")
     back = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert_same(theirs.state_dict(), back.state_dict())
@@ -91,12 +95,12 @@ def test_only_what_timm_has_goes_by_its_names():
         "stem=2015",
         "shortcut=strided",
         "se_ratio=none",
-        "activation=silu",
         "stride_in=reduce",
     )
     for field, _, value in (edit.partition("=") for edit in differing):
         assert depth_of(config.edit(ResNetArch(blocks=BLOCKS[50]), {field: value})) is None
     assert depth_of(EXPERIMENTS["efficientnet-b0"].arch) is None
+    assert depth_of(ModelGardenArch(blocks=BLOCKS[50])) is None
     assert depth_of(ResNetArch(blocks=(3, 4, 6, 4))) is None
 
 
@@ -111,10 +115,10 @@ def test_the_card_says_data_recipe_scores_and_licence(run, tmp_path):
     metrics = head["model-index"][0]["results"][0]["metrics"]
     assert [metric["type"] for metric in metrics] == ["top1"]
     assert not any(line.startswith("top5") for line in describe_scores(scores))
-    interval = f"| {scores['top1']:.4f} | {scores['top1_low']:.4f} to {scores['top1_high']:.4f} |"
-    assert interval in card and f"Of {scores['count']:,} test pictures" in card
+    interval = f"| {scores['top1']:.1%} | {scores['top1_low']:.1%} to {scores['top1_high']:.1%} |"
+    assert interval in card and f"Of {scores['count']:,} test images" in card
     run = json.loads((run / "run.json").read_text())
-    assert f"{run['num_train']:,} pictures for training" in card and "`recipe." in card
+    assert f"{run['num_train']:,} images for training" in card and "`recipe." in card
     assert card.endswith("## License\n\nmit\n")
 
 
@@ -154,10 +158,10 @@ def test_paths_of_the_machine_stay_here(run, tmp_path):
 
 def test_a_network_of_a_path_has_its_number_of_classes(tmp_path):
     ours = write(tmp_path / "ours", EXPERIMENTS["resnet-rs-tiny"])
-    model = rs.create_model("resnet-rs-tiny", in_channels=1, pretrained=ours)
+    model = rs.create_model("resnet-rs-tiny", in_chans=1, pretrained=ours)
     assert model.num_classes == 3
     assert torch.equal(model.head.classifier.weight, state(ours)["head.classifier.weight"])
-    assert rs.create_model("resnet-rs-tiny", 5, in_channels=1, pretrained=ours).num_classes == 5
+    assert rs.create_model("resnet-rs-tiny", 5, in_chans=1, pretrained=ours).num_classes == 5
 
 
 def test_control_characters_of_a_strangers_names_do_not_reach_the_terminal(tmp_path, command):
@@ -168,7 +172,7 @@ def test_control_characters_of_a_strangers_names_do_not_reach_the_terminal(tmp_p
     assert r"\x1b[31mred" in done.stdout and done.stdout.count("\n") == 1
 
 
-def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path):
+def test_a_split_that_stays_behind_is_said_when_all_images_are_scored(tmp_path):
     photos = tmp_path / "photos"
     for name, color in (("cat", 60), ("dog", 190)):
         (photos / name).mkdir(parents=True)
@@ -181,8 +185,8 @@ def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path
         out=tmp_path / "run",
     )
     folder = rs.save_pretrained(tmp_path / "run", tmp_path / "hub")
-    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
-    with pytest.warns(UserWarning, match="which pictures they were trained on is not known here"):
+    convert(SourceCheckpoint(path=folder, kind="hub"), tmp_path / "back")
+    with pytest.warns(UserWarning, match="which images they were trained on is not known here"):
         scores = rs.evaluate(tmp_path / "back", data=str(photos))
     assert scores["count"] == 24 and scores["is_split_lost"]
     assert "is_split_lost" not in rs.evaluate(tmp_path / "run", data=str(photos))
@@ -190,7 +194,7 @@ def test_a_split_that_stays_behind_is_said_when_all_pictures_are_scored(tmp_path
     shutil.copytree(photos, tmp_path / "halves/val")
     assert rs.evaluate(tmp_path / "back", data=str(tmp_path / "halves"))["count"] == 24
     again = rs.save_pretrained(tmp_path / "back", tmp_path / "again")
-    convert(Foreign(path=again, kind="hub"), tmp_path / "twice")
+    convert(SourceCheckpoint(path=again, kind="hub"), tmp_path / "twice")
     with pytest.warns(UserWarning, match="not known here"):
         rs.evaluate(tmp_path / "twice", data=str(photos))
 
@@ -225,7 +229,7 @@ def test_what_timm_stores_of_our_networks_comes_back(name, tmp_path):
 
 
 def test_a_network_that_learned_in_a_loop_of_ones_own_is_saved_and_shared(tmp_path):
-    model = rs.create_model("resnet-rs-tiny", num_classes=2, in_channels=1)
+    model = rs.create_model("resnet-rs-tiny", num_classes=2, in_chans=1)
     model.reset_classifier(3)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)
     images, targets = torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 0])
@@ -238,7 +242,7 @@ def test_a_network_that_learned_in_a_loop_of_ones_own_is_saved_and_shared(tmp_pa
     assert torch.equal(again(images), model.eval()(images))
     twice = rs.save(again, tmp_path / "twice", classes=CLASSES)
     assert_same(state(twice), state(saved))
-    assert rs.create_model("resnet-rs-tiny", in_channels=1, pretrained=twice).num_classes == 3
+    assert rs.create_model("resnet-rs-tiny", in_chans=1, pretrained=twice).num_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -271,33 +275,33 @@ def test_what_a_network_began_with_is_said_when_it_is_saved(run, tmp_path):
     facts = checkpoint.Provenance(experiment=plain.experiment, classes=CLASSES, seed=0, split=halves)
     checkpoint.write(tmp_path / "split", plain.load_model().state_dict(), facts)
     for name, is_split in (("plain", False), ("split", True)):
-        model = rs.create_model("resnet-rs-tiny", in_channels=1, pretrained=tmp_path / name)
+        model = rs.create_model("resnet-rs-tiny", in_chans=1, pretrained=tmp_path / name)
         origin = checkpoint.read(rs.save(model, tmp_path / f"{name} again", classes=CLASSES)).origin
         assert (SPLIT_LOST in origin.values()) == is_split
 
 
 def test_another_license_does_not_make_the_first_forgotten(run, tmp_path):
     folder = rs.save_pretrained(run, tmp_path / "hub", license="mit")
-    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    convert(SourceCheckpoint(path=folder, kind="hub"), tmp_path / "back")
     again = rs.save_pretrained(tmp_path / "back", tmp_path / "again", license="apache-2.0")
     assert "license: mit" not in (again / "README.md").read_text()
-    convert(Foreign(path=again, kind="hub"), tmp_path / "twice")
+    convert(SourceCheckpoint(path=again, kind="hub"), tmp_path / "twice")
     origin = checkpoint.read(tmp_path / "twice").origin
     assert (origin["license"], origin["before: license"]) == ("apache-2.0", "mit")
 
 
 def test_license_data_and_scores_survive_being_pulled_and_pushed_again(run, tmp_path):
     folder = rs.save_pretrained(run, tmp_path / "hub", license="mit")
-    convert(Foreign(path=folder, kind="hub"), tmp_path / "back")
+    convert(SourceCheckpoint(path=folder, kind="hub"), tmp_path / "back")
     origin = checkpoint.read(tmp_path / "back").origin
     scores = json.loads((run / "scores.json").read_text())
-    assert origin["license"] == "mit" and origin["before: data"].startswith("my_photos: 24 pictures")
-    assert f"top-1 {scores['top1']:.4f} ({scores['top1_low']:.4f} to" in origin["before: scores"]
+    assert origin["license"] == "mit" and origin["before: data"].startswith("my_photos: 24 images")
+    assert f"top-1 {scores['top1']:.1%} ({scores['top1_low']:.1%} to" in origin["before: scores"]
     again = rs.save_pretrained(tmp_path / "back", tmp_path / "again")
     card = (again / "README.md").read_text()
     assert card.endswith("## License\n\nmit\n") and "before: scores: of " in card
     assert json.loads((again / "config.json").read_text())["pretrained_cfg"]["license"] == "mit"
-    convert(Foreign(path=again, kind="hub"), tmp_path / "twice")
+    convert(SourceCheckpoint(path=again, kind="hub"), tmp_path / "twice")
     twice = checkpoint.read(tmp_path / "twice").origin
     assert twice["license"] == "mit" and twice["before: before: data"] == origin["before: data"]
     assert_same(state(tmp_path / "twice"), state(run))

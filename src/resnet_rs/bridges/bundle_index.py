@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from resnet_rs.bridges.archive import Unreadable
+from resnet_rs.text import quoted
 
 ITEM_BYTES = {
     "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint8": 1, "bool": 1,
@@ -84,11 +85,6 @@ def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def shown(name: str) -> str:
-    """A name as it is printed, cut where it is long."""
-    return repr(name[:100])
-
-
 def _num_shards(key: bytes, value: bytes) -> int:
     """The number of data files, from the first key and value."""
     header = _fields(value)
@@ -108,7 +104,7 @@ def _entry(name: str, fields: Fields, num_shards: int) -> Entry:
     shape = _fields(_message(fields, 2))
     dims = [_number(_fields(dim), 1) for dim in _messages(shape, 2)]
     if len(dims) > _MAX_DIMS or min(dims, default=0) < 0 or _number(shape, 3):
-        raise Unreadable(f"{shown(name)} in it has no shape of at most {_MAX_DIMS} known dimensions.")
+        raise Unreadable(f"{quoted(name)} in it has no shape of at most {_MAX_DIMS} known dimensions.")
     code = _number(fields, 1)
     entry = Entry(
         dtype=_DTYPES.get(code, f"type {code}"),
@@ -121,14 +117,14 @@ def _entry(name: str, fields: Fields, num_shards: int) -> Entry:
     )
     if min(entry.offset, entry.num_bytes) < 0 or not 0 <= entry.shard < num_shards:
         raise Unreadable(
-            f"it says that {shown(name)} has {entry.num_bytes} bytes at {entry.offset} of data file {entry.shard}, "
+            f"it says that {quoted(name)} has {entry.num_bytes} bytes at {entry.offset} of data file {entry.shard}, "
             f"of {num_shards}, which cannot be."
         )
     if entry.dtype in ITEM_BYTES and not entry.num_slices:
         expected = math.prod(dims) * ITEM_BYTES[entry.dtype]
         if entry.num_bytes != expected:
             raise Unreadable(
-                f"it says that {shown(name)} has {entry.num_bytes} bytes; of shape {entry.shape} and type "
+                f"it says that {quoted(name)} has {entry.num_bytes} bytes; of shape {entry.shape} and type "
                 f"{entry.dtype} it would have {expected}."
             )
     return entry

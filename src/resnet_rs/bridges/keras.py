@@ -1,7 +1,7 @@
 """Keras 2's ResNet-RS (`keras.applications.resnet_rs`): its names, and its HDF5 files.
 
-Keras' own files hold the paper's weights: the averages of the TF1 release under other names. Keras normalizes inside
-the network; that part has no variables.
+Keras' own files hold the paper's weights: the EMA weights of the TF1 release under other names. Keras normalizes images
+inside the network; that part has no variables.
 
 Source: Keras 2.15, run (`ResNetRS50` and its siblings, with and without top).
 """
@@ -17,43 +17,45 @@ from typing import Any
 import numpy as np
 
 from resnet_rs.bridges.archive import Unreadable, naming
-from resnet_rs.bridges.network import Names, Rule, Spot, tensorflow_rules
+from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, tensorflow_mappings
 from resnet_rs.models.resnet import ResNetArch
 
 _HEAD = "predictions"
 HEAD_BIAS = f"{_HEAD}/bias:0"
-"""As long as there are classes."""
+"""Has one value per class."""
 _MAX_ENTRIES = 20_000
 _MAX_DEPTH = 8
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 
 
-def keras_rules(arch: ResNetArch, shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
-    """The rules of a Keras file; one without top has none for the classifier."""
+def keras_mappings(arch: ResNetArch, shapes: Mapping[str, tuple[int, ...]]) -> list[KeyMapping]:
+    """The mappings of a Keras file; without its top, the classifier is left out."""
 
-    def theirs(spot: Spot) -> Names:
-        if spot.role == "classifier":
-            return Names(_HEAD, None)
-        if spot.role == "stem":
-            return Names(f"stem_1_stem_conv_{spot.block + 1}", f"stem_1_stem_batch_norm_{spot.block + 1}")
-        block = f"BlockGroup{spot.stage}__block_{spot.block}"
-        if spot.role == "shortcut":
-            return Names(f"{block}__projection_conv", f"{block}__projection_batch_norm")
-        if spot.role in _BLOCK:
-            number = _BLOCK[spot.role]
+    def names(layer: LayerId) -> LayerNames:
+        if layer.role == "classifier":
+            return LayerNames(_HEAD, None)
+        if layer.role == "stem":
+            return LayerNames(
+                f"stem_1_stem_conv_{layer.block + 1}", f"stem_1_stem_batch_norm_{layer.block + 1}"
+            )
+        block = f"BlockGroup{layer.stage}__block_{layer.block}"
+        if layer.role == "shortcut":
+            return LayerNames(f"{block}__projection_conv", f"{block}__projection_batch_norm")
+        if layer.role in _BLOCK:
+            number = _BLOCK[layer.role]
             # The first norm of a block has one underscore, the others have two.
             gap = "_" if number == "1" else "__"
-            return Names(f"{block}__conv_{number}", f"{block}{gap}batch_norm_{number}")
-        return Names(f"{block}__se_se_{'reduce' if spot.role == 'squeeze' else 'expand'}", None)
+            return LayerNames(f"{block}__conv_{number}", f"{block}{gap}batch_norm_{number}")
+        return LayerNames(f"{block}__se_se_{'reduce' if layer.role == 'squeeze' else 'expand'}", None)
 
     def variable(layer: str, part: str) -> str:
         return f"{layer}/{part}:0"
 
-    return tensorflow_rules(arch, theirs, variable=variable, has_head=has_head(shapes))
+    return tensorflow_mappings(arch, names, variable=variable, has_head=has_head(shapes))
 
 
 def has_head(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a file was saved with its top."""
+    """Whether a file has the classifier, Keras' `include_top`."""
     return any(name.startswith(f"{_HEAD}/") for name in shapes)
 
 
@@ -62,21 +64,21 @@ def count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(name.startswith("BlockGroup") and name.endswith("__conv_1/kernel:0") for name in shapes)
 
 
-def is_other(name: str) -> bool:
-    """Whether a variable may be left aside: what Keras normalizes with inside the network, and the optimizer's."""
+def is_ignored(name: str) -> bool:
+    """Whether a variable can be ignored: it belongs to the optimizer, or to the normalization inside the network."""
     return name.startswith(("normalization", "optimizer_weights/", "top_level_model_weights/"))
 
 
 class H5File:
     """The arrays of a file of Keras weights, or of a whole Keras model, by the names of their variables.
 
-    Only plain arrays that lie in the file itself are read. Raises `ValueError` for anything else and for damage.
+    Only plain arrays in the file itself are read. Raises `ValueError` for any other content and for damage.
     """
 
     def __init__(self, path: Path) -> None:
         require()
         self.path = path
-        self._places: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         self._num_groups = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         with naming(str(path)), self._opened() as opened:
@@ -87,47 +89,47 @@ class H5File:
         """The arrays of `names`, one at a time."""
         for name in names:
             with naming(str(self.path)), self._opened() as opened:
-                array = np.asarray(opened[self._places[name]][()])
+                array = np.asarray(opened[self._paths[name]][()])
             yield name, array
 
     def _opened(self) -> Any:  # noqa: ANN401 - a type of h5py, which may not be installed
         import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
         if not self.path.is_file():
-            raise Unreadable("it is no file; expected weights that Keras saved, such as model.h5.")
+            raise Unreadable("it is not a file; expected Keras weights such as model.h5.")
         try:
             return h5py.File(self.path, "r")
         except OSError as error:
-            raise Unreadable(f"it is no HDF5 file ({' '.join(str(error).split())}).") from None
+            raise Unreadable(f"it is not an HDF5 file ({' '.join(str(error).split())}).") from None
 
     def _collect(self, group: Any, path: str) -> None:  # noqa: ANN401 - types of h5py
-        """Note every array below `group`."""
+        """Record every array below `group`."""
         self._num_groups += 1
         if self._num_groups > _MAX_ENTRIES or path.count("/") > _MAX_DEPTH:
-            raise Unreadable("it holds more folders than weights ever do.")
+            raise Unreadable("it holds more groups than any file of weights.")
         for name in group:
             item = _member(group, name, path)
             if hasattr(item, "keys"):
                 self._collect(item, f"{path}/{name}")
             else:
-                self._note(item, f"{path}/{name}")
+                self._record(item, f"{path}/{name}")
 
-    def _note(self, item: Any, path: str) -> None:  # noqa: ANN401 - a dataset of h5py
-        """Note an array; a variable's name is its own after that of its layer."""
+    def _record(self, item: Any, path: str) -> None:  # noqa: ANN401 - a dataset of h5py
+        """Record an array. The name of a variable is `layer/part`, the end of its path."""
         num_bytes = self.path.stat().st_size
         sizes = [math.prod(shape) * item.dtype.itemsize for shape in (item.shape, item.chunks or ())]
         is_plain = item.dtype.kind in "fiu" and not item.external and not item.is_virtual
         if not is_plain or max(sizes) > num_bytes:
-            raise Unreadable(f"{path!r} in it is no plain array that lies in the file.")
+            raise Unreadable(f"{path!r} in it is not a plain array inside the file.")
         name = "/".join(path.strip("/").split("/")[-2:])
         if name in self.shapes or len(self.shapes) >= _MAX_ENTRIES:
-            raise Unreadable(f"two arrays in it are called {name!r}, or there are too many.")
+            raise Unreadable(f"two arrays in it are named {name!r}, or it has too many.")
         self.shapes[name] = tuple(item.shape)
-        self._places[name] = item.name
+        self._paths[name] = item.name
 
 
 def require() -> None:
-    """Refuse to go on without h5py, which is an extra."""
+    """Raise `ValueError` if h5py, an extra, is not installed."""
     if find_spec("h5py") is None:
         raise ValueError(
             "Keras files need h5py, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
@@ -135,9 +137,9 @@ def require() -> None:
 
 
 def _member(group: Any, name: str, path: str) -> Any:  # noqa: ANN401 - types of h5py
-    """What lies under `name` in a group of the same file; links to other places are refused."""
+    """The member `name` of a group; links to other places are refused."""
     import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise Unreadable(f"{path}/{name} in it leads elsewhere, which weights never do.")
+        raise Unreadable(f"{path}/{name} in it is a link to another place; expected an array or a group.")
     return group[name]

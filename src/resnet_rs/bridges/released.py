@@ -1,7 +1,7 @@
-"""The paper's weights by name: of what is published, Keras' files, the averages of the TF1 release.
+"""The paper's weights by name: Keras' files, which hold the EMA weights of the TF1 release.
 
-Of the sources in reach (the release's own archives, the TF2 Model Garden's own training, timm's six) these alone are
-of all eleven configurations, the authors' and of a published hash.
+Only these files cover all eleven configurations, come from the authors and have a published hash. The other sources are
+the archives of the TF1 release, the TF2 Model Garden (its own training) and timm (six configurations).
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from resnet_rs.bridges import keras
-from resnet_rs.bridges.classifier import Classifier
 from resnet_rs.bridges.download import RemoteFile, fetch
-from resnet_rs.bridges.network import fill
+from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.models.resnet import ResNetArch
+from resnet_rs.tasks.classifier import Classifier
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
 LICENSE = "apache-2.0"
-MOST_BYTES = 1 << 30
-"""The largest, of depth 420, has about 770 million."""
 MD5 = {
     "resnet-rs-50-i160": "69d9d925319f00a8bdd4af23c04e4102",
     "resnet-rs-101-i160": "544b3434d00efc199d66e9058c7f3379",
@@ -32,27 +30,28 @@ MD5 = {
     "resnet-rs-350-i320": "7ccb858cc738305e8ceb3c0140bee393",
     "resnet-rs-420-i320": "ae0eb9bed39e64fc8d7e0db4018dc7e8",
 }
-"""Experiment -> MD5 of its file. Source: Keras 2.15 (`keras/src/applications/resnet_rs.py`)."""
+"""MD5 of the file, by experiment. Source: Keras 2.15 (`keras/src/applications/resnet_rs.py`)."""
 
 
 def remote_file(name: str) -> RemoteFile:
-    """Where the weights of an experiment are. Raises `ValueError` if none are published."""
+    """The file with the weights of an experiment. Raises `ValueError` if none are published."""
     if name not in MD5:
         raise ValueError(
-            f"no weights of {name!r} are published, but of {', '.join(MD5)}. torchvision's can be converted: "
-            "`resnet-rs convert FILE --from torchvision --out FOLDER`."
+            f"no weights of {name!r} are published. There are weights of {', '.join(MD5)}. To convert weights of "
+            "torchvision: `resnet-rs convert FILE --from torchvision --out FOLDER`."
         )
-    return RemoteFile(f"{ADDRESS}/{name}.h5", md5=MD5[name])
+    return RemoteFile(f"{ADDRESS}/{name}.h5", f"md5:{MD5[name]}")
 
 
 def tensors(name: str, arch: ResNetArch) -> dict[str, Tensor]:
-    """The published weights of `name` for a classifier of `arch`, from the cache or the network.
+    """The published weights of `name`, as the state dict of a classifier of `arch`.
 
-    Raises `ValueError` without h5py (extra `convert`), and `OSError` if the file cannot be had.
+    Raises `ValueError` without h5py (extra `convert`), and `NotFetched` if the file is neither in the cache nor can be
+    downloaded.
     """
     keras.require()
-    file = keras.H5File(fetch(remote_file(name), at_most=MOST_BYTES))
+    file = keras.H5File(fetch(remote_file(name)))
     with torch.device("meta"):
         expected = Classifier.build(arch, num_classes=file.shapes[keras.HEAD_BIAS][0]).state_dict()
-    rules = keras.keras_rules(arch, file.shapes)
-    return fill(file, rules, expected, ignored=keras.is_other, origin=f"{name}.h5")
+    mappings = keras.keras_mappings(arch, file.shapes)
+    return map_state_dict(file, mappings, expected, ignored=keras.is_ignored, origin=f"{name}.h5")

@@ -24,7 +24,8 @@ from types import MappingProxyType
 import numpy as np
 
 from resnet_rs.bridges.archive import ENDINGS, Files, Unreadable, is_archive, naming
-from resnet_rs.bridges.bundle_index import ITEM_BYTES, Entry, Extend, entries, masked, shown
+from resnet_rs.bridges.bundle_index import ITEM_BYTES, Entry, Extend, entries, masked
+from resnet_rs.text import listed, quoted
 
 MAX_BYTES = 1 << 32
 """Of one variable."""
@@ -35,7 +36,7 @@ _LATEST = "checkpoint"
 """The text file in which TensorFlow notes the newest checkpoint of a folder."""
 _NAMED = re.compile(r'^\s*model_checkpoint_path\s*:\s*"([^"\n]*)"', re.MULTILINE)
 _MAX_LATEST = 1 << 20
-_MAX_SHOWN = 5
+_MAX_CLOSEST = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +115,7 @@ class TensorBundle:
                 read = stack.enter_context(self.files.reading())
             for name in names:
                 shard, entry = self._shard(name), self._entries[name]
-                with naming(f"{shown(name)} of {self.files.path}/{shard}"):
+                with naming(f"{quoted(name)} of {self.files.path}/{shard}"):
                     array = _array(read(shard, entry.offset, entry.num_bytes), entry, extend)
                 yield name, array
 
@@ -132,13 +133,13 @@ class TensorBundle:
         shard, entry = self._shard(name), self._entries[name]
         if shard not in self.files.parts:
             raise FileNotFoundError(
-                f"{self.files.path}/{shard} is missing, in which {shown(name)} is. It belongs beside "
+                f"{self.files.path}/{shard} is missing, in which {quoted(name)} is. It belongs beside "
                 f"{self.prefix}{_INDEX}; fetch it, too."
             )
         num_bytes, end = self.files.parts[shard].num_bytes, entry.offset + entry.num_bytes
         if end > num_bytes:
             raise ValueError(
-                f"{self.files.path}/{shard} has {num_bytes} bytes, but {shown(name)} in it ends at {end}. It is cut "
+                f"{self.files.path}/{shard} has {num_bytes} bytes, but {quoted(name)} in it ends at {end}. It is cut "
                 "off, or of another checkpoint; fetch it again."
             )
 
@@ -146,11 +147,11 @@ class TensorBundle:
         """Refuse a variable that is not there, or that this reader does not know how to read."""
         label = f"{self.files.path}/{self.prefix}"
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=_MAX_SHOWN)
-            has = f"Closest: {_listed(near)}." if near else f"It has {_listed(list(self._entries))}."
-            raise ValueError(f"{shown(name)} is not in {label}. {has}")
+            near = difflib.get_close_matches(name, self._entries, n=_MAX_CLOSEST)
+            has = f"Closest: {listed(near)}." if near else f"It has {listed(list(self._entries))}."
+            raise ValueError(f"{quoted(name)} is not in {label}. {has}")
         entry = self._entries[name]
-        with naming(f"{shown(name)} of {label}"):
+        with naming(f"{quoted(name)} of {label}"):
             if entry.dtype not in ITEM_BYTES:
                 raise Unreadable(f"it holds {entry.dtype}; expected one of {', '.join(sorted(ITEM_BYTES))}.")
             if entry.num_slices:
@@ -212,7 +213,7 @@ def _choose(files: Files) -> str:
     chosen = prefixes if len(prefixes) == 1 else sorted(latest.intersection(prefixes))
     if len(chosen) != 1:
         advice = "Give one of them" if files.path.is_dir() else "Unpack it, and give one of them"
-        raise Unreadable(f"it holds several checkpoints: {_listed(prefixes)}. {advice}.")
+        raise Unreadable(f"it holds several checkpoints: {listed(prefixes)}. {advice}.")
     return chosen[0]
 
 
@@ -237,8 +238,3 @@ def _array(pieces: Iterator[bytes], entry: Entry, extend: Extend) -> np.ndarray:
         array <<= 16
         return array.view(np.float32)
     return array.astype(bool) if entry.dtype == "bool" else array
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_SHOWN
-    return ", ".join(map(shown, names[:_MAX_SHOWN])) + (f" and {rest} more" if rest > 0 else "")

@@ -1,10 +1,10 @@
 """Our networks in timm, once this module is imported: `timm.create_model("resnet_rs_152.i256", pretrained=True)`.
 
-A name is an architecture of ours, its tag the size that published weights are for; the largest is the default. So
-`features_only=True` and the `tu-` encoders of segmentation_models_pytorch find them. `resnet_rs` is the network of any
-arch, which folders of the Hub name that hold other networks than timm has.
+A name is an architecture. Its tag is the image size of published weights; the largest is the default.
+`features_only=True` and the `tu-` encoders of segmentation_models_pytorch work too. `resnet_rs` is a network of any
+arch, for Hub folders of networks that timm does not have.
 
-Wants timm (extra `timm`); weights by name want h5py (extra `convert`).
+Needs timm (extra `timm`); published weights need h5py (extra `convert`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from resnet_rs import config
 from resnet_rs.bridges import released
-from resnet_rs.bridges.classifier import Classifier
-from resnet_rs.bridges.timm_names import DEPTHS, under_our_names
+from resnet_rs.bridges.timm_config import accept_timm_names
+from resnet_rs.bridges.timm_names import DEPTHS, with_our_names
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import RELEASED
+from resnet_rs.tasks.classifier import Classifier
 
 try:
     from timm.models import (
@@ -73,7 +74,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def resnet_rs(pretrained: bool = False, *, arch: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
-    """A network of any arch of ours, given as the JSON that a checkpoint holds of it."""
+    """A network of any arch, which is given as JSON in the form of a checkpoint."""
     if arch is None:
         raise ValueError("resnet_rs is a network of any shape. Give arch=config.to_plain(ResNetArch(...)).")
     known: Arch = config.from_plain(dict(arch), kinds=(Arch,))
@@ -81,7 +82,7 @@ def resnet_rs(pretrained: bool = False, *, arch: Mapping[str, Any] | None = None
 
 
 def _entrypoint(depth: int) -> Callable[..., nn.Module]:
-    """The function by which timm makes the network of a depth."""
+    """The function that timm calls for the network of a depth."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(create.__name__, _arch(depth), pretrained, **kwargs)
@@ -102,17 +103,19 @@ for _depth in DEPTHS:
 def _create(
     variant: str, arch: Arch, pretrained: bool, *, drop_path_rate: float | None = None, **kwargs: Any
 ) -> nn.Module:
-    if kwargs.pop("output_stride", 32) != 32:
-        raise ValueError("our networks have an output_stride of 32 alone.")
+    if (output_stride := kwargs.pop("output_stride", 32)) != 32:
+        raise ValueError(
+            f"output_stride must be 32, got {output_stride}. Dilated networks are not supported."
+        )
     if drop_path_rate is not None:
         arch = config.edit(arch, {"drop_path": drop_path_rate})
-    if arch.needs_average:  # of the running statistics, which a training loop of others may not keep
+    if arch.needs_ema:  # another training loop may not average the running statistics
         arch = config.edit(arch, {"norm_momentum": 0.1})
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     if pretrained:
         overlay |= _published_tensors(variant, arch, kwargs.get("pretrained_cfg"), overlay)
     model = build_model_with_cfg(
-        Classifier.build,
+        _build,
         variant,
         pretrained,
         pretrained_cfg_overlay=overlay,
@@ -121,15 +124,21 @@ def _create(
         arch=arch,
         **kwargs,
     )
-    for part in model.modules():  # it would be kept beside the weights
+    for part in model.modules():  # else timm keeps a second copy of the weights
         getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
+    return model
+
+
+def _build(arch: Arch, **kwargs: Any) -> Classifier:
+    model = Classifier.build(arch, **kwargs)
+    accept_timm_names(model)
     return model
 
 
 def _published_tensors(
     variant: str, arch: Arch, pretrained_cfg: Any, overlay: dict[str, Any]
 ) -> dict[str, Any]:
-    """The published weights, fetched and verified as `resnet-rs pull` does, where timm was told of no others."""
+    """The published weights, downloaded and verified as in `resnet-rs pull`, unless timm was given others."""
     chosen = resolve_pretrained_cfg(variant, pretrained_cfg, overlay)
     name = f"{variant.replace('_', '-')}-{chosen.tag}"
     if not isinstance(arch, ResNetArch) or name not in released.MD5:
@@ -142,5 +151,5 @@ def _published_tensors(
 
 
 def _ours(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """As timm calls it, before it adapts the first and the last layer."""
-    return under_our_names(state_dict)
+    """timm calls it before it adapts the first and the last layer."""
+    return with_our_names(state_dict)

@@ -1,8 +1,7 @@
-"""Weights between timm's `resnetrs*` models and ours: another name for every tensor, the same numbers.
+"""Tensor names of timm's `resnetrs*` models, and state dicts renamed from timm to ours and back.
 
-Ours is a `Model` of a `ResNet` (released stem, pooled shortcuts, squeeze-and-excitation) and a
-`ClassificationHead`. Every depth is understood: the blocks of a stage are counted by name. timm itself
-is not needed.
+Ours is a `Model` of a `ResNet` (released stem, pooled shortcuts, squeeze-and-excitation) and a `ClassificationHead`.
+Networks of any depth can be renamed: the names tell the number of blocks in each stage. timm itself is not needed.
 
 Source: timm 1.0 (`timm/models/resnet.py`, `timm/layers/squeeze_excite.py`).
 """
@@ -15,19 +14,22 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from resnet_rs.bridges.network import Rule, refuse_others
+from resnet_rs.bridges.network import KeyMapping, refuse_unmatched, transformed
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
-"""Of its ResNet-RS: `resnetrs50` to `resnetrs420`."""
+"""Depths of timm's ResNet-RS, `resnetrs50` to `resnetrs420`."""
 
 _KERNEL = ("weight",)
 _AFFINE = ("weight", "bias")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 _OPTIONAL = "num_batches_tracked"
-"""Counts the updates of a norm, and is read only by norms without momentum; many checkpoints leave it out."""
+"""Update counter of a norm; only norms without momentum read it, and many checkpoints lack it."""
+
+_SQUEEZE = (".se.fc1.weight", ".se.fc2.weight")
+"""timm's 1x1 kernels of squeeze-and-excitation; ours are matrices."""
 
 _STEM = {
     "conv1.0": ("stem.0", _KERNEL),
@@ -36,7 +38,7 @@ _STEM = {
     "conv1.4": ("stem.4", _NORM),
     "conv1.6": ("stem.6", _KERNEL),
     "bn1": ("stem.7", _NORM),
-    # timm keeps the name of the max-pool for the strided convolution in its place.
+    # timm's name of the strided convolution that replaces the max-pool.
     "maxpool.0": ("stem.9", _KERNEL),
     "maxpool.1": ("stem.10", _NORM),
 }
@@ -50,51 +52,64 @@ _BLOCK = {
     "se.fc1": ("excite.reduce", _AFFINE),
     "se.fc2": ("excite.expand", _AFFINE),
 }
-# A pool comes first where a stage halves its map; in c2 timm puts an identity there, and we put nothing.
+# The first layer is a pool if the stage halves its map. In c2 timm has an identity instead, and we have nothing.
 _SHORTCUT_C2 = {"downsample.1": ("shortcut.0", _KERNEL), "downsample.2": ("shortcut.1", _NORM)}
 _SHORTCUT = {"downsample.1": ("shortcut.1", _KERNEL), "downsample.2": ("shortcut.2", _NORM)}
 
-# No network has a thousand blocks in a stage, and a forged index must not make us list a billion names.
+# Three digits, so that a forged index cannot create a billion names.
 _TIMM_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
 _OUR_BLOCK = re.compile(r"backbone\.c([2-5])\.(\d{1,3})\.")
 
 
 def depth_of(arch: Arch) -> int | None:
-    """Which of timm's ResNet-RS has this arch; none if none has. What acts in training alone is free."""
+    """The depth of timm's ResNet-RS with this arch; None if timm has none. Fields used only in training may differ."""
     if not isinstance(arch, ResNetArch):
         return None
     bare = replace(arch, drop_path=0.0, norm_momentum=1.0, zero_init=True)
     return next((depth for depth in DEPTHS if bare == ResNetArch(blocks=BLOCKS[depth])), None)
 
 
+def is_resnet_rs(architecture: str) -> bool:
+    """Whether timm's name is that of a ResNet-RS: its own `resnetrs50`, or our registered `resnet_rs_50`."""
+    return architecture in {f"{start}{depth}" for start in ("resnetrs", "resnet_rs_") for depth in DEPTHS}
+
+
 def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a timm `resnetrs*` model under our names, for `Model.load_state_dict`.
 
-    The tensors share their memory with those given. Raises `ValueError` with the names unknown or missing.
+    The tensors share memory with the given ones. Raises `ValueError` with the names that are unknown or missing.
     """
-    names = dict(_names(_count_blocks(_TIMM_BLOCK, state_dict, first_stage=1)))
-    _check(state_dict, known=names, origin="a timm resnetrs model")
-    return {names[name]: _as_linear(name, tensor) for name, tensor in state_dict.items()}
+    known = {mapping.source: mapping for mapping in mappings(state_dict)}
+    _refuse_unmatched(state_dict, known, origin="a timm resnetrs model")
+    return {known[n].target: transformed(tensor, known[n].transform) for n, tensor in state_dict.items()}
 
 
-def under_our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names, whether they come under these or under timm's."""
+def with_our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under our names; those given may have timm's names or ours."""
     return from_timm(state_dict) if "conv1.0.weight" in state_dict else state_dict
 
 
 def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights, as from `Model.state_dict`, under the names of timm's `resnetrs*` models.
 
-    The tensors share their memory with those given. Raises `ValueError` with the names unknown or missing.
+    The tensors share memory with the given ones. Raises `ValueError` with the names that are unknown or missing.
     """
-    names = {ours: timm for timm, ours in _names(_count_blocks(_OUR_BLOCK, state_dict, first_stage=2))}
-    _check(state_dict, known=names, origin="a ResNet-RS with a classification head")
-    return {names[name]: _as_convolution(names[name], tensor) for name, tensor in state_dict.items()}
+    known = {mapping.target: mapping for mapping in mappings(state_dict)}
+    _refuse_unmatched(state_dict, known, origin="a ResNet-RS with a classification head")
+    return {
+        known[name].source: tensor if known[name].transform == "none" else tensor[:, :, None, None]
+        for name, tensor in state_dict.items()
+    }
 
 
-def is_resnet_rs(architecture: str) -> bool:
-    """Whether timm calls a ResNet-RS so: its own, `resnetrs50`, or ours that is registered, `resnet_rs_50`."""
-    return architecture in {f"{start}{depth}" for start in ("resnetrs", "resnet_rs_") for depth in DEPTHS}
+def mappings(names: Iterable[str]) -> list[KeyMapping]:
+    """The mappings of a timm `resnetrs*` model with these names, timm's or ours; update counters only if present."""
+    given = set(names)
+    return [
+        KeyMapping(timm, ours, "OIHW to matrix" if timm.endswith(_SQUEEZE) else "none")
+        for timm, ours in _names(count_blocks(given))
+        if timm in given or ours in given or not timm.endswith(_OPTIONAL)
+    ]
 
 
 def count_blocks(names: Iterable[str]) -> list[int]:
@@ -104,19 +119,8 @@ def count_blocks(names: Iterable[str]) -> list[int]:
     return max(counts, key=sum)
 
 
-def rules(names: Iterable[str]) -> list[Rule]:
-    """The rules of a timm `resnetrs*` model; of counters of updates those that there are."""
-    given = set(names)
-    pairs = _names(count_blocks(given))
-    return [
-        Rule(timm, ours, "matrix of OIHW" if _is_squeeze(timm) else "as it is")
-        for timm, ours in pairs
-        if timm in given or not timm.endswith(_OPTIONAL)
-    ]
-
-
 def _count_blocks(pattern: re.Pattern[str], names: Iterable[str], *, first_stage: int) -> list[int]:
-    """Blocks in c2, c3, c4 and c5, by the highest index; an absent stage counts 1, to be missed by name."""
+    """Blocks in c2, c3, c4 and c5, from the highest index. A stage without names counts one block, reported missing."""
     counts = [1, 1, 1, 1]
     for name in names:
         if match := pattern.match(name):
@@ -126,7 +130,7 @@ def _count_blocks(pattern: re.Pattern[str], names: Iterable[str], *, first_stage
 
 
 def _names(num_blocks: list[int]) -> Iterator[tuple[str, str]]:
-    """All pairs of timm's name and ours in a network with that many blocks per stage."""
+    """All pairs of timm's name and ours in a network with these numbers of blocks per stage."""
     yield from _prefixed(_STEM, timm="", ours="backbone.")
     for i, count in enumerate(num_blocks):
         for j in range(count):
@@ -145,31 +149,9 @@ def _prefixed(
             yield f"{timm}{timm_layer}.{tensor}", f"{ours}{our_layer}.{tensor}"
 
 
-def _check(given: Mapping[str, Tensor], *, known: Mapping[str, str], origin: str) -> None:
-    refuse_others(
+def _refuse_unmatched(given: Mapping[str, Tensor], known: Mapping[str, KeyMapping], *, origin: str) -> None:
+    refuse_unmatched(
         unknown=[name for name in given if name not in known],
-        missing=[name for name in known if name not in given and not name.endswith(_OPTIONAL)],
+        missing=[name for name in known if name not in given],
         origin=origin,
     )
-
-
-def _is_squeeze(timm_name: str) -> bool:
-    return timm_name.endswith((".se.fc1.weight", ".se.fc2.weight"))
-
-
-def _as_linear(timm_name: str, tensor: Tensor) -> Tensor:
-    """timm's squeezing kernels without their two axes of space: [D, C, 1, 1] -> [D, C]."""
-    if not _is_squeeze(timm_name):
-        return tensor
-    if tensor.dim() != 4 or tensor.shape[2:] != (1, 1):
-        raise ValueError(f"{timm_name} must have shape [D, C, 1, 1], got {list(tensor.shape)}.")
-    return tensor.flatten(1)
-
-
-def _as_convolution(timm_name: str, tensor: Tensor) -> Tensor:
-    """Our squeezing weights as timm's 1x1 kernels: [D, C] -> [D, C, 1, 1]."""
-    if not _is_squeeze(timm_name):
-        return tensor
-    if tensor.dim() != 2:
-        raise ValueError(f"for {timm_name} a weight must have shape [D, C], got {list(tensor.shape)}.")
-    return tensor[:, :, None, None]

@@ -1,1 +1,1 @@
-"""Others' weights as checkpoints of ours: from a file, or fetched by name."""
+"""Weights of other libraries as our checkpoints, from a file or downloaded by name; our checkpoints for the Hub."""

@@ -1,22 +1,20 @@
 """The model card of a checkpoint: `README.md` in a repository of the Hub.
 
-Fields of its head: the Hub's `model-cards` documentation. What is not known is not said.
+The fields of its metadata follow the Hub's `model-cards` documentation. Unknown values are left out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges.timm_names import depth_of
-from resnet_rs.report.statistics import is_telling
+from resnet_rs.report.score import Number
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 
-_SCORES = {"top1": "top-1", "top5": "top-5", "ece": "calibration error", "nll": "negative log-likelihood"}
 _CLASSES_SHOWN = 20
 
 
@@ -28,13 +26,13 @@ def model_card(
     license: str | None,
     repo: str,
 ) -> str:
-    """The card of `saved`; `run` is what its run has written down of itself, `scores` those of its weights."""
+    """The card of `saved`; `run` is the record of its run, `scores` are those of its weights."""
     parts = [
         *_head(saved, run, scores, license),
-        *_what(saved),
+        *_summary(saved),
         *_data(saved, run),
         *_recipe(saved, run),
-        *_scores(scores),
+        *_scores(saved, scores),
         *_use(saved, repo),
         *_origin(saved),
         *_license(license),
@@ -46,7 +44,11 @@ def facts(
     saved: Checkpoint, *, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """Data, recipe and scores in a line each: what a checkpoint that is made of the folder says of its origin."""
-    said = {"data": _data_line(run), "recipe": _recipe_line(saved, run), "scores": _scores_line(scores)}
+    said = {
+        "data": _data_line(run),
+        "recipe": _recipe_line(saved, run),
+        "scores": _scores_line(saved, scores),
+    }
     return {name: line for name, line in said.items() if line}
 
 
@@ -61,13 +63,9 @@ def _head(
         "tags": ["image-classification", "resnet-rs", *(["timm"] if known else [])],
     }
     if run is not None and scores is not None:
-        metrics = [
-            {"type": name, "value": scores[name]}
-            for name in ("top1", "top5")
-            if scores.get(name) is not None and is_telling(name, len(scores["classes"]))
-        ]
+        metrics = [{"type": n.name.key, "value": n.value} for n in _numbers(saved, scores) if n.name.is_share]
         task = {"type": "image-classification"}
-        data = {"name": _data_name(run), "type": _data_name(run)}
+        data = {"name": run["data_title"], "type": run["data_title"]}
         results = [{"task": task, "dataset": data, "metrics": metrics}]
         fields["model-index"] = [{"name": _name(saved), "results": results}]
     yield "---"
@@ -76,12 +74,12 @@ def _head(
     yield "---"
 
 
-def _what(saved: Checkpoint) -> Iterator[str]:
+def _summary(saved: Checkpoint) -> Iterator[str]:
     experiment = saved.experiment
     yield f"# {_name(saved)}"
     yield ""
     yield (
-        f"A classifier of {len(saved.classes):,} classes for pictures of {experiment.data.size} pixels with "
+        f"A classifier of {len(saved.classes):,} classes for images of {experiment.data.size} pixels with "
         f"{experiment.count_cost().params:,} parameters, of the family of *Revisiting ResNets: Improved Training and "
         "Scaling Strategies* (Bello et al., 2021, arXiv:2103.07579)."
     )
@@ -96,13 +94,13 @@ def _data(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
         return
     yield from ("", "## Data", "", f"{_plain(_data_line(run))}.")
     if saved.split is not None:
-        yield "The split was made automatically, by the hash of each picture's name."
+        yield "The split was made automatically, by the hash of each image's name."
 
 
 def _data_line(run: Mapping[str, Any] | None) -> str:
     if run is None:
         return ""
-    return f"{_data_name(run)}: {run['num_train']:,} pictures for training, {run['num_test']:,} for testing"
+    return f"{run['data_title']}: {run['num_train']:,} images for training, {run['num_test']:,} for testing"
 
 
 def _recipe(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
@@ -115,7 +113,7 @@ def _recipe(saved: Checkpoint, run: Mapping[str, Any] | None) -> Iterator[str]:
     if edits:
         yield ""
     for path, value in edits.items():
-        yield f"- `{path}={config.as_typed(value)}`"
+        yield f"- `{path}={config.as_text(value)}`"
 
 
 def _recipe_line(saved: Checkpoint, run: Mapping[str, Any] | None) -> str:
@@ -124,37 +122,37 @@ def _recipe_line(saved: Checkpoint, run: Mapping[str, Any] | None) -> str:
     return f"{saved.step:,} updates, seed {saved.seed}, of the experiment {zoo.nearest(saved.experiment)}"
 
 
-def _scores_line(scores: Mapping[str, Any] | None) -> str:
+def _scores_line(saved: Checkpoint, scores: Mapping[str, Any] | None) -> str:
     if scores is None:
         return ""
-    found = ", ".join(
-        f"{title} {value:.4f} ({low:.4f} to {high:.4f})" for title, value, low, high in _numbers(scores)
-    )
-    return f"of {scores['count']:,} test pictures, with 95 % intervals over them: {found}"
+    found = ", ".join(f"{n.name.label} {_value(n)} ({n.interval})" for n in _numbers(saved, scores))
+    return f"of {scores['count']:,} test images, with 95 % intervals over them: {found}"
 
 
-def _numbers(scores: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
-    """Title, value and interval of the scores that say something."""
-    for name, title in _SCORES.items():
-        if scores.get(name) is not None and is_telling(name, len(scores["classes"])):
-            yield title, scores[name], scores[f"{name}_low"], scores[f"{name}_high"]
+def _numbers(saved: Checkpoint, scores: Mapping[str, Any]) -> list[Number]:
+    """The measured scores of the checkpoint's task."""
+    return [n for n in saved.experiment.task.numbers(scores) if n.value is not None]
 
 
-def _scores(scores: Mapping[str, Any] | None) -> Iterator[str]:
+def _value(number: Number) -> str:
+    return number.name.text(number.value)
+
+
+def _scores(saved: Checkpoint, scores: Mapping[str, Any] | None) -> Iterator[str]:
     if scores is None:
         return
     yield from ("", "## Scores", "")
-    yield f"Of {scores['count']:,} test pictures, with the weights of the {scores['weights']}; one training run."
+    yield f"Of {scores['count']:,} test images, with the weights of the {scores['weights']}; one training run."
     if scores["unreadable"]:
-        yield f"{len(scores['unreadable']):,} pictures could not be read and are not counted."
-    yield from ("", "| score | value | 95 % interval over the pictures |", "|---|---|---|")
-    for title, value, low, high in _numbers(scores):
-        yield f"| {title} | {value:.4f} | {low:.4f} to {high:.4f} |"
+        yield f"{len(scores['unreadable']):,} images could not be read and are not counted."
+    yield from ("", "| score | value | 95 % interval over the images |", "|---|---|---|")
+    for number in _numbers(saved, scores):
+        yield f"| {number.name.label} | {_value(number)} | {number.interval} |"
 
 
 def _use(saved: Checkpoint, repo: str) -> Iterator[str]:
     yield from ("", "## Use", "", "```python", "import resnet_rs as rs", "")
-    yield f'model = rs.from_pretrained("{repo}")  # normalized pictures -> logits'
+    yield f'model = rs.from_pretrained("{repo}")  # normalized images -> logits'
     yield from ("```", "", "```python", "import timm")
     if depth_of(saved.experiment.arch) is None:
         yield "import resnet_rs.bridges.timm  # makes the architecture known to timm"
@@ -167,9 +165,9 @@ def _origin(saved: Checkpoint) -> Iterator[str]:
     if not saved.origin:
         return
     yield from ("", "## Where the weights come from", "")
-    for name, said in saved.origin.items():
-        if name != "license":  # it has a part of its own
-            yield f"- {_plain(name)}: {_plain(said)}"
+    for name, text in saved.origin.items():
+        if name != "license":  # it has its own section
+            yield f"- {_plain(name)}: {_plain(text)}"
 
 
 def _license(license: str | None) -> Iterator[str]:
@@ -178,18 +176,13 @@ def _license(license: str | None) -> Iterator[str]:
 
 
 def _name(saved: Checkpoint) -> str:
-    """What the network is called: the experiment that it is, or is nearest to."""
+    """The name of the nearest experiment."""
     name = zoo.nearest(saved.experiment)
     arch_alone: Experiment = zoo.experiment(name)
     return name if saved.experiment.arch == arch_alone.arch else f"{name}, edited"
 
 
-def _data_name(run: Mapping[str, Any]) -> str:
-    """What the data is called, without the folders above it, which are nobody's business."""
-    return "Fashion-MNIST, a part" if run["data"] == "builtin" else Path(run["data"]).name
-
-
 def _plain(text: str) -> str:
-    """A name as one line of Markdown that is no markup."""
+    """A name as one line of Markdown without markup."""
     line = "".join(letter if letter.isprintable() else "?" for letter in text)
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]<>#|" else letter for letter in line)

@@ -1,54 +1,58 @@
-"""The paper's weights by name, fetched once into the cache and converted.
+"""Published weights by name, downloaded once into the cache and converted to a checkpoint.
 
-Which file that is says `bridges/released.py`.
+`bridges/released.py` knows the file of each name.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from resnet_rs import zoo
+from resnet_rs import storage, zoo
 from resnet_rs.bridges import hub, keras, released
-from resnet_rs.bridges.download import PATIENCE, Progress, RemoteFile, cache_folder, fetch
-from resnet_rs.bridges.partial import turn
+from resnet_rs.bridges.download import Progress, RemoteFile, cache_folder, fetch
 from resnet_rs.weights.convert import Converted, convert
-from resnet_rs.weights.reading import Foreign
+from resnet_rs.weights.reading import SourceCheckpoint
+
+_SECONDS_FOR_LOCK = 3600.0
+"""Time for another process that downloads and converts the same weights."""
 
 
 def pull(name: str, out: Path, *, progress: Progress | None = None) -> Converted:
-    """Make the new checkpoint folder `out` of the published weights of `name`, from the cache or the network.
+    """Write the new checkpoint folder `out` with the published weights of `name`, from the cache or the network.
 
-    A name such as `timm/resnetrs50.tf_in1k` is that of a repository of the Hub (extra `hub`). Raises `ValueError` for
-    an experiment without published weights or without h5py (extra `convert`), and `OSError` if the file cannot be had:
-    without a network it says which file to put where.
+    `name` is a released experiment, or a repository of the Hub such as `timm/resnetrs50.tf_in1k` (extra `hub`). Raises
+    `ValueError` for an experiment without published weights or without h5py (extra `convert`), and `NotFetched` if the
+    file is neither in the cache nor can be downloaded.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
     if hub.is_repo(name):
-        return convert(Foreign(path=hub.fetch_folder(name), kind="hub", url=address(name)), out)
+        return convert(SourceCheckpoint(path=hub.fetch_folder(name), kind="hub", url=address(name)), out)
     remote = published(name)
     keras.require()
-    file = fetch(remote, progress=progress, at_most=released.MOST_BYTES)
-    foreign = Foreign(path=file, kind="keras", name=name, url=remote.url, license=released.LICENSE)
-    return convert(foreign, out)
+    file = fetch(remote, progress=progress)
+    source = SourceCheckpoint(path=file, kind="keras", name=name, url=remote.url, license=released.LICENSE)
+    return convert(source, out)
 
 
 def pretrained(name: str) -> Path:
-    """The checkpoint folder of the published weights of `name` in the cache, made at the first call."""
-    folder = cache_folder() / "checkpoints" / f"{name}-{published(name).md5}"
+    """The checkpoint folder with the published weights of `name` in the cache, made at the first call."""
+    folder = cache_folder() / "checkpoints" / f"{name}-{published(name).digest}"
     if not folder.is_dir():
-        with turn(folder, seconds=PATIENCE.turn_seconds):  # of many ranks that ask at once, one makes it
+        storage.make_folders(folder.parent)
+        # Many ranks may ask at once: one makes the folder, the others wait for it.
+        with storage.locked(folder.parent, seconds=_SECONDS_FOR_LOCK):
             if not folder.is_dir():
                 pull(name, folder)
     return folder
 
 
 def published(name: str) -> RemoteFile:
-    """Where the weights of an experiment are. Raises `ValueError` if there is no such experiment, or none of it."""
+    """The file with the weights of an experiment. Raises `ValueError` if the experiment or its weights do not exist."""
     zoo.experiment(name)
     return released.remote_file(name)
 
 
 def address(name: str) -> str:
-    """Where the weights of an experiment, or those in a repository of the Hub, are fetched from."""
+    """The address of the weights of an experiment or of a repository of the Hub."""
     return f"hf://{hub.plain_name(name)}" if hub.is_repo(name) else published(name).url

@@ -1,7 +1,7 @@
-"""What a file of somebody else's weights is: the experiment that it is for, and which of its variables go where.
+"""How to read a source checkpoint: its experiment, and the mapping of its variables to our tensors.
 
-The names tell the layout, and a release's file name the resolution. What remains open is asked for by the
-experiment's name.
+The experiment follows from the names in the file, and for released weights from the file name, which tells the
+resolution. Where these are not enough, the user must name the experiment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges import hub_folder, keras, tensorflow, timm_names, torchvision
-from resnet_rs.bridges.network import Rule, TensorFile
+from resnet_rs.bridges.model_garden import ModelGardenArch
+from resnet_rs.bridges.network import KeyMapping, TensorFile
 from resnet_rs.bridges.tensor_bundle import TensorBundle
 from resnet_rs.bridges.torch_file import TorchFile
 from resnet_rs.models.efficientnet import EfficientNetArch
@@ -30,48 +31,43 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Shapes = Mapping[str, tuple[int, ...]]
 
 NUM_IMAGENET = 1000
-_GARDEN = {
-    "arch.activation": "silu",
-    "arch.padding": "same",
-    "arch.shortcut": "always-pooled",
-    "data.resampling": "garden",
-}
-"""How the Model Garden's networks differ from the paper's."""
+_MODEL_GARDEN = {"data.resampling": "tf2_bilinear"}
+"""How the Model Garden's images differ from the paper's."""
 _WITH_TORCHS_EPSILON = ("-b0", "-b1", "-b2", "-b3", "-b4")
 _AS_STORED = "as stored"
-_ANY = "resnet-rs-50-i160"
-"""Of which a folder of timm's takes the recipe, which it does not tell."""
+_DEFAULT_HUB_EXPERIMENT = "resnet-rs-50-i160"
+"""Its recipe completes the experiment of a timm folder, which has no recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
-    """Somebody else's weights."""
+class SourceCheckpoint:
+    """Weights that another library wrote."""
 
     path: Path
     kind: str
-    """Whose: one of `KINDS`."""
+    """The library or format: one of `KINDS`."""
     name: str | None = None
-    """Of the experiment that they are for; needed where the file does not tell."""
+    """The experiment of the weights; needed if the file does not tell it."""
     edits: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """In which that experiment differs from the zoo's, as `{"arch.width": 0.5}`."""
+    """Differences from that experiment, such as `{"arch.width": 0.5}`."""
     raw: bool = False
-    """Of TensorFlow's checkpoints: take the variables themselves, also where there are averages of them."""
+    """For TensorFlow: use the raw variables even if there are EMA weights."""
     background: bool = False
-    """Of the Model Garden's: keep class 0 of 1,001, of which no picture is."""
+    """For the Model Garden: keep class 0 of 1,001, the background."""
     key: str | None = None
-    """Of a PyTorch file: where in it the weights are, such as `model_ema`."""
+    """For PyTorch files: the key of the weights, such as `model_ema`."""
     classes: tuple[str, ...] | None = None
-    """Their names; by default ImageNet's identifiers where there are 1,000, else numbers."""
+    """Names of the classes; the default is ImageNet's identifiers for 1,000 classes, else numbers."""
     url: str = ""
-    """Where the file was fetched from."""
+    """Address from which the file was downloaded."""
     license: str | None = None
-    """Of the weights, where it is known."""
+    """License of the weights, if it is known."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"weights come from one of {', '.join(KINDS)}, got {self.kind!r}.")
+            raise ValueError(f"--from must be one of {', '.join(KINDS)}, got {self.kind!r}.")
         if self.edits and self.name is None:
-            raise ValueError("edits are of an experiment. Give --name as well.")
+            raise ValueError("edits need an experiment. Give --name as well.")
         kinds = {
             "raw": ("tf1", "tf2"),
             "background": ("tf2",),
@@ -81,33 +77,33 @@ class Foreign:
         for option, its_kinds in kinds.items():
             if getattr(self, option) and self.kind not in its_kinds:
                 raise ValueError(
-                    f"--{option} is for weights of {' or '.join(its_kinds)}, these are {self.kind}."
+                    f"--{option} is for weights of {' or '.join(its_kinds)}, got --from {self.kind}."
                 )
         if not self.path.exists() and not list(self.path.parent.glob(f"{glob.escape(self.path.name)}.*")):
             raise FileNotFoundError(f"{self.path} does not exist; expected weights of {self.kind}.")
 
 
-class Reading(NamedTuple):
-    """How a file is to be read."""
+class ReadPlan(NamedTuple):
+    """How to read a source checkpoint."""
 
     file: TensorFile
     experiment: Experiment
-    rules: list[Rule]
-    taken: str
-    """Which variables, in words."""
+    mappings: list[KeyMapping]
+    variables: str
+    """Which variables are used: `EMA`, `raw` or `as stored`."""
     ignored: Callable[[str], bool]
-    """Which variables are none of the network's."""
+    """Tells which variables do not belong to the network."""
     has_head: bool = True
     classes: tuple[str, ...] | None = None
-    """Their names, where the source has any."""
+    """Names of the classes, if the source has them."""
     origin: Mapping[str, str] = {}
-    """Where the source says that its weights come from."""
+    """The origin of the weights that the source records."""
     license: str | None = None
-    """Of the weights, where the source says it."""
+    """License of the weights, if the source has it."""
 
 
-def read(foreign: Foreign) -> Reading:
-    """How the weights are to be read. Raises `ValueError` where the file does not tell what it is."""
+def plan_read(source: SourceCheckpoint) -> ReadPlan:
+    """How to read `source`. Raises `ValueError` if the file does not tell its experiment."""
     readers = {
         "tf1": _tf1,
         "tf2": _tf2,
@@ -116,187 +112,197 @@ def read(foreign: Foreign) -> Reading:
         "torchvision": _torchvision,
         "hub": _hub,
     }
-    return readers[foreign.kind](foreign)
+    return readers[source.kind](source)
 
 
 def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
-    """Names and shapes of the network's tensors, without memory."""
+    """The state dict of the network on the meta device: names, shapes and types."""
     with torch.device("meta"):
         return experiment.build_model().state_dict()
 
 
-def of_classes(experiment: Experiment, num_classes: int) -> Experiment:
-    """The experiment for another number of classes."""
+def with_num_classes(experiment: Experiment, num_classes: int) -> Experiment:
+    """The experiment with another number of classes."""
     return config.edit(experiment, {"task.num_classes": num_classes})
 
 
-def _tf1(foreign: Foreign) -> Reading:
-    file = TensorBundle.open(foreign.path)
-    base = named(foreign, tensorflow.count_blocks_of_tf1(file.shapes))
-    raw = foreign.raw or not tensorflow.has_averages(file.shapes)
-    rules = tensorflow.tf1_rules(_resnet(base), raw=raw)
-    return Reading(
+def _tf1(source: SourceCheckpoint) -> ReadPlan:
+    file = TensorBundle.open(source.path)
+    base = find_experiment(source, tensorflow.count_tf1_blocks(file.shapes))
+    raw = source.raw or not tensorflow.has_ema(file.shapes)
+    mappings = tensorflow.tf1_mappings(_resnet(base), raw=raw)
+    return ReadPlan(
         file=file,
-        experiment=of_classes(base, _first(file.shapes, "dense/bias", NUM_IMAGENET)),
-        rules=rules,
-        taken="raw" if raw else "averages",
-        ignored=tensorflow.beside_tf1(rules),
+        experiment=with_num_classes(base, _length(file.shapes, "dense/bias", NUM_IMAGENET)),
+        mappings=mappings,
+        variables="raw" if raw else "EMA",
+        ignored=tensorflow.ignored_by_tf1(mappings),
     )
 
 
-def _tf2(foreign: Foreign) -> Reading:
-    file = TensorBundle.open(foreign.path)
-    base = named(foreign, tensorflow.count_blocks_of_garden(file.shapes), before=_GARDEN)
-    averages = tensorflow.has_averages(file.shapes) and not foreign.raw
-    rules = tensorflow.garden_rules(_resnet(base), averages=averages)
-    return Reading(
+def _tf2(source: SourceCheckpoint) -> ReadPlan:
+    file = TensorBundle.open(source.path)
+    base = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes), before=_MODEL_GARDEN)
+    base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
+    ema = tensorflow.has_ema(file.shapes) and not source.raw
+    mappings = tensorflow.model_garden_mappings(_resnet(base), ema=ema)
+    return ReadPlan(
         file=file,
-        experiment=of_classes(base, _first(file.shapes, tensorflow.GARDEN_BIAS, NUM_IMAGENET + 1)),
-        rules=rules,
-        taken="averages" if averages else "raw",
-        ignored=tensorflow.beside_garden(rules),
+        experiment=with_num_classes(
+            base, _length(file.shapes, tensorflow.MODEL_GARDEN_BIAS, NUM_IMAGENET + 1)
+        ),
+        mappings=mappings,
+        variables="EMA" if ema else "raw",
+        ignored=tensorflow.ignored_by_model_garden(mappings),
     )
 
 
-def _keras(foreign: Foreign) -> Reading:
-    file = keras.H5File(foreign.path)
-    base = named(foreign, keras.count_blocks(file.shapes))
-    return Reading(
+def _keras(source: SourceCheckpoint) -> ReadPlan:
+    file = keras.H5File(source.path)
+    base = find_experiment(source, keras.count_blocks(file.shapes))
+    return ReadPlan(
         file=file,
-        experiment=of_classes(base, _first(file.shapes, keras.HEAD_BIAS, NUM_IMAGENET)),
-        rules=keras.keras_rules(_resnet(base), file.shapes),
-        taken=_AS_STORED,
-        ignored=keras.is_other,
+        experiment=with_num_classes(base, _length(file.shapes, keras.HEAD_BIAS, NUM_IMAGENET)),
+        mappings=keras.keras_mappings(_resnet(base), file.shapes),
+        variables=_AS_STORED,
+        ignored=keras.is_ignored,
         has_head=keras.has_head(file.shapes),
     )
 
 
-def _timm(foreign: Foreign) -> Reading:
-    file = TorchFile(foreign.path, key=foreign.key)
-    base = named(foreign, sum(timm_names.count_blocks(file.shapes)))
+def _timm(source: SourceCheckpoint) -> ReadPlan:
+    file = TorchFile(source.path, key=source.key)
+    base = find_experiment(source, sum(timm_names.count_blocks(file.shapes)))
     _resnet(base)
-    return Reading(
+    return ReadPlan(
         file=file,
-        experiment=of_classes(base, _first(file.shapes, "fc.bias", NUM_IMAGENET)),
-        rules=timm_names.rules(file.shapes),
-        taken=_AS_STORED,
-        ignored=torchvision.is_other,
+        experiment=with_num_classes(base, _length(file.shapes, "fc.bias", NUM_IMAGENET)),
+        mappings=timm_names.mappings(file.shapes),
+        variables=_AS_STORED,
+        ignored=torchvision.is_ignored,
     )
 
 
-def _torchvision(foreign: Foreign) -> Reading:
-    file = TorchFile(foreign.path, key=foreign.key)
+def _torchvision(source: SourceCheckpoint) -> ReadPlan:
+    file = TorchFile(source.path, key=source.key)
     if "features.0.0.weight" in file.shapes:
-        base, efficientnet = _efficientnet(foreign, file.shapes)
-        rules = torchvision.efficientnet_rules(expected_tensors(base), efficientnet.group_sizes)
-        num_classes = _first(file.shapes, "classifier.1.bias", NUM_IMAGENET)
+        base, efficientnet = _efficientnet(source, file.shapes)
+        mappings = torchvision.efficientnet_mappings(expected_tensors(base), efficientnet.group_sizes)
+        num_classes = _length(file.shapes, "classifier.1.bias", NUM_IMAGENET)
     else:
-        told = {
+        detected = {
             "arch.blocks": tuple(timm_names.count_blocks(file.shapes)),
             "data.resampling": "bilinear",
             "data.crop_first": False,
         }
-        base = config.edit(zoo.experiment(foreign.name or "resnet-50-2015"), {**told, **foreign.edits})
-        rules = torchvision.resnet_rules(_resnet(base))
-        num_classes = _first(file.shapes, "fc.bias", NUM_IMAGENET)
-    return Reading(
+        base = config.edit(zoo.experiment(source.name or "resnet-50-2015"), {**detected, **source.edits})
+        mappings = torchvision.resnet_mappings(_resnet(base))
+        num_classes = _length(file.shapes, "fc.bias", NUM_IMAGENET)
+    return ReadPlan(
         file=file,
-        experiment=of_classes(base, num_classes),
-        rules=rules,
-        taken=_AS_STORED,
-        ignored=torchvision.is_other,
+        experiment=with_num_classes(base, num_classes),
+        mappings=mappings,
+        variables=_AS_STORED,
+        ignored=torchvision.is_ignored,
     )
 
 
-def _hub(foreign: Foreign) -> Reading:
-    """A folder of the Hub: one that we have written, or timm's of a ResNet-RS."""
-    said = hub_folder.read_config(foreign.path)
-    file = TorchFile(foreign.path / hub_folder.WEIGHTS)
+def _hub(source: SourceCheckpoint) -> ReadPlan:
+    """A Hub folder: written by `resnet-rs push`, or a ResNet-RS of timm."""
+    hub_config = hub_folder.read_config(source.path)
+    file = TorchFile(source.path / hub_folder.WEIGHTS)
     is_timms = "conv1.0.weight" in file.shapes
-    base = of_classes(
-        _of_folder(foreign, said, file.shapes),
-        _first(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET),
+    base = with_num_classes(
+        _hub_experiment(source, hub_config, file.shapes),
+        _length(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET),
     )
-    return Reading(
+    return ReadPlan(
         file=file,
         experiment=base,
-        rules=timm_names.rules(file.shapes) if is_timms else [Rule(n, n) for n in expected_tensors(base)],
-        taken=_AS_STORED,
-        ignored=_is_none,
-        classes=said.classes,
-        origin=said.origin,
-        license=said.license,
+        mappings=timm_names.mappings(file.shapes)
+        if is_timms
+        else [KeyMapping(n, n) for n in expected_tensors(base)],
+        variables=_AS_STORED,
+        ignored=_ignore_nothing,
+        classes=hub_config.classes,
+        origin=hub_config.origin,
+        license=hub_config.license,
     )
 
 
-def _of_folder(foreign: Foreign, said: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
-    """The experiment that a folder of the Hub is for: its own, or what timm is told of the network and its inputs."""
-    if said.experiment is not None:
-        if foreign.name is not None:
-            raise ValueError(f"{foreign.path} says its experiment itself. Leave --name and edits out.")
-        return said.experiment
-    inputs = said.edits()
-    if said.arch is not None:  # timm has stored our `resnet_rs`
-        base = replace(zoo.experiment(foreign.name or _ANY), arch=said.arch)
-        return config.edit(config.edit(base, inputs), foreign.edits)
-    if not timm_names.is_resnet_rs(said.architecture):
+def _hub_experiment(source: SourceCheckpoint, hub_config: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
+    """The experiment of a Hub folder: its own, or the one that timm's fields describe."""
+    if hub_config.experiment is not None:
+        if source.name is not None:
+            raise ValueError(f"{source.path} has its own experiment. Omit --name and edits.")
+        return hub_config.experiment
+    inputs = hub_config.edits()
+    if hub_config.arch is not None:  # stored by timm as our `resnet_rs`
+        base = replace(zoo.experiment(source.name or _DEFAULT_HUB_EXPERIMENT), arch=hub_config.arch)
+        return config.edit(config.edit(base, inputs), source.edits)
+    if not timm_names.is_resnet_rs(hub_config.architecture):
         raise ValueError(
-            f"{foreign.path} holds {said.architecture!r}; expected a ResNet-RS of timm, or what `resnet-rs push` wrote."
+            f"{source.path} holds {hub_config.architecture!r}; expected a ResNet-RS of timm or of `resnet-rs push`."
         )
     count, size = sum(timm_names.count_blocks(shapes)), inputs.get("data.size")
-    return config.edit(config.edit(named(foreign, count, size=size), inputs), foreign.edits)
+    return config.edit(config.edit(find_experiment(source, count, size=size), inputs), source.edits)
 
 
-def _is_none(name: str) -> bool:
-    """Whether a tensor of a folder of the Hub may be left aside: none may."""
+def _ignore_nothing(name: str) -> bool:
+    """Hub folders hold only the network's tensors."""
     return False
 
 
-def named(
-    foreign: Foreign, num_blocks: int, *, before: Mapping[str, Any] | None = None, size: int | None = None
+def find_experiment(
+    source: SourceCheckpoint,
+    num_blocks: int,
+    *,
+    before: Mapping[str, Any] | None = None,
+    size: int | None = None,
 ) -> Experiment:
-    """The ResNet-RS that was named, or the one that the number of its blocks and the file's name, or `size`, tell.
+    """The experiment that the user named, else the released one with this number of blocks and this size.
 
-    `before` are edits of its kind, which those of the person may take back.
+    The size comes from `size` or from the file name. `before` are edits for the kind of the source; the edits of the
+    user are applied after them.
     """
     before = before or {}
-    if foreign.name is not None:
-        return config.edit(config.edit(zoo.experiment(foreign.name), before), foreign.edits)
-    path = foreign.path
-    fitting = {name: zoo.experiment(name) for name in RELEASED}
-    fitting = {name: e for name, e in fitting.items() if sum(_resnet(e).blocks) == num_blocks}
-    # A checkpoint of TensorFlow is several files, whose folder has the name.
-    texts = (path.name, path.parent.name) if foreign.kind in ("tf1", "tf2") else (path.name,)
-    told = [
+    if source.name is not None:
+        return config.edit(config.edit(zoo.experiment(source.name), before), source.edits)
+    path = source.path
+    candidates = {name: zoo.experiment(name) for name in RELEASED}
+    candidates = {name: e for name, e in candidates.items() if sum(_resnet(e).blocks) == num_blocks}
+    # A TensorFlow checkpoint is several files, and their folder has the name.
+    texts = (path.name, path.parent.name) if source.kind in ("tf1", "tf2") else (path.name,)
+    detected = [
         n
-        for n, e in fitting.items()
+        for n, e in candidates.items()
         if e.data.size == size or any(n in text or f"_i{e.data.size}_" in text for text in texts)
     ]
-    if size is not None:  # which is edited in, where no released one has it
-        told = (told or list(fitting))[:1]
-    if len(told) == 1 or len(fitting) == 1:
-        return config.edit(zoo.experiment((told or list(fitting))[0]), before)
-    if not fitting:
+    if size is not None:  # the caller edits the size afterwards
+        detected = (detected or list(candidates))[:1]
+    if len(detected) == 1 or len(candidates) == 1:
+        return config.edit(zoo.experiment((detected or list(candidates))[0]), before)
+    if not candidates:
         raise ValueError(
-            f"{path} has the names of {num_blocks} blocks, which no released ResNet-RS has. See that it is of the kind "
-            "that --from says, or give --name and edits such as arch.blocks=[1,1,1,1]."
+            f"{path} has {num_blocks} blocks, which no released ResNet-RS has. Check --from, or give --name and edits "
+            "such as arch.blocks=[1,1,1,1]."
         )
-    raise ValueError(f"{path} may be {' or '.join(fitting)}, which differ in size alone. Give --name.")
+    raise ValueError(f"{path} may be {' or '.join(candidates)}, which differ only in size. Give --name.")
 
 
-def _efficientnet(foreign: Foreign, shapes: Shapes) -> tuple[Experiment, EfficientNetArch]:
-    """The EfficientNet of those shapes. torchvision's up to B4 have another epsilon in their norms."""
-    for candidate in [foreign.name] if foreign.name else zoo.names("efficientnet-*"):
-        experiment = config.edit(_as_torchvisions(candidate), foreign.edits)
+def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, EfficientNetArch]:
+    """The EfficientNet with these shapes."""
+    for candidate in [source.name] if source.name else zoo.names("efficientnet-*"):
+        experiment = config.edit(_torchvision_experiment(candidate), source.edits)
         if isinstance(experiment.arch, EfficientNetArch) and _has_shapes(experiment, experiment.arch, shapes):
             return experiment, experiment.arch
     raise ValueError(
-        f"{foreign.path} does not hold the weights of {foreign.name or 'an EfficientNet from B0 to B7'}."
+        f"{source.path} does not hold the weights of {source.name or 'an EfficientNet from B0 to B7'}."
     )
 
 
-def _as_torchvisions(name: str) -> Experiment:
-    """An experiment with what torchvision's EfficientNet of that name does otherwise."""
+def _torchvision_experiment(name: str) -> Experiment:
+    """The experiment of torchvision's EfficientNet, which differs from ours in crop and, up to B4, in `norm_eps`."""
     base = zoo.experiment(name)
     edits: dict[str, Any] = {"data.crop_first": False}
     if name.endswith(_WITH_TORCHS_EPSILON):
@@ -309,19 +315,19 @@ def _as_torchvisions(name: str) -> Experiment:
 
 def _has_shapes(experiment: Experiment, arch: EfficientNetArch, shapes: Shapes) -> bool:
     expected = expected_tensors(experiment)
-    rules = torchvision.efficientnet_rules(expected, arch.group_sizes)
-    backbone = [rule for rule in rules if rule.ours.startswith("backbone.")]
-    return all(shapes.get(rule.theirs) == tuple(expected[rule.ours].shape) for rule in backbone)
+    mappings = torchvision.efficientnet_mappings(expected, arch.group_sizes)
+    backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
+    return all(shapes.get(mapping.source) == tuple(expected[mapping.target].shape) for mapping in backbone)
 
 
-def _first(shapes: Shapes, name: str, otherwise: int) -> int:
-    """Length of the vector `name`, which is how many classes there are."""
+def _length(shapes: Shapes, name: str, otherwise: int) -> int:
+    """Length of the vector `name`, the number of classes; `otherwise` if there is no such vector."""
     return (shapes.get(name) or (otherwise,))[0]
 
 
 def _resnet(experiment: Experiment) -> ResNetArch:
     if not isinstance(experiment.arch, ResNetArch):
         raise ValueError(
-            f"these weights are of a ResNet, and --name is of an architecture called {type(experiment.arch).__name__}."
+            f"these are weights of a ResNet, but --name has the architecture {type(experiment.arch).__name__}."
         )
     return experiment.arch
