@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import Span, TrainingSpans
+from resnet_rs.data.loader import IndexRange, TrainingBatches
 from resnet_rs.data.shapes import Shapes
-from resnet_rs.methods.ema import ramped_decay, update_average
+from resnet_rs.methods.ema import ramped_decay, update_ema
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.loop import Loop
@@ -44,19 +44,21 @@ def plain_update(experiment, device, state, batch, step):
     loss.backward()
     state.optimizer.step()
     decay = ramped_decay(step, decay=experiment.recipe.ema_decay)
-    update_average(state.average.state_dict(), state.model.state_dict(), decay=decay)
+    update_ema(state.ema.state_dict(), state.model.state_dict(), decay=decay)
     return loss.item()
 
 
 def measure(name, edits, *, repeats):
     """Medians in seconds of an exact and of a plain update, and of a checkpoint; and its size in bytes."""
     size = EXPERIMENTS[name].data.size
-    experiment = edit(EXPERIMENTS[name], {**edits, "data.randaugment": None}).suited_to(
+    experiment = edit(EXPERIMENTS[name], {**edits, "data.randaugment": None}).with_classes(
         ("disc", "square", "triangle")
     )
     device, count = Device.choose("cpu"), experiment.recipe.batch_size
     source = Shapes(num_samples=count, size=size)
-    batch = TrainingSpans(source, experiment.data, seed=0)[Span(0, count)]
+    batch = TrainingBatches(source, experiment.data, collate=experiment.task.collate, seed=0)[
+        IndexRange(0, count)
+    ]
     exact, plain = new_state(experiment, device, seed=0), new_state(experiment, device, seed=0)
     loop = Loop(
         experiment=experiment, plan=experiment.recipe.plan(10**6), device=device, seed=0, micro_batches=1

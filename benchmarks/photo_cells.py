@@ -1,4 +1,4 @@
-"""Make a small data set of real colour photographs: each photo is a class, its pictures are cells of a grid.
+"""Make a small data set of real colour photographs: each photo is a class, its images are cells of a grid.
 
 A photo is cropped to 3:2 about its middle, made 1152 x 768 pixels (768 x 1152 if it stands) and cut into 24 x 16 cells
 of 48 pixels. A keyed draw takes a quarter of each photo's cells for the test and others for training, so no pixel is in
@@ -25,7 +25,7 @@ SEED = 0
 
 
 def photographs(folder):
-    """The photos of both packages below `folder`; their other pictures are drawn."""
+    """The photos of both packages below `folder`; their other images are drawn."""
     found = [path for place in (folder, folder / "mate/nature") for path in sorted(place.glob("*.jpg"))]
     names = [path.stem for path in found]
     if not found or len(set(names)) < len(names):
@@ -66,7 +66,7 @@ def main(arguments):
             for place in places:
                 all_cells[place].save(folder / f"{place:03}.png")
     print(
-        f"{len(paths)} classes, {len(paths) * options.num_train:,} pictures to train, "
+        f"{len(paths)} classes, {len(paths) * options.num_train:,} images to train, "
         f"{len(paths) * NUM_TEST:,} to test: {options.out}"
     )
 

@@ -4,7 +4,7 @@
     python tools/check_weights.py peers NAME...       of timm and torchvision, made here; round trips as well
 
 Prints rows of the table in docs/WEIGHTS.md: source, network, largest difference over the largest logit, how far the
-logits of two pictures differ, variables used, seconds and peak memory of the conversion.
+logits of two images differ, variables used, seconds and peak memory of the conversion.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def check_foreign(out, name):
 
 
 def check_peer(name):
-    """Weights of timm, or for other networks of torchvision, with statistics that suit two pictures."""
+    """Weights of timm, or for other networks of torchvision, with statistics that suit two images."""
     torch.manual_seed(0)
     experiment = EXPERIMENTS[name]
     patches = nn.functional.interpolate(torch.randn(2, 3, 4, 4), (experiment.data.size,) * 2)
@@ -106,7 +106,7 @@ def check_peer(name):
 
 
 def settle(network, images):
-    """Random norms, so that every variable matters, and the statistics of the pictures, a little moved."""
+    """Random norms, so that every variable matters, and the statistics of the images, a little moved."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.0)

@@ -24,7 +24,7 @@ STAGE_WIDTHS = (64, 128, 256, 512)
 BLOCKS = {50: (3, 4, 6, 3), 152: (3, 8, 36, 3), 420: (4, 44, 87, 4)}
 
 
-def pictures(size, rng):
+def drawn_images(size, rng):
     """Patches of color under noise [2, size, size, 3]: noise alone would be averaged away before the classifier."""
     patches = rng.normal(0, 1, (2, 4, 4, 3))
     wide = np.kron(patches, np.ones((1, size // 4, size // 4, 1)))
@@ -148,7 +148,7 @@ def put(values, variables, session):
 
 
 def moved(name, value, rng):
-    """Statistics a little moved, so that they are not those of the pictures; other values as they are."""
+    """Statistics a little moved, so that they are not those of the images; other values as they are."""
     if name.endswith("moving_mean"):
         return value + rng.normal(0, 0.05, value.shape)
     if name.endswith("moving_variance"):
@@ -191,11 +191,11 @@ def _graph(x, training, *, blocks, width, num_classes):
 
 
 def resize(out, rng):
-    """A picture, and what TensorFlow 2 makes of it in other sizes, as the Model Garden resizes."""
-    picture = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    """An image, and what TensorFlow 2 makes of it in other sizes, as the Model Garden resizes."""
+    image = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
     sizes = ((16, 16), (37, 20), (90, 111), (1, 1))
-    resized = {f"{h}x{w}": tf.image.resize(picture, (h, w)).numpy() for h, w in sizes}
-    np.savez_compressed(out / "bilinear.npz", picture=picture, **resized)
+    resized = {f"{h}x{w}": tf.image.resize(image, (h, w)).numpy() for h, w in sizes}
+    np.savez_compressed(out / "bilinear.npz", image=image, **resized)
 
 
 def main():
@@ -210,7 +210,7 @@ def main():
         ((2, 1, 1, 1), 1 / 32, 64) if given.depth is None else (BLOCKS[given.depth], 1.0, 160)
     )
     rng = np.random.default_rng(0)
-    images = pictures(size, rng)
+    images = drawn_images(size, rng)
     for name in ("garden", "tf1"):
         (given.out / name).mkdir(parents=True, exist_ok=True)
     if given.depth is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from resnet_rs.config import edit
+from resnet_rs.data.sample import Request
 from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
@@ -47,7 +48,7 @@ def golden_job(folder: Path) -> Job:
 def logits(folder: Path) -> list[list[float]]:
     """What the newest checkpoint in `folder` says of the twelve test shapes."""
     saved, test = checkpoint.read(folder), golden_job(folder).splits.test
-    inputs = [saved.experiment.data.test_input(test.read(i, channels=1))[0] for i in range(len(test))]
+    inputs = [saved.experiment.data.test_input(test.read(i, Request(1)))[0] for i in range(len(test))]
     with torch.no_grad():
         return saved.load_model()(saved.experiment.data.normalize(torch.stack(inputs))).tolist()
 

@@ -1,16 +1,16 @@
-"""Numbers that others published, once, with where they stand. Ours and theirs never share a column."""
+"""Published numbers, once, with their sources. Ours and theirs never share a column."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 IMAGENET_IMAGES = 1_281_167
-"""Training pictures of ImageNet-1k, which the published recipes presume."""
+"""Training images of ImageNet-1k, which the published recipes assume."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What is published of one released ResNet-RS."""
+    """Published figures of one released ResNet-RS."""
 
     params: int
     """Trainable numbers with 1,000 classes: derived from the architecture, equal to timm's to all printed digits."""
@@ -20,68 +20,124 @@ class Released:
     """Training step on one TPUv3 core in bfloat16, batch 128 or halves of it. Source: README of the TF1 release."""
     v100_s: float
     """Training step on one V100 in float32, batch as above. Source: the same README."""
-    top1_readme: float
-    """ImageNet top-1 in the README of the TF1 release; the 82.2 of 152 at 224 is doubtful (its weights give 82.9)."""
-    top1_weights: float
-    """ImageNet top-1 of the released average, re-evaluated by a third party (`sebastian-sz/resnet-rs-keras`)."""
+    accuracy_readme: float
+    """Accuracy on ImageNet, in percent, in the README of the TF1 release. The 82.2 of 152 at 224 is doubtful: its
+    weights give 82.9."""
+    accuracy_reevaluated: float
+    """Accuracy of the released EMA weights, evaluated by a third party (`sebastian-sz/resnet-rs-keras`)."""
 
 
 RELEASED: dict[str, Released] = {
     "resnet-rs-50-i160": Released(
-        params=35_691_912, gmacs=2.28, tpu_ms=70.0, v100_s=0.31, top1_readme=78.8, top1_weights=78.9
+        params=35_691_912,
+        gmacs=2.28,
+        tpu_ms=70.0,
+        v100_s=0.31,
+        accuracy_readme=78.8,
+        accuracy_reevaluated=78.9,
     ),
     "resnet-rs-101-i160": Released(
-        params=63_618_696, gmacs=4.18, tpu_ms=120.0, v100_s=0.48, top1_readme=80.3, top1_weights=80.3
+        params=63_618_696,
+        gmacs=4.18,
+        tpu_ms=120.0,
+        v100_s=0.48,
+        accuracy_readme=80.3,
+        accuracy_reevaluated=80.3,
     ),
     "resnet-rs-101-i192": Released(
-        params=63_618_696, gmacs=6.01, tpu_ms=170.0, v100_s=0.70, top1_readme=81.2, top1_weights=81.3
+        params=63_618_696,
+        gmacs=6.01,
+        tpu_ms=170.0,
+        v100_s=0.70,
+        accuracy_readme=81.2,
+        accuracy_reevaluated=81.3,
     ),
     "resnet-rs-152-i192": Released(
-        params=86_621_576, gmacs=8.75, tpu_ms=240.0, v100_s=0.99, top1_readme=82.0, top1_weights=82.1
+        params=86_621_576,
+        gmacs=8.75,
+        tpu_ms=240.0,
+        v100_s=0.99,
+        accuracy_readme=82.0,
+        accuracy_reevaluated=82.1,
     ),
     "resnet-rs-152-i224": Released(
-        params=86_621_576, gmacs=11.90, tpu_ms=320.0, v100_s=1.48, top1_readme=82.2, top1_weights=82.9
+        params=86_621_576,
+        gmacs=11.90,
+        tpu_ms=320.0,
+        v100_s=1.48,
+        accuracy_readme=82.2,
+        accuracy_reevaluated=82.9,
     ),
     "resnet-rs-152-i256": Released(
-        params=86_621_576, gmacs=15.53, tpu_ms=410.0, v100_s=1.76, top1_readme=83.0, top1_weights=83.0
+        params=86_621_576,
+        gmacs=15.53,
+        tpu_ms=410.0,
+        v100_s=1.76,
+        accuracy_readme=83.0,
+        accuracy_reevaluated=83.0,
     ),
     "resnet-rs-200-i256": Released(
-        params=93_209_992, gmacs=20.09, tpu_ms=570.0, v100_s=2.86, top1_readme=83.4, top1_weights=83.4
+        params=93_209_992,
+        gmacs=20.09,
+        tpu_ms=570.0,
+        v100_s=2.86,
+        accuracy_readme=83.4,
+        accuracy_reevaluated=83.4,
     ),
     "resnet-rs-270-i256": Released(
-        params=129_861_448, gmacs=26.95, tpu_ms=780.0, v100_s=3.76, top1_readme=83.8, top1_weights=83.8
+        params=129_861_448,
+        gmacs=26.95,
+        tpu_ms=780.0,
+        v100_s=3.76,
+        accuracy_readme=83.8,
+        accuracy_reevaluated=83.8,
     ),
     "resnet-rs-350-i256": Released(
-        params=163_956_168, gmacs=34.38, tpu_ms=1100.0, v100_s=4.72, top1_readme=84.0, top1_weights=84.0
+        params=163_956_168,
+        gmacs=34.38,
+        tpu_ms=1100.0,
+        v100_s=4.72,
+        accuracy_readme=84.0,
+        accuracy_reevaluated=84.0,
     ),
     "resnet-rs-350-i320": Released(
-        params=163_956_168, gmacs=53.68, tpu_ms=1630.0, v100_s=8.48, top1_readme=84.2, top1_weights=84.3
+        params=163_956_168,
+        gmacs=53.68,
+        tpu_ms=1630.0,
+        v100_s=8.48,
+        accuracy_readme=84.2,
+        accuracy_reevaluated=84.3,
     ),
     "resnet-rs-420-i320": Released(
-        params=191_891_656, gmacs=63.94, tpu_ms=2090.0, v100_s=10.16, top1_readme=84.4, top1_weights=84.4
+        params=191_891_656,
+        gmacs=63.94,
+        tpu_ms=2090.0,
+        v100_s=10.16,
+        accuracy_readme=84.4,
+        accuracy_reevaluated=84.4,
     ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmsEvaluation:
-    """How timm evaluates one of the released weights, and what it publishes of that."""
+    """How timm evaluates one of the released weights, and the accuracy it publishes."""
 
     size: int
     """Pixels per side; larger than in training."""
     crop_ratio: float
-    """Share of the short side that is taken, from the center."""
-    top1: float
-    """ImageNet top-1."""
+    """Side of the center crop over the short side of the image."""
+    accuracy: float
+    """Accuracy on ImageNet, in percent."""
 
 
 TIMM: dict[str, TimmsEvaluation] = {
-    "resnet-rs-50-i160": TimmsEvaluation(size=224, crop_ratio=0.91, top1=79.934),
-    "resnet-rs-101-i192": TimmsEvaluation(size=288, crop_ratio=0.94, top1=82.288),
-    "resnet-rs-152-i256": TimmsEvaluation(size=320, crop_ratio=1.0, top1=83.710),
-    "resnet-rs-270-i256": TimmsEvaluation(size=352, crop_ratio=1.0, top1=84.438),
-    "resnet-rs-350-i256": TimmsEvaluation(size=384, crop_ratio=1.0, top1=84.710),
-    "resnet-rs-420-i320": TimmsEvaluation(size=416, crop_ratio=1.0, top1=85.010),
+    "resnet-rs-50-i160": TimmsEvaluation(size=224, crop_ratio=0.91, accuracy=79.934),
+    "resnet-rs-101-i192": TimmsEvaluation(size=288, crop_ratio=0.94, accuracy=82.288),
+    "resnet-rs-152-i256": TimmsEvaluation(size=320, crop_ratio=1.0, accuracy=83.710),
+    "resnet-rs-270-i256": TimmsEvaluation(size=352, crop_ratio=1.0, accuracy=84.438),
+    "resnet-rs-350-i256": TimmsEvaluation(size=384, crop_ratio=1.0, accuracy=84.710),
+    "resnet-rs-420-i320": TimmsEvaluation(size=416, crop_ratio=1.0, accuracy=85.010),
 }
 """Experiment -> timm's protocol, bicubic and antialiased. Its `resnetrs200` has weights that timm trained itself.
 
@@ -89,8 +145,8 @@ Source: timm (`resnet.py` for sizes and crops, `results-imagenet.csv` for accura
 """
 
 TABLE_1 = (79.0, 79.3, 78.8, 79.1, 80.4, 80.6, 81.0, 80.7, 82.2, 82.9, 83.4)
-"""ImageNet top-1 of ResNet-200 at 256 pixels: the baseline of 2015, then one method more in each row: cosine, 350
-epochs, EMA, label smoothing, stochastic depth, RandAugment, dropout, weight decay 4e-5, SE, ResNet-D.
+"""Accuracy on ImageNet, in percent, of ResNet-200 at 256 pixels: the baseline of 2015, then one method more per row:
+cosine, 350 epochs, EMA, label smoothing, stochastic depth, RandAugment, dropout, weight decay 4e-5, SE, ResNet-D.
 
 Source: paper, Table 1, as transcribed in `keras_cv_attention_models`.
 """
@@ -103,7 +159,8 @@ TABLE_2: dict[tuple[str, str], tuple[float, float]] = {
     ("deep", "RA+LS"): (85.2, 84.9),
     ("deep", "RA+LS+SD+DO"): (85.3, 85.5),
 }
-"""Top-1 with weight decay 1e-4 and 4e-5 of ResNet-50 (shallow) and ResNet-200 (deep), on a part of the training set.
+"""Accuracy in percent of ResNet-50 (shallow) and ResNet-200 (deep) with weight decay 1e-4 and 4e-5, on a part of the
+training set.
 
 Source: paper, Table 2, as transcribed in `keras_cv_attention_models`.
 """
@@ -111,10 +168,11 @@ Source: paper, Table 2, as transcribed in `keras_cv_attention_models`.
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """What is published of one EfficientNet, with which the paper compares."""
+    """Published figures of one EfficientNet, which the paper compares with."""
 
-    top1: float
-    """ImageNet top-1 with the best of AutoAugment and RandAugment that its release prints: the paper's likely set."""
+    accuracy: float
+    """Accuracy on ImageNet, in percent, with the better of AutoAugment and RandAugment in its release: probably the
+    paper's figures."""
     tpu_ms: float | None = None
     """Training step as for `Released`. Source: paper, Tables 3 and 4, as transcribed by a third party."""
     v100_s: float | None = None
@@ -122,13 +180,13 @@ class Rival:
 
 
 RIVALS: dict[str, Rival] = {
-    "efficientnet-b0": Rival(top1=77.1),
-    "efficientnet-b1": Rival(top1=79.1),
-    "efficientnet-b2": Rival(top1=80.1),
-    "efficientnet-b3": Rival(top1=81.6),
-    "efficientnet-b4": Rival(top1=82.9),
-    "efficientnet-b5": Rival(top1=83.7, tpu_ms=1510.0, v100_s=8.16),
-    "efficientnet-b6": Rival(top1=84.0, tpu_ms=3000.0, v100_s=15.7),
-    "efficientnet-b7": Rival(top1=84.7, tpu_ms=6000.0, v100_s=29.9),
+    "efficientnet-b0": Rival(accuracy=77.1),
+    "efficientnet-b1": Rival(accuracy=79.1),
+    "efficientnet-b2": Rival(accuracy=80.1),
+    "efficientnet-b3": Rival(accuracy=81.6),
+    "efficientnet-b4": Rival(accuracy=82.9),
+    "efficientnet-b5": Rival(accuracy=83.7, tpu_ms=1510.0, v100_s=8.16),
+    "efficientnet-b6": Rival(accuracy=84.0, tpu_ms=3000.0, v100_s=15.7),
+    "efficientnet-b7": Rival(accuracy=84.7, tpu_ms=6000.0, v100_s=29.9),
 }
 """Source of the accuracies: README of EfficientNet's release; B5 and B7 with RandAugment, the others AutoAugment."""

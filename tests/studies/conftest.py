@@ -33,7 +33,7 @@ def asked_to_stop():
 
 
 def request(folder):
-    """A study of sixteen updates a run, on pictures drawn to `folder`."""
+    """A study of sixteen updates a run, on images drawn to `folder`."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 20)):
         for name, level in (("bright", 150), ("dark", 110)):
@@ -58,5 +58,5 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny_plan(tmp_path_factory):
     """Two trials with two seeds, sixteen updates each."""
-    made = plan(request(tmp_path_factory.mktemp("pictures")), folder=tmp_path_factory.mktemp("nothing"))
+    made = plan(request(tmp_path_factory.mktemp("images")), folder=tmp_path_factory.mktemp("nothing"))
     return replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))

@@ -16,7 +16,7 @@ SMALL = zoo.experiment("resnet-rs-small")
 
 
 def made(study, base):
-    return list(study.of(base).values())
+    return list(study.experiments(base).values())
 
 
 def test_table_1_leads_from_the_resnet_of_2015_to_resnet_rs():
@@ -68,7 +68,7 @@ def test_table_2_on_resnet_50_is_the_papers_grid():
     assert [row.arch.blocks for row in rows] == [BLOCKS[50]] * 6 + [BLOCKS[200]] * 6
     assert [row.recipe.weight_decay for row in rows] == [1e-4, 4e-5] * 6
     assert [t.paper for t in study.trials[:4]] == [79.7, 78.7, 82.4, 82.3]
-    assert [t.versus is not None for t in study.trials] == [False, True] * 6
+    assert [t.baseline is not None for t in study.trials] == [False, True] * 6
     assert {row.arch.se_ratio for row in rows} == {None}
 
 

@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 from studies.conftest import asked_to_stop, request
 
-from resnet_rs.jobs import Here
+from resnet_rs.jobs import InProcess
 from resnet_rs.studies import record as records
-from resnet_rs.studies.conduct import conduct
-from resnet_rs.studies.planning import plan
+from resnet_rs.studies.planning import forecast, plan
+from resnet_rs.studies.run import run
 
 GRID = {"grid.widths": "1, 2", "grid.depths": "14", "grid.sizes": "1", "grid.epochs": "1"}
 
 
 @pytest.fixture(scope="module")
 def scaling(tmp_path_factory):
-    asked = request(tmp_path_factory.mktemp("pictures"))
+    asked = request(tmp_path_factory.mktemp("images"))
     return replace(asked, study="scaling", edits={**asked.edits, **GRID}, num_seeds=1)
 
 
 def begin(made, folder):
     """Write the record and run nothing."""
-    assert list(conduct(made, folder, Here(), stop=asked_to_stop())) == []
+    assert list(run(made, folder, InProcess(), stop=asked_to_stop())) == []
 
 
 def widths(made):
@@ -31,7 +31,7 @@ def widths(made):
 
 def macs(scaling):
     made = plan(scaling, folder=Path("no such folder"))
-    return [experiment.count_cost().macs for experiment in made.study.of(made.base).values()]
+    return [experiment.count_cost().macs for experiment in made.study.experiments(made.base).values()]
 
 
 def test_trials_beyond_a_limit_are_left_out_and_the_study_says_so(scaling, tmp_path):
@@ -39,9 +39,18 @@ def test_trials_beyond_a_limit_are_left_out_and_the_study_says_so(scaling, tmp_p
     assert small < large
     made = plan(replace(scaling, max_macs=float(small)), folder=tmp_path)
     assert widths(made) == [1.0]
-    assert made.study.notes[-1] == "1 of 2 trials were beyond the limits and left out."
+    assert (
+        made.study.notes[-1]
+        == f"1 of 2 trials are beyond {made.context.limits} and left out: 4 epochs, 16 px, depth 14, width 2."
+    )
     with pytest.raises(ValueError, match="is within the limits"):
         plan(replace(scaling, max_macs=1.0), folder=tmp_path)
+
+
+def test_a_forecast_names_what_a_limit_leaves_out(scaling):
+    found = forecast(replace(scaling, max_macs=float(macs(scaling)[0])))
+    assert [trial.label for trial in found.trials] == ["4 epochs, 16 px, depth 14, width 1"]
+    assert found.left_out == ("4 epochs, 16 px, depth 14, width 2",)
 
 
 def test_the_same_request_goes_on_with_a_study_that_a_limit_has_cut(scaling, tmp_path):
@@ -58,18 +67,18 @@ def test_a_trial_that_is_added_under_the_same_limit_is_planned(scaling, tmp_path
     begin(plan(small, folder=tmp_path / "study"), tmp_path / "study")
     more = replace(small, edits={**small.edits, "grid.widths": "0.5, 1, 2"})
     made = plan(more, folder=tmp_path / "study")
-    assert widths(made) == [0.5, 1.0] and len(made.setting.left_out) == 1
+    assert widths(made) == [0.5, 1.0] and len(made.context.left_out) == 1
     begin(made, tmp_path / "study")
 
 
 def test_a_looser_limit_that_brings_the_first_trial_back_is_taken(scaling, tmp_path):
     """What the others are compared with changes then, not they themselves."""
-    asked = replace(scaling, study="leave-one-out", edits=request(tmp_path / "pictures").edits)
+    asked = replace(scaling, study="leave-one-out", edits=request(tmp_path / "images").edits)
     experiments = plan(asked, folder=tmp_path / "none")
-    costs = {t: e.count_cost().macs for t, e in experiments.study.of(experiments.base).items()}
+    costs = {t: e.count_cost().macs for t, e in experiments.study.experiments(experiments.base).items()}
     limit = float(sorted(set(costs.values()))[0])
     tight = plan(replace(asked, max_macs=limit), folder=tmp_path / "study")
-    assert "all methods" in tight.setting.left_out
+    assert "all methods" in tight.context.left_out
     begin(tight, tmp_path / "study")
     begin(plan(asked, folder=tmp_path / "study"), tmp_path / "study")
 

@@ -55,7 +55,7 @@ def test_the_path_of_figure_1_leads_to_resnet_rs_200(known):
     """Table 1: from the baseline over its ninth row, all training methods, to the eleventh."""
     dated, trained = (c for c in known.values() if c.family == "ResNet-200 of 2015")
     ours = known["resnet-rs-200-i256"].experiment
-    assert (dated.top1, trained.top1) == (79.0, 82.2)
+    assert (dated.accuracy, trained.accuracy) == (79.0, 82.2)
     assert trained.experiment.recipe == ours.recipe and trained.experiment.data == ours.data
     assert set(config.diff(trained.experiment, ours)) == {
         "arch.se_ratio",
@@ -64,13 +64,13 @@ def test_the_path_of_figure_1_leads_to_resnet_rs_200(known):
     }
 
 
-def test_efficientnet_rs_is_the_same_network_on_smaller_pictures(known):
+def test_efficientnet_rs_is_the_same_network_on_smaller_images(known):
     for name, network in known.items():
         if network.family == "EfficientNet-RS":
             rival = known[name.rpartition("-i")[0].replace("-rs", "")]
             assert network.experiment.arch == rival.experiment.arch
             assert network.experiment.data.size < rival.experiment.data.size
-            assert network.top1 is None, "no source gives its accuracy"
+            assert network.accuracy is None, "no source gives its accuracy"
 
 
 def test_the_published_latencies_give_the_papers_speed_ups(known):
@@ -114,13 +114,13 @@ def test_turns_count_by_their_median_and_memory_by_its_peak(known):
     turns = [timed(network, ms) for ms in (30.0, 10.0, 20.0)]
     turns[1] = replace(turns[1], peak_memory_mib=300.0)
     found = speed.SpeedRecord(protocol=PLAIN, timings=(*turns, timed(network, 1.0, mode="infer")))
-    of_training = found.of(network.name, "train")
+    of_training = found.timing(network.name, "train")
     assert (of_training.latency_ms, of_training.num_repeats, of_training.num_rounds) == (20.0, 6, 3)
     assert (of_training.latency_ms_p10, of_training.latency_ms_p90) == (10.0, 30.0)
     assert of_training.images_per_second == 200.0 and of_training.peak_memory_mib == 300.0
-    assert found.of("efficientnet-b0", "train") is None
+    assert found.timing("efficientnet-b0", "train") is None
     broken = replace(found, timings=(*found.timings, replace(turns[0], error="no memory")))
-    assert broken.of(network.name, "train").error == "no memory"
+    assert broken.timing(network.name, "train").error == "no memory"
 
 
 def test_a_record_reads_what_it_writes_and_is_reported(known, tmp_path):
@@ -148,14 +148,14 @@ def test_what_is_measured_is_not_measured_again(known, tmp_path, monkeypatch):
             yield replace(timed(known[name], 10.0, protocol.mode), **surroundings(protocol))
 
     monkeypatch.setattr(speed, "bench", bench)
-    first = speed.conduct(tmp_path / "s", PROTOCOL, chosen, stop=Stop())
+    first = speed.measure(tmp_path / "s", PROTOCOL, chosen, stop=Stop())
     next(first)
     first.close()
-    assert len(list(speed.conduct(tmp_path / "s", PROTOCOL, chosen, stop=Stop()))) == 4
+    assert len(list(speed.measure(tmp_path / "s", PROTOCOL, chosen, stop=Stop()))) == 4
     names = [c.name for c in chosen]
     assert asked == [("infer", names), ("infer", names[1:]), ("train", names)]
     with pytest.raises(ValueError, match="was measured with another protocol"):
-        list(speed.conduct(tmp_path / "s", replace(PROTOCOL, batch_size=2), chosen, stop=Stop()))
+        list(speed.measure(tmp_path / "s", replace(PROTOCOL, batch_size=2), chosen, stop=Stop()))
 
 
 def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
@@ -163,13 +163,13 @@ def test_what_was_measured_elsewhere_is_not_added_to(known, tmp_path):
     here = replace(timed(network, 1.0), **{**surroundings(PROTOCOL), "device_name": "another processor"})
     speed.SpeedRecord(protocol=PLAIN, timings=(here,)).write(tmp_path)
     with pytest.raises(ValueError, match="was measured with device_name another processor, now "):
-        next(speed.conduct(tmp_path, PROTOCOL, [network], stop=Stop()))
+        next(speed.measure(tmp_path, PROTOCOL, [network], stop=Stop()))
 
 
 def test_the_folder_of_something_else_is_not_taken(known, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is not empty and holds no study of speed"):
-        next(speed.conduct(tmp_path, PROTOCOL, list(known.values()), stop=Stop()))
+    with pytest.raises(ValueError, match="is not empty and holds no speed study"):
+        next(speed.measure(tmp_path, PROTOCOL, list(known.values()), stop=Stop()))
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):

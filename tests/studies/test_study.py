@@ -23,7 +23,7 @@ def test_additive_trials_keep_the_edits_above_them_and_are_compared_with_the_one
         {"recipe.epochs": 1.0, "task.dropout": 0.1},
         {"recipe.epochs": 3.0, "task.dropout": 0.1},
     ]
-    assert [t.versus for t in trials] == [None, "first", "second"]
+    assert [t.baseline for t in trials] == [None, "first", "second"]
 
 
 def test_additive_trials_may_refine_what_was_set_above_and_set_it_anew():
@@ -33,7 +33,9 @@ def test_additive_trials_may_refine_what_was_set_above_and_set_it_anew():
         {"data.randaugment": "none", "recipe.epochs": 3.0},
     ]
     trials = additive([Step(label=str(i), edits=e) for i, e in enumerate(edits)])
-    made = Study(name="mine", title="", trials=trials).of(config.edit(BASE, {"data.randaugment": None}))
+    made = Study(name="mine", title="", trials=trials).experiments(
+        config.edit(BASE, {"data.randaugment": None})
+    )
     assert [e.data.randaugment for e in made.values()] == [RandAugment(), RandAugment(magnitude=15.0), None]
     assert dict(trials[2].edits) == edits[2]
 
@@ -41,43 +43,45 @@ def test_additive_trials_may_refine_what_was_set_above_and_set_it_anew():
 def test_alternatives_have_their_own_edits_and_are_compared_with_the_first():
     trials = alternatives(STEPS)
     assert [dict(t.edits) for t in trials] == [dict(step.edits) for step in STEPS]
-    assert [t.versus for t in trials] == [None, "first", "first"]
+    assert [t.baseline for t in trials] == [None, "first", "first"]
 
 
 def test_a_grid_has_every_combination_and_compares_along_its_last_axis():
     trials = grid({"task.dropout": [0.1, 0.2], "recipe.epochs": [1, 2, 3]})
     assert len(trials) == 6
     assert len({tuple(sorted(t.edits.items())) for t in trials}) == 6
-    assert [t.versus is None for t in trials] == [True, False, False, True, False, False]
-    assert trials[1].versus == trials[0].label == "task.dropout=0.1 recipe.epochs=1"
+    assert [t.baseline is None for t in trials] == [True, False, False, True, False, False]
+    assert trials[1].baseline == trials[0].label == "task.dropout=0.1 recipe.epochs=1"
     assert trials[5].at == {"task.dropout": 0.2, "recipe.epochs": 3.0}
 
 
 def test_a_trial_is_the_base_with_its_edits():
     study = Study(name="mine", title="", trials=alternatives(STEPS))
-    made = study.of(BASE)
+    made = study.experiments(BASE)
     assert config.diff(BASE, made["third"]) == {"recipe.epochs": 3.0}
 
 
 def test_an_edit_the_base_does_not_take_is_refused_with_its_trial():
     study = Study(name="mine", title="", trials=(Trial(label="odd", edits={"arch.wings": 2}),))
     with pytest.raises(ValueError, match=r"trial 'odd' of study 'mine': .*no field 'wings'"):
-        study.of(BASE)
+        study.experiments(BASE)
 
 
 def test_labels_that_would_share_a_folder_are_refused():
-    with pytest.raises(ValueError, match="two trials are called 'A b'"):
+    with pytest.raises(ValueError, match="two trials have the label 'A b'"):
         Study(name="mine", title="", trials=(Trial(label="A b", edits={}), Trial(label="a-B", edits={})))
 
 
 def test_a_comparison_with_nobody_is_refused():
-    with pytest.raises(ValueError, match=r"compared with 'b', which is no other trial. The trials are: a"):
-        Study(name="mine", title="", trials=(Trial(label="a", edits={}, versus="b"),))
+    with pytest.raises(
+        ValueError, match=r"the baseline of trial 'a' is 'b', which is no other trial. The trials are: a"
+    ):
+        Study(name="mine", title="", trials=(Trial(label="a", edits={}, baseline="b"),))
 
 
 def test_a_part_of_a_study_drops_comparisons_with_what_is_left_out():
-    study = Study(name="mine", title="", trials=additive(STEPS)).among(["first", "third"])
-    assert [(t.label, t.versus) for t in study.trials] == [("first", None), ("third", None)]
+    study = Study(name="mine", title="", trials=additive(STEPS)).subset(["first", "third"])
+    assert [(t.label, t.baseline) for t in study.trials] == [("first", None), ("third", None)]
 
 
 def test_a_study_of_ones_own_is_read_from_yaml(tmp_path):
@@ -87,7 +91,7 @@ def test_a_study_of_ones_own_is_read_from_yaml(tmp_path):
     )
     study = read(path, BASE)
     assert (study.name, study.title) == ("crops", "Does the crop matter?")
-    assert [(t.label, dict(t.edits), t.versus) for t in study.trials] == [
+    assert [(t.label, dict(t.edits), t.baseline) for t in study.trials] == [
         ("whole", {"data.min_area": 1.0}, None),
         ("half", {"data.min_area": 0.5}, "whole"),
     ]
@@ -96,9 +100,9 @@ def test_a_study_of_ones_own_is_read_from_yaml(tmp_path):
 def test_a_row_of_ones_own_may_say_what_it_is_compared_with_and_what_was_published(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "additive:\n  a: {}\n  b: {data.min_area: 0.5, paper: 71}\n  c: {data.min_area: 0.3, versus: a}\n"
+        "additive:\n  a: {}\n  b: {data.min_area: 0.5, paper: 71}\n  c: {data.min_area: 0.3, baseline: a}\n"
     )
-    assert [(t.versus, t.paper) for t in read(path, BASE).trials] == [(None, None), ("a", 71), ("a", None)]
+    assert [(t.baseline, t.paper) for t in read(path, BASE).trials] == [(None, None), ("a", 71), ("a", None)]
 
 
 def test_labels_stay_as_they_are_written(tmp_path):
@@ -106,8 +110,8 @@ def test_labels_stay_as_they_are_written(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("alternatives: {1: {}, yes: {}, on: {}, off: {}, ~: {}, 0x1: {}, 1.0: {}}\n")
     assert [t.label for t in read(path, BASE).trials] == ["1", "yes", "on", "off", "~", "0x1", "1.0"]
-    path.write_text("alternatives: {first: {}, on: {}, 2015: {versus: on}, x: {versus: 2015}}\n")
-    assert [t.versus for t in read(path, BASE).trials] == [None, "first", "on", "2015"]
+    path.write_text("alternatives: {first: {}, on: {}, 2015: {baseline: on}, x: {baseline: 2015}}\n")
+    assert [t.baseline for t in read(path, BASE).trials] == [None, "first", "on", "2015"]
 
 
 @pytest.mark.parametrize("name", ["scaling", "speed", "training-methods"])
@@ -128,31 +132,31 @@ def test_every_label_has_a_folder_of_its_own():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("alternatives: {a: {}, a: {}}\n", "'a' stands in it twice"),
-        ("alternatives: {a: {recipe.epochs: 1, recipe.epochs: 2}}\n", "'recipe.epochs' stands in it twice"),
+        ("alternatives: {a: {}, a: {}}\n", "'a' appears twice"),
+        ("alternatives: {a: {recipe.epochs: 1, recipe.epochs: 2}}\n", "'recipe.epochs' appears twice"),
         ("alternatives: {a: {paper: much}}\n", "`paper` of trial 'a' must be a number"),
         ("alternatives: {a: {paper: true}}\n", "`paper` of trial 'a' must be a number"),
         ("alternatives: {a: {paper: .nan}}\n", "`paper` of trial 'a' must be a number"),
-        ("alternatives: {a: {versus: b}}\n", "is no other trial"),
-        ("alternatives: {a: {}, b: {versus: b}}\n", "is no other trial"),
-        ("alternatives: !!set foo\n", "odd.yaml is no YAML"),
-        ("title: 2020-13-45\n", "odd.yaml is no YAML"),
+        ("alternatives: {a: {baseline: b}}\n", "is no other trial"),
+        ("alternatives: {a: {}, b: {baseline: b}}\n", "is no other trial"),
+        ("alternatives: !!set foo\n", "odd.yaml is not valid YAML"),
+        ("title: 2020-13-45\n", "odd.yaml is not valid YAML"),
         (f"grid: {{recipe.epochs: [1{'0' * 400}]}}\n", "odd.yaml: "),
         ("grid:\n" + "".join(f"  data.f{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for i in range(9)), "387,420,489"),
         ("", "expected one of additive, alternatives or grid"),
-        ("title: x\n", "got nothing of the three"),
+        ("title: x\n", "got none of the three"),
         ("additive: {a: {}}\ngrid: {b: [1]}\n", "got additive and grid"),
         ("combine: {a: {}}\n", "got 'combine'"),
         ("grid: {recipe.epochs: 3}\n", "recipe.epochs must be a list of values, got 3"),
         ("additive: {a: 3}\n", r"trial 'a' must be edits such as \{recipe.epochs: 10\}, got 3"),
         ("additive: {a: {recipe.speed: 3}}\n", "no field 'speed'"),
-        ("additive: [\n", "is no YAML"),
+        ("additive: [\n", "is not valid YAML"),
         ("titel: x\nadditive: {a: {}}\n", "got 'titel'"),
-        ("alternatives: [a, b]\n", "below `alternatives` must stand labels with their edits"),
+        ("alternatives: [a, b]\n", "`alternatives` must hold labels with their edits"),
         ("alternatives: {'': {}}\n", "one is empty"),
-        ("alternatives: {[a]: {}}\n", "names are words"),
-        ("additive: {a: !!python/object/apply:os.system ['touch canary']}\n", "is no YAML"),
-        ("\x00", "is no YAML"),
+        ("alternatives: {[a]: {}}\n", "names must be words"),
+        ("additive: {a: !!python/object/apply:os.system ['touch canary']}\n", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused(tmp_path, text, said, monkeypatch):
@@ -162,3 +166,11 @@ def test_a_file_that_is_no_study_is_refused(tmp_path, text, said, monkeypatch):
     with pytest.raises(ValueError, match=said):
         read(path, BASE)
     assert not (tmp_path / "canary").exists()
+
+
+def test_aliases_in_a_file_are_refused(tmp_path):
+    """A few hundred bytes of nested aliases stand for gigabytes."""
+    path = tmp_path / "bomb.yaml"
+    path.write_text("alternatives:\n  a: &a {data.min_area: 1.0}\n  b: *a\n")
+    with pytest.raises(ValueError, match="aliases"):
+        read(path, BASE)

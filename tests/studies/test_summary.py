@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 
 from resnet_rs.report.comparison import Verdict
+from resnet_rs.report.score import PerSample, ScoreName
 from resnet_rs.studies import methods_report, scaling_report, summary
 from resnet_rs.studies.claim import judge
-from resnet_rs.studies.record import Record, Result, Setting
+from resnet_rs.studies.record import Context, Record, Result
 from resnet_rs.studies.reports import is_study, report
 from resnet_rs.studies.study import Study, Trial
 
 NUM_TEST = 500
-SETTING = Setting(
+SCORE = ScoreName(key="top1", label="top-1")
+ERROR = ScoreName(key="rmse", label="rmse", is_share=False, is_higher_better=False)
+CONTEXT = Context(
     base="resnet-rs-tiny",
     edits="recipe.epochs=3",
     experiment={},
+    score=SCORE,
     data="photos",
     num_train=100,
     num_test=NUM_TEST,
@@ -26,7 +30,7 @@ SETTING = Setting(
 
 
 def made(trials, top1, *, name="mine", num_seeds=3, **costs):
-    """A record in which each trial is right with its own probability, on the same easy and hard pictures."""
+    """A record in which each trial is right with its own probability, on the same easy and hard images."""
     rng = np.random.default_rng(0)
     ease = rng.random(NUM_TEST)
     results = []
@@ -38,34 +42,36 @@ def made(trials, top1, *, name="mine", num_seeds=3, **costs):
                     label=trial.label,
                     seed=seed,
                     count=NUM_TEST,
-                    missed=tuple(wrong.tolist()),
-                    top1=1 - len(wrong) / NUM_TEST,
+                    per_sample=PerSample(
+                        default=1.0, indices=tuple(wrong.tolist()), values=(0.0,) * len(wrong)
+                    ),
+                    score=1 - len(wrong) / NUM_TEST,
                     curve=((1.0, 0.5), (2.0, 0.6)),
                     minutes=1.0,
                     **{key: values[trial.label] for key, values in costs.items()},
                 )
             )
     study = Study(name=name, title="A study", trials=tuple(trials))
-    return Record(study=study, setting=SETTING, results=tuple(results))
+    return Record(study=study, context=CONTEXT, results=tuple(results))
 
 
 def test_a_table_says_what_is_better_and_what_cannot_be_told_apart():
     trials = [
         Trial(label="a", edits={}, paper=70.0),
-        Trial(label="b", edits={}, versus="a", paper=71.3),
-        Trial(label="c", edits={}, versus="b"),
-        Trial(label="d", edits={}, versus="c"),
+        Trial(label="b", edits={}, baseline="a", paper=71.3),
+        Trial(label="c", edits={}, baseline="b"),
+        Trial(label="d", edits={}, baseline="c"),
     ]
     table = summary.tabulate(made(trials, {"a": 0.6, "b": 0.7, "c": 0.7, "d": 0.5}))
     assert [row.verdict for row in table.rows] == [
         None,
         Verdict.BETTER,
-        Verdict.NOT_TOLD_APART,
+        Verdict.NOT_SIGNIFICANT,
         Verdict.WORSE,
     ]
     b = table.rows[1]
-    assert b.top1.low < b.top1.value < b.top1.high
-    assert b.difference.value == pytest.approx(b.top1.value - table.rows[0].top1.value)
+    assert b.score.low < b.score.value < b.score.high
+    assert b.difference.value == pytest.approx(b.score.value - table.rows[0].score.value)
     assert (b.paper, b.paper_difference) == (71.3, pytest.approx(1.3))
     assert table.rows[2].paper_difference is None
 
@@ -78,11 +84,11 @@ def test_the_title_carries_base_and_data():
 
 
 def test_a_failed_trial_shows_its_error_in_its_row(tmp_path):
-    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, versus="a")]
+    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, baseline="a")]
     record = made(trials[:1], {"a": 0.6})
     failed = Result(label="b", seed=0, error="out of luck | and <script>alert(1)</script>")
     study = Study(name="mine", title="A study", trials=tuple(trials))
-    record = Record(study=study, setting=SETTING, results=(*record.results, failed))
+    record = Record(study=study, context=CONTEXT, results=(*record.results, failed))
     assert r"seed 0: out of luck \| and" in summary.tabulate(record).markdown()
     page = summary.write_page(record, tmp_path / "page.html", has_folder=True).read_text()
     assert "<script>alert(1)" not in page and "seed 0: out of luck" in page
@@ -92,8 +98,8 @@ def test_the_claims_of_table_1_are_judged():
     labels = [f"row {i}" for i in range(11)]
     trials = [Trial(label=label, edits={}) for label in labels]
     top1 = dict(zip(labels, [0.5, 0.5, 0.45, 0.5, 0.55, 0.55, 0.6, 0.6, 0.65, 0.65, 0.65], strict=True))
-    statements = judge(methods_report.additive_claims(made(trials, top1, name="training-methods")))
-    assert [s.finding for s in statements] == ["seen", "not told apart", "seen"]
+    statements = judge(methods_report.additive_claims(made(trials, top1, name="training-methods")), SCORE)
+    assert [s.finding for s in statements] == ["seen", "not significant", "seen"]
     assert statements[0].figure.startswith("+1") and "seeds: 3" in statements[0].figure
 
 
@@ -103,16 +109,16 @@ def test_what_one_seed_shows_is_not_taken_for_seen():
     top1 = dict(zip(labels, [0.5, 0.5, 0.8, *[0.9] * 8], strict=True))
     record = made(trials, top1, name="training-methods")
     record = replace(record, results=tuple(r for r in record.results if r.seed == 0))
-    findings = [s.finding for s in judge(methods_report.additive_claims(record))]
-    assert findings == ["seen (one seed)", "not told apart", "not seen (one seed)"]
+    findings = [s.finding for s in judge(methods_report.additive_claims(record), SCORE)]
+    assert findings == ["seen (one seed)", "not significant", "not seen (one seed)"]
 
 
 def test_a_claim_whose_opposite_is_seen_is_not_seen():
     labels = [f"row {i}" for i in range(11)]
     trials = [Trial(label=label, edits={}) for label in labels]
     top1 = dict(zip(labels, [0.6, 0.5, 0.7, *[0.5] * 8], strict=True))
-    statements = judge(methods_report.additive_claims(made(trials, top1)))
-    assert [s.finding for s in statements] == ["not seen", "not told apart", "not seen"]
+    statements = judge(methods_report.additive_claims(made(trials, top1)), SCORE)
+    assert [s.finding for s in statements] == ["not seen", "not significant", "not seen"]
     assert "the opposite" in statements[0].figure
 
 
@@ -131,8 +137,8 @@ def test_the_claim_of_table_2_is_judged():
         ):
             trials.append(Trial(label=f"{depth}, {label} {i}", edits={}))
             top1[trials[-1].label] = share if depth == "shallow" else 0.6
-    statements = judge(methods_report.decay_claims(made(trials, top1, name="weight-decay")))
-    assert [s.finding for s in statements] == ["seen", "not told apart"]
+    statements = judge(methods_report.decay_claims(made(trials, top1, name="weight-decay")), SCORE)
+    assert [s.finding for s in statements] == ["seen", "not significant"]
 
 
 def grid_record(gains, *, sizes=(16, 32)):
@@ -159,7 +165,7 @@ def test_the_scaling_rules_are_judged():
             100.0: {"size": 0.01, "depth": 0.08, "width": 0.01},
         }
     )
-    statements = judge(scaling_report.claims(record))
+    statements = judge(scaling_report.claims(record), SCORE)
     assert [s.finding for s in statements] == ["seen"] * 5
     opposite = grid_record(
         {
@@ -167,25 +173,25 @@ def test_the_scaling_rules_are_judged():
             100.0: {"size": 0.08, "depth": 0.01, "width": 0.05},
         }
     )
-    assert [s.finding for s in judge(scaling_report.claims(opposite))] == ["not seen"] * 5
+    assert [s.finding for s in judge(scaling_report.claims(opposite), SCORE)] == ["not seen"] * 5
 
 
 def test_multiply_adds_mislead_where_a_cheaper_network_is_better():
     grows = {"size": 0.02, "depth": 0.02, "width": 0.02}
-    (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: grows}))
-    assert found.finding == "not told apart"
-    assert found.figure.startswith("of 26 pairs the network with fewer is better in 0 and worse in ")
+    (found,) = scaling_report.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: grows}))
+    assert found.finding == "not significant"
+    assert found.figure.startswith("in 26 pairs the network with fewer is better 0 times and worse ")
     shrinks = {**grows, "width": -0.1}
-    (found,) = scaling_report.flops_mislead(grid_record({10.0: grows, 100.0: shrinks}))
+    (found,) = scaling_report.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: shrinks}))
     assert found.finding == "seen"
-    assert "the most: 100.0 32 14 0.5 against 100.0 16 26 1.0, +" in found.figure
+    assert "at most: 100.0 32 14 0.5 against 100.0 16 26 1.0, +" in found.figure
     record = grid_record({10.0: grows, 100.0: shrinks})
-    assert "| multiply-adds do not predict accuracy (100 epochs) | seen | of 26" in summary.markdown(record)
+    assert "| multiply-adds do not predict the score (100 epochs) | seen | in 26" in summary.markdown(record)
 
 
 def test_returns_are_points_for_a_doubling():
     gains = {"size": 0.02, "depth": 0.01, "width": 0.06}
-    statements = judge(scaling_report.claims(grid_record({10.0: gains, 100.0: gains})))
+    statements = judge(scaling_report.claims(grid_record({10.0: gains, 100.0: gains})), SCORE)
     # Depth returns 1, width 6: five points less for a doubling.
     assert float(statements[0].figure.split()[0]) == pytest.approx(-5, abs=1)
 
@@ -201,8 +207,8 @@ def test_a_power_law_is_found_where_there_is_one():
 def test_a_grid_without_neighbors_is_not_tried():
     trials = [Trial(label="one", edits={}, at={"epochs": 1.0, "size": 8.0, "depth": 14.0, "width": 1.0})]
     record = made(trials, {"one": 0.5}, name="scaling", macs={"one": 10}, images_per_second={"one": 5.0})
-    assert {s.finding for s in judge(scaling_report.claims(record))} == {"not tried"}
-    assert [s.finding for s in scaling_report.flops_mislead(record)] == ["not tried"]
+    assert {s.finding for s in judge(scaling_report.claims(record), SCORE)} == {"not tried"}
+    assert [s.finding for s in scaling_report.fewer_macs_can_be_better(record)] == ["not tried"]
 
 
 def test_a_lone_file_of_results_is_reported_and_its_page_goes_where_it_is_told(tmp_path):
@@ -215,3 +221,44 @@ def test_a_lone_file_of_results_is_reported_and_its_page_goes_where_it_is_told(t
     _, page = report(path, out=tmp_path / "page.html")
     content = page.read_text()
     assert "Error against multiply-adds" in content and "href=" in content
+
+
+def test_more_epochs_that_help_have_a_positive_figure_beside_the_claim_that_they_hurt():
+    labels = [f"row {i}" for i in range(11)]
+    top1 = dict(zip(labels, [0.5, 0.5, 0.8, *[0.8] * 8], strict=True))
+    record = made([Trial(label=label, edits={}) for label in labels], top1)
+    hurts = judge(methods_report.additive_claims(record), SCORE)[2]
+    assert hurts.finding == "not seen" and hurts.figure.startswith("+3")
+
+
+def test_a_lower_error_is_better_in_every_verdict_and_the_best_trial(monkeypatch):
+    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, baseline="a")]
+    record = made(trials, {"a": 0.4, "b": 0.6})
+    record = replace(record, context=replace(CONTEXT, score=ERROR))
+    (_, row) = summary.tabulate(record).rows
+    assert row.difference.value > 0 and row.verdict is Verdict.WORSE
+    markdown = summary.tabulate(record).markdown()
+    assert "rmse (95 %)" in markdown and "%" not in markdown.partition("(95 %)")[2].partition("\n")[2]
+    rows = [f"row {i}" for i in range(11)]
+    top1 = dict(zip(rows, [0.7, 0.5, 0.5, *[0.5] * 6, 0.5, 0.5], strict=True))
+    record = made([Trial(label=row, edits={}) for row in rows], top1)
+    record = replace(record, context=replace(CONTEXT, score=ERROR))
+    assert judge(methods_report.additive_claims(record), ERROR)[0].finding == "seen"
+
+
+def test_trials_without_per_sample_values_are_compared_by_their_scores():
+    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, baseline="a")]
+    record = made(trials, {"a": 0.4, "b": 0.6})
+    record = replace(record, results=tuple(replace(r, per_sample=None) for r in record.results))
+    assert record.values("a", (0, 1, 2)).shape == (3, 1)
+    row = summary.tabulate(record).rows[1]
+    assert row.verdict is Verdict.BETTER and row.score.value == pytest.approx(0.6, abs=0.05)
+
+
+def test_an_interval_of_shares_stays_within_the_possible_range():
+    trials = [Trial(label="a", edits={}), Trial(label="b", edits={}, baseline="a")]
+    record = made(trials, {"a": 0.4, "b": 0.6}, num_seeds=2)
+    first, *others = (replace(r, per_sample=None) for r in record.results)
+    record = replace(record, results=(replace(first, score=0.9), *others))
+    row = summary.tabulate(record).rows[1]
+    assert (row.difference.low, row.difference.high) == (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The studies by name, and how one is made for a base."""
+"""The studies by name, and their builders."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from resnet_rs.studies.study import Study
 from resnet_rs.training.experiment import Experiment
 
 Builder = Callable[[Experiment, int, Mapping[str, str]], Study]
-"""Makes a study for a base, a number of training pictures, and typed settings of the study's own."""
-
+"""Makes a study for a base, a number of training images and settings of the study, as typed."""
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -41,24 +40,24 @@ STUDIES: dict[str, tuple[str, Builder]] = {
     ),
     "scaling": ("Figures 2 and 3: width x depth x size x epochs", scaling.scaling),
 }
-"""Name -> what it is in a line, and its builder."""
+"""Name -> its line of help, and its builder."""
 
 
 def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: Mapping[str, str]) -> Study:
-    """The study of that name for `base`, or that of a YAML file; one that is made already must be of another name."""
+    """The study of that name for `base`, or of that YAML file; a `Study` as it is, if its name is not taken."""
     if not isinstance(chosen, Study) and not chosen.endswith(_ENDINGS):
         refuse_unknown(chosen)
         return STUDIES[chosen][1](base, num_samples, settings)
     name = chosen.name if isinstance(chosen, Study) else Path(chosen).stem
     if settings:
-        raise ValueError(f"a study of your own has no settings but those in it, got {', '.join(settings)}.")
+        raise ValueError(f"a study of your own has no settings beyond its file, got {', '.join(settings)}.")
     if name in (*STUDIES, "speed"):
-        raise ValueError(f"{name!r} is the name of a study of the paper. Call yours otherwise.")
+        raise ValueError(f"{name!r} is the name of a study of the paper. Choose another name for yours.")
     return chosen if isinstance(chosen, Study) else file.read(Path(chosen), base)
 
 
 def refuse_unknown(name: str) -> None:
-    """Refuse a name that is neither in the catalog nor that of a YAML file."""
+    """Refuse a name that is not in the catalog and does not end like a YAML file."""
     if name not in STUDIES and not name.endswith(_ENDINGS):
         close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)
         raise ValueError(

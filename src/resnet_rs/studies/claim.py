@@ -1,62 +1,86 @@
-"""`Claim`: a sentence of the paper as a comparison, and what may be said of it."""
+"""`Claim`: a sentence of the paper as a comparison, and the verdict on it.
+
+Shapes: `S` seeds, `N` samples.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from resnet_rs.report.comparison import Difference, Scored, Verdict, holm, paired_differences, verdict
+import numpy as np
+from jaxtyping import Float
+
+from resnet_rs.report.comparison import Difference, Values, Verdict, compare
+from resnet_rs.report.score import ScoreName
 from resnet_rs.report.study_page import Finding, Statement
-from resnet_rs.report.table import chance
+from resnet_rs.report.table import difference_interval_text, difference_text, p_text
+from resnet_rs.studies.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """That one thing is larger than another, of which both are known for every seed and picture."""
+    """A sentence about the difference `new - old`; the sign of the figure follows the sentence."""
 
     text: str
-    larger: Scored | None
-    """What is claimed to be larger, a row per seed and a column per picture; None where it was not run."""
-    smaller: Scored | None
-    unit: str = "points"
-    """Claims of one unit are about equally noisy, and estimate the luck of seeds together."""
+    new: Values | None
+    """Values in which higher is better, [S, N]; None where a run is missing."""
+    old: Values | None
+    expects: Literal["gain", "loss"] = "gain"
+    """The sign that the sentence predicts."""
+    per: str = ""
+    """What the difference is divided by, such as `doubling of multiply-adds`. Claims with the same `per` share their
+    estimate of the seed variance."""
+    limit: float = 1.0
+    """The largest possible difference of a score in [0, 1]."""
 
 
-def judge(claims: Sequence[Claim]) -> tuple[Statement, ...]:
-    """What was seen of each claim, corrected for each other (Holm)."""
-    tried: dict[str, dict[int, tuple[Scored, Scored]]] = {}
+def oriented(record: Record, label: str, seeds: Sequence[int]) -> Float[np.ndarray, "S N"]:
+    """The values of a trial in which higher is better: of a score such as an error the negative ones."""
+    values = record.values(label, seeds)
+    return values if record.context.score.is_higher_better else -values
+
+
+def judge(claims: Sequence[Claim], score: ScoreName) -> tuple[Statement, ...]:
+    """What was found of each claim, corrected for the number of claims."""
+    tried: dict[str, dict[int, tuple[Values, Values]]] = {}
     for i, claim in enumerate(claims):
-        if claim.larger is not None and claim.smaller is not None:
-            tried.setdefault(claim.unit, {})[i] = claim.larger, claim.smaller
+        if claim.new is not None and claim.old is not None:
+            tried.setdefault(claim.per, {})[i] = claim.new, claim.old
+    num_comparisons = sum(map(len, tried.values()))
     found: dict[int, Difference] = {}
     for pairs in tried.values():
-        found |= zip(pairs, paired_differences(list(pairs.values())), strict=True)
-    adjusted = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
+        found |= zip(pairs, compare(list(pairs.values()), num_comparisons=num_comparisons), strict=True)
     return tuple(
-        _statement(claim, found[i], adjusted[i])
+        _statement(claim, found[i], score)
         if i in found
         else Statement(claim=claim.text, finding="not tried", figure="")
         for i, claim in enumerate(claims)
     )
 
 
-def of_seeds(finding: Finding, num_seeds: int) -> Finding:
-    """A finding with what it rests on: of one seed its luck is unknown, which three have taken back before (LOG.md)."""
+def for_seeds(finding: Finding, num_seeds: int) -> Finding:
+    """The finding, marked where it rests on one seed: in three cases more seeds have withdrawn it (docs/LOG.md)."""
     alone: dict[Finding, Finding] = {"seen": "seen (one seed)", "not seen": "not seen (one seed)"}
     return alone.get(finding, finding) if num_seeds == 1 else finding
 
 
-def _statement(claim: Claim, step: Difference, p: float) -> Statement:
-    luck = ", whose luck is not in the interval" if step.num_seeds == 1 else ""
+def _statement(claim: Claim, difference: Difference, score: ScoreName) -> Statement:
+    shown = difference.clipped(claim.limit if score.is_share else math.inf)
+    unit = ("points" if score.is_share else score.label) + (f" per {claim.per}" if claim.per else "")
+    p_value = p_text(shown.p_value)
     figure = (
-        f"{100 * step.value:+.2f} {claim.unit} ({100 * step.low:+.2f} to {100 * step.high:+.2f}), "
-        f"p {chance(p) if p < 0.001 else '= ' + chance(p)}, seeds: {step.num_seeds}{luck}"
+        f"{difference_text(score, shown.value)} {unit} ({difference_interval_text(score, shown)}), "
+        f"p {p_value if p_value.startswith('<') else f'= {p_value}'}, seeds: {shown.num_seeds}"
     )
-    found = verdict(step.value, p)
+    figure += ", the interval leaves out the seed variance" if shown.num_seeds == 1 else ""
+    verdict = shown.verdict(is_higher_better=claim.expects == "gain")
     findings: dict[Verdict, Finding] = {
         Verdict.BETTER: "seen",
         Verdict.WORSE: "not seen",
-        Verdict.NOT_TOLD_APART: "not told apart",
+        Verdict.NOT_SIGNIFICANT: "not significant",
     }
-    figure += "; the opposite" if found is Verdict.WORSE else ""
-    return Statement(claim=claim.text, finding=of_seeds(findings[found], step.num_seeds), figure=figure)
+    figure += "; the opposite is significant" if verdict is Verdict.WORSE else ""
+    return Statement(claim=claim.text, finding=for_seeds(findings[verdict], shown.num_seeds), figure=figure)

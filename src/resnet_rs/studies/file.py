@@ -1,12 +1,12 @@
-"""A study of one's own, as a small YAML file of edits.
+"""A study as a small YAML file of edits.
 
 title: Does the crop matter?
 alternatives:                     # or `additive`: each trial keeps the edits of those above it
-  whole picture: {data.min_area: 1.0}
-  half of it: {data.min_area: 0.5, versus: whole picture, paper: 77.7}
+  whole image: {data.min_area: 1.0}
+  half of it: {data.min_area: 0.5, baseline: whole image, paper: 77.7}
 
-A trial is compared with the first one, or in `additive` with the one above it, unless it says `versus`; `paper` is the
-top-1 of a published row, in percent.
+A trial is compared with the first one, or in `additive` with the one above it; `baseline` names another. `paper` is a
+published score, in percent.
 
 title: How large a rate, how large a batch?
 grid:                             # every combination
@@ -17,6 +17,7 @@ grid:                             # every combination
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,11 @@ _KINDS: dict[str, Callable[[Sequence[Step]], tuple[Trial, ...]]] = {
     "additive": additive,
     "alternatives": alternatives,
 }
-
-
 _FORM = "one of additive, alternatives or grid, and a title if you like"
 
 
 def read(path: Path, base: Experiment) -> Study:
-    """The study in the file at `path`, whose every trial `base` must take."""
+    """The study in the file at `path`; refuses edits that `base` does not take."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a YAML file of trials.")
     if path.stat().st_size > _MAX_BYTES:
@@ -45,10 +44,10 @@ def read(path: Path, base: Experiment) -> Study:
     try:
         content = _parsed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     try:
         study = _study(path.stem, content)
-        study.of(base)
+        study.experiments(base)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
     return study
@@ -63,21 +62,27 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone; names as they are written, where YAML makes True of `on`, and each of them once."""
+    """Plain values only. Names stay as written (YAML reads `on` as True), and a repeated name is an error."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # A few hundred bytes of nested aliases stand for gigabytes.
+            raise yaml.YAMLError("aliases (`*name`) are not allowed; write the value out")
+        return super().compose_node(parent, index)  # pyright: ignore[reportArgumentType] - the stubs ask for an int, yaml gives None
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise yaml.YAMLError(f"{node.value!r} is called a mapping and is none")
+            raise yaml.YAMLError(f"{node.value!r} is tagged as a mapping and is not one")
         if not all(isinstance(name, yaml.ScalarNode) for name, _ in node.value):
-            raise yaml.YAMLError("a name in it is a list or a mapping; names are words")
+            raise yaml.YAMLError("a name is a list or a mapping; names must be words")
         names = [name.value for name, _ in node.value]
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double is not None:
-            raise yaml.YAMLError(f"{double!r} stands in it twice")
+        repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+        if repeated is not None:
+            raise yaml.YAMLError(f"{repeated!r} appears twice")
         return {
-            # A label that is referred to is a word, too.
+            # The label of a baseline is a name, too.
             name.value: value.value
-            if name.value == "versus" and isinstance(value, yaml.ScalarNode)
+            if name.value == "baseline" and isinstance(value, yaml.ScalarNode)
             else self.construct_object(value, deep=True)
             for name, value in node.value
         }
@@ -85,18 +90,18 @@ class _Loader(yaml.SafeLoader):
 
 def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the file holds
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected {_FORM}, as in docs/STUDIES.md, got {content!r}.")
+        raise ValueError(f"expected {_FORM}, as in docs/STUDIES.md, got {content!r:.100}.")
     entries = {str(entry): body for entry, body in content.items()}
     title = str(entries.pop("title", name))
-    odd = next((entry for entry in entries if entry not in (*_KINDS, "grid")), None)
-    if odd is not None:
-        raise ValueError(f"expected {_FORM}, got {odd!r}.")
+    unexpected = next((entry for entry in entries if entry not in (*_KINDS, "grid")), None)
+    if unexpected is not None:
+        raise ValueError(f"expected {_FORM}, got {unexpected!r}.")
     if len(entries) != 1:
-        raise ValueError(f"expected {_FORM}, got {' and '.join(entries) or 'nothing of the three'}.")
+        raise ValueError(f"expected {_FORM}, got {' and '.join(entries) or 'none of the three'}.")
     ((kind, body),) = entries.items()
     if not isinstance(body, Mapping) or not body:
         below = "fields with lists of values" if kind == "grid" else "labels with their edits"
-        raise ValueError(f"below `{kind}` must stand {below}, got {body!r}.")
+        raise ValueError(f"`{kind}` must hold {below}, got {body!r:.100}.")
     if kind == "grid":
         trials = grid({path: _list(path, values) for path, values in body.items()})
     else:
@@ -108,14 +113,14 @@ def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file h
     if not isinstance(edits, Mapping | None):
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
     fields: dict[str, Any] = {**(edits or {})}
-    paper, versus = fields.pop("paper", None), fields.pop("versus", None)
+    paper, baseline = fields.pop("paper", None), fields.pop("baseline", None)
     is_number = isinstance(paper, int | float) and not isinstance(paper, bool)
-    if not (paper is None or is_number) or not isinstance(versus, str | None):
-        raise ValueError(f"`paper` of trial {label!r} must be a number and `versus` a label.")
+    if not (paper is None or is_number) or not isinstance(baseline, str | None):
+        raise ValueError(f"`paper` of trial {label!r} must be a number and `baseline` a label.")
     paper = None if paper is None else float(paper)
     if paper is not None and not math.isfinite(paper):
         raise ValueError(f"`paper` of trial {label!r} must be a number, got {paper}.")
-    return Step(label=label, edits=fields, paper=paper, versus=versus)
+    return Step(label=label, edits=fields, paper=paper, baseline=baseline)
 
 
 def _list(path: object, values: Any) -> list[Any]:  # noqa: ANN401 - whatever the file holds

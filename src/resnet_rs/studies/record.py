@@ -1,9 +1,9 @@
-"""`Record`: what a study was and what came out of it, as lines of JSON that stand for themselves.
+"""`Record`: a study and its results, as lines of JSON that need no other file.
 
-The first line is the study: its base, its data, its trials. Each further line is a result: a trial with one seed. Which
-test pictures were missed is part of it, so that trials can be compared picture by picture wherever the file lies.
+The first line is the study: its base, its data, its score, its trials. Each further line is a result: one trial with
+one seed. It holds the values of all test samples, so trials can be compared sample by sample.
 
-Shapes: `S` seeds, `N` pictures that every finished run has scored.
+Shapes: `S` seeds, `N` test samples that every finished run has scored.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Float
 
 from resnet_rs import config, storage
+from resnet_rs.report.score import PerSample, ScoreName
 from resnet_rs.studies.study import Study, Trial
 
 RECORD = "record.jsonl"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """On what a study is run."""
+class Context:
+    """What a study is run on."""
 
     base: str
-    """Name of the experiment of the zoo."""
+    """Name of the experiment in the zoo."""
     edits: str
-    """Those that lead from it to the study's base, as typed; with `fit` these are its changes, too."""
+    """From that experiment to the study's base, as typed; changes made by `--fit` are included."""
     experiment: Mapping[str, Any]
     """The base itself, as JSON."""
+    score: ScoreName
+    """The headline score of its task."""
     data: str
-    """`builtin`, or the name of the folder."""
+    """Title of the data set: a folder's own name, without the folders above it."""
     num_train: int
     num_test: int
     train_digest: str
@@ -43,9 +46,9 @@ class Setting:
     micro_batch: int | None = None
     """As given; None lets each run choose."""
     limits: str = ""
-    """Those beyond which trials were left out, as typed."""
+    """The limits that leave trials out, as typed."""
     left_out: tuple[str, ...] = ()
-    """Their labels."""
+    """Labels of the trials beyond the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,55 +59,59 @@ class Result:
     seed: int
     error: str | None = None
     count: int = 0
-    """Test pictures that were scored."""
-    missed: tuple[int, ...] = ()
-    """Places in the test split of the pictures whose class was not named first."""
+    """Number of scored test samples."""
+    score: float | None = None
+    """The headline score."""
+    per_sample: PerSample | None = None
+    """The value of each test sample; None where the task has no such values."""
     unscored: tuple[int, ...] = ()
-    """Places of those that could not be read."""
+    """Indices of test samples that could not be read."""
     num_unread: int = 0
-    """Training pictures that could not be read, and were left out."""
-    top1: float | None = None
+    """Number of training samples that could not be read, and were skipped."""
     curve: tuple[tuple[float, float], ...] = ()
-    """Epoch and top-1 of each evaluation."""
+    """Epoch and headline score of each evaluation."""
     minutes: float | None = None
-    """Of the whole run, with its evaluations."""
+    """Duration of the run with its evaluations."""
     images_per_second: float | None = None
     """In training, median over evaluations, of one process among those that ran at once."""
     params: int | None = None
     macs: int | None = None
-    """Multiply-adds of one picture."""
+    """Multiply-adds of one image."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A study, on what it was run, and its results so far."""
+    """A study, its context and its results so far."""
 
     study: Study
-    setting: Setting
+    context: Context
     results: tuple[Result, ...] = ()
 
-    def of(self, label: str) -> list[Result]:
+    def finished(self, label: str) -> list[Result]:
         """The finished results of a trial, by seed."""
         found = [r for r in self.results if r.label == label and r.error is None]
         return sorted(found, key=lambda result: result.seed)
 
-    def hits(self, label: str, seeds: Iterable[int]) -> Bool[np.ndarray, "S N"]:
-        """Which pictures each of `seeds` got right in a trial, of those that every finished run has scored."""
-        by_seed = {result.seed: result for result in self.of(label)}
+    def values(self, label: str, seeds: Iterable[int]) -> Float[np.ndarray, "S N"]:
+        """The per-sample values of a trial with each of `seeds`, for the samples that every finished run has scored.
+
+        Where the task has no per-sample values, the headline scores, [S, 1].
+        """
+        by_seed = {result.seed: result for result in self.finished(label)}
         chosen = [by_seed[seed] for seed in seeds]
-        hits = np.ones((len(chosen), self.setting.num_test), dtype=bool)
-        for row, result in zip(hits, chosen, strict=True):
-            row[list(result.missed)] = False
-        return np.delete(hits, self.unscored(), axis=1)
+        if any(r.per_sample is None for r in self.results if r.error is None):
+            return np.array([[result.score] for result in chosen], dtype=np.float64)
+        rows = [r.per_sample.dense(self.context.num_test) for r in chosen if r.per_sample is not None]
+        return np.delete(np.stack(rows), self.unscored(), axis=1)
 
     def unscored(self) -> list[int]:
-        """Places of the test pictures that at least one finished run could not read, which count in none."""
-        return sorted({place for r in self.results if r.error is None for place in r.unscored})
+        """Indices of the test samples that at least one finished run could not read; they count in no run."""
+        return sorted({index for r in self.results if r.error is None for index in r.unscored})
 
     def seeds(self, *labels: str) -> tuple[int, ...]:
         """The seeds with which all of `labels` are finished."""
-        finished = [{result.seed for result in self.of(label)} for label in labels]
+        finished = [{result.seed for result in self.finished(label)} for label in labels]
         return tuple(sorted(set.intersection(*finished))) if finished else ()
 
     def text(self) -> str:
@@ -115,19 +122,19 @@ class Record:
             "study": study.name,
             "title": study.title,
             "notes": study.notes,
-            "trials": [_plain(trial) for trial in study.trials],
-            **asdict(self.setting),
+            "trials": [_plain_trial(trial) for trial in study.trials],
+            **asdict(self.context),
         }
-        lines = [head, *(asdict(result) for result in self.results)]
+        lines = [head, *(_plain_result(result) for result in self.results)]
         return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
 
     def write(self, folder: Path) -> None:
-        """Write it to `folder`, whole or not at all."""
+        """Write it to `folder` atomically."""
         storage.write_text(folder / RECORD, self.text())
 
 
 def read(path: Path) -> Record:
-    """The record at `path`: a study's folder, or a file of its lines."""
+    """The record at `path`: the folder of a study, or a file of results."""
     path = path / RECORD if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
@@ -139,35 +146,44 @@ def read(path: Path) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of a study: {type(error).__name__}: {error}. "
-            "Move it away and give the command that made it: it is made anew from the runs beside it."
+            "Move it away and repeat the command of the study: it reads the finished runs again."
         ) from None
 
 
 def _record(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Record:
     if head["version"] != _VERSION:
-        raise ValueError(f"its version is {head['version']!r}, and this is for version {_VERSION}")
-    names = Setting.__dataclass_fields__
+        raise ValueError(f"its version is {head['version']!r}, and this program reads version {_VERSION}")
     study = Study(
         name=head["study"],
         title=head["title"],
         trials=tuple(Trial(**trial) for trial in head["trials"]),
         notes=tuple(head["notes"]),
     )
-    values: dict[str, Any] = {**{name: head[name] for name in names}, "left_out": tuple(head["left_out"])}
-    setting = Setting(**values)
-    num_test = int(setting.num_test)
-    return Record(study=study, setting=setting, results=tuple(_result(line, num_test) for line in lines))
+    values: dict[str, Any] = {name: head[name] for name in Context.__dataclass_fields__}
+    values |= {"left_out": tuple(head["left_out"]), "score": ScoreName(**head["score"])}
+    context = Context(**values)
+    num_test = int(context.num_test)
+    return Record(study=study, context=context, results=tuple(_result(line, num_test) for line in lines))
 
 
 def _result(line: Mapping[str, Any], num_test: int) -> Result:
-    missed, unscored = (tuple(int(place) for place in line[name]) for name in ("missed", "unscored"))
-    odd = next((place for place in (*missed, *unscored) if not 0 <= place < num_test), None)
-    if odd is not None:
-        raise ValueError(f"it names test picture {odd} of {num_test}")
-    curve = tuple((float(epoch), float(top1)) for epoch, top1 in line["curve"])
-    values: dict[str, Any] = {**line, "missed": missed, "unscored": unscored, "curve": curve}
+    unscored = tuple(int(index) for index in line["unscored"])
+    per_sample = None if line["per_sample"] is None else PerSample.from_plain(line["per_sample"])
+    indices = (*unscored, *(() if per_sample is None else per_sample.indices))
+    wrong = next((index for index in indices if not 0 <= index < num_test), None)
+    if wrong is not None:
+        raise ValueError(
+            f"it has a value for test sample {wrong}, and there are {num_test} (0 to {num_test - 1})"
+        )
+    curve = tuple((float(epoch), float(score)) for epoch, score in line["curve"])
+    values: dict[str, Any] = {**line, "per_sample": per_sample, "unscored": unscored, "curve": curve}
     return Result(**values)
 
 
-def _plain(trial: Trial) -> dict[str, Any]:
+def _plain_result(result: Result) -> dict[str, Any]:
+    per_sample = None if result.per_sample is None else result.per_sample.to_plain()
+    return {**asdict(result), "per_sample": per_sample}
+
+
+def _plain_trial(trial: Trial) -> dict[str, Any]:
     return {**asdict(trial), "edits": {path: config.to_plain(value) for path, value in trial.edits.items()}}

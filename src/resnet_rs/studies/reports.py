@@ -1,4 +1,4 @@
-"""The tables and the page of whatever study lies at a path."""
+"""The tables and the page of the study at a path."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from resnet_rs.studies import speed, speed_report, summary
 
 
 def is_study(path: Path) -> bool:
-    """Whether `path` is the folder of a study, or the file of its results."""
+    """Whether `path` is the folder of a study, or a file of its results."""
     return path.suffix == ".jsonl" or any((path / name).is_file() for name in (records.RECORD, speed.RECORD))
 
 
 def report(path: Path, *, out: Path | None = None) -> tuple[str, Path | None]:
-    """The study's tables as Markdown, and its page, which goes to `out` or into its folder.
+    """The study's tables as Markdown, and the path of its page.
 
-    Of a lone file no page is written unless `out` says where.
+    The page is written to `out`, by default into the study's folder; for a single file only with `out`.
     """
     page = out or (path / summary.PAGE if path.is_dir() else None)
     if _is_speed(path):

@@ -1,6 +1,6 @@
-"""What the released weights score by their authors' protocol and by timm's, beside what was published.
+"""Scores of the released weights by their authors' protocol and by timm's, beside the published accuracies.
 
-Every score is stored as soon as it is there, so an interrupted command goes on where it was.
+Every score is stored at once, so an interrupted command continues where it was.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from resnet_rs import storage, verbs
-from resnet_rs.data import imagenet
-from resnet_rs.data.opening import open_test
+from resnet_rs import storage, verbs, zoo
+from resnet_rs.data import dataset, imagenet
 from resnet_rs.data.source import match_classes
 from resnet_rs.paper import RELEASED, TIMM
-from resnet_rs.report.table import markdown_table, percent
+from resnet_rs.report.score import Number, ScoreName
+from resnet_rs.report.table import interval_text, markdown_table, score_text, score_title
 from resnet_rs.training.machine import Machine
 
 _NUM_VALIDATION = 50_000
-"""Pictures of which the published figures are."""
+"""Images behind the published figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,54 +31,54 @@ class Score:
     protocol: str
     """`own`, that of the release, or `timm`."""
     count: int
-    """Pictures that were scored."""
+    """Number of scored images."""
     num_unreadable: int
-    top1: float
-    top1_low: float
-    top1_high: float
-    top5: float
+    numbers: tuple[Number, ...]
+    """The scores of its task, the headline first."""
     digest: str
-    """Of the pictures' names and classes: scores of one table are of one set."""
+    """Of the images' names and classes; all scores of a table have the same."""
     computed: str
-    """On what, in which precision, by which version."""
+    """Device, precision and version."""
 
     @property
     def published(self) -> float:
-        """Top-1 as published for these weights and this protocol, in percent."""
-        return TIMM[self.name].top1 if self.protocol == "timm" else RELEASED[self.name].top1_readme
+        """The published accuracy of these weights by this protocol, in percent."""
+        return TIMM[self.name].accuracy if self.protocol == "timm" else RELEASED[self.name].accuracy_readme
 
     @property
     def evaluated_by_others(self) -> float | None:
-        """Top-1 that a third party found with the released weights, in percent."""
-        return RELEASED[self.name].top1_weights if self.protocol == "own" else None
+        """The accuracy that a third party found with the released weights, in percent."""
+        return RELEASED[self.name].accuracy_reevaluated if self.protocol == "own" else None
 
 
 def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -> Iterator[Score]:
-    """Scores of `names` (of none: all released ones), fetched by name, on `data`, by each protocol there is for them.
+    """Scores of `names` (by default all released weights) on `data`, by each protocol that they have.
 
-    Those that are in the folder `out` already are read. Raises `ValueError` if they are of other pictures.
+    Scores in the folder `out` are read. Raises `ValueError` if they belong to other images or another machine.
     """
     chosen = list(names) or list(RELEASED)
     unknown = [name for name in chosen if name not in RELEASED]
     if unknown:
-        raise ValueError(f"no weights of {unknown[0]!r} are published, but of {', '.join(RELEASED)}.")
+        raise ValueError(f"{unknown[0]!r} has no published weights; these have: {', '.join(RELEASED)}.")
     digest, computed = _digest(data), _computed(machine)
     if machine.ranks.is_first:
-        _make_ready(out, digest, computed)
+        _prepare(out, digest, computed)
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
             path = out / f"{name}.{protocol}.json"
-            # The first rank alone reads and writes; what it finds, all know.
+            # Only the first rank reads and writes; it tells the others whether the score is there.
             is_there = machine.ranks.is_first and path.is_file()
-            if not any(json.loads(said) for said in machine.ranks.gather(json.dumps(is_there).encode())):
+            answers = machine.ranks.gather(json.dumps(is_there).encode())
+            if not any(json.loads(answer) for answer in answers):
                 found = verbs.evaluate(name, data=data, machine=machine, protocol=protocol)
                 score = Score(
                     name=name,
                     protocol=protocol,
+                    count=found["count"],
                     num_unreadable=len(found["unreadable"]),
+                    numbers=tuple(zoo.experiment(name).task.numbers(found)),
                     digest=digest,
                     computed=computed,
-                    **{field: found[field] for field in ("count", "top1", "top1_low", "top1_high", "top5")},
                 )
                 if machine.ranks.is_first:
                     storage.write_json(path, asdict(score))
@@ -86,14 +87,14 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
 
 
 def _digest(data: str) -> str:
-    """What tells these pictures from others. Raises `ValueError` if they are of other classes than ImageNet's."""
-    source = open_test(data)
+    """The digest of the images. Raises `ValueError` if their classes are not ImageNet's."""
+    source = dataset.find(data).open_test()
     match_classes(source, imagenet.classes())
     return source.digest()
 
 
-def _make_ready(out: Path, digest: str, computed: str) -> None:
-    """Make the folder of scores, and refuse those that are there if they are others, before anything is fetched."""
+def _prepare(out: Path, digest: str, computed: str) -> None:
+    """Make the folder, and check the scores in it before anything is fetched."""
     storage.make_folders(out)
     for name in RELEASED:
         for path in sorted(out.glob(f"{name}.*.json")):
@@ -109,33 +110,53 @@ def _read(path: Path, digest: str, computed: str) -> Score:
     names = tuple(Score.__dataclass_fields__)
     stored = storage.read_json(path, needs=names)
     if stored["digest"] != digest:
-        raise ValueError(f"{path} is of other pictures than those of --data. Use a new folder for --out.")
+        raise ValueError(f"{path} belongs to other images than --data. Use a new folder for --out.")
     if stored["computed"] != computed:
         raise ValueError(
             f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
         )
-    return Score(**{name: stored[name] for name in names})
+    values: dict[str, Any] = {name: stored[name] for name in names}
+    values["numbers"] = _numbers(stored["numbers"])
+    return Score(**values)
+
+
+def _numbers(stored: Sequence[Any]) -> tuple[Number, ...]:
+    return tuple(
+        Number(name=ScoreName(**item["name"]), value=item["value"], low=item["low"], high=item["high"])
+        for item in stored
+    )
 
 
 def table(scores: Iterable[Score]) -> str:
-    """Scores as a table of Markdown, in percent."""
+    """Scores as a table of Markdown."""
     found = list(scores)
-    head = ("network", "protocol", "published", "evaluated by others", "here (95 %)", "top-5", "pictures")
-    rows = [
-        (
-            score.name,
-            "release" if score.protocol == "own" else score.protocol,
-            f"{score.published:.1f}",
-            "" if score.evaluated_by_others is None else f"{score.evaluated_by_others:.1f}",
-            f"{percent(score.top1)} ({percent(score.top1_low)} to {percent(score.top1_high)})",
-            percent(score.top5),
-            f"{score.count:,}" + (f", {score.num_unreadable:,} unreadable" if score.num_unreadable else ""),
-        )
-        for score in found
-    ]
-    shown = markdown_table(head, rows) + f"\n\nComputed on {found[0].computed}." if found else ""
+    if not found:
+        return markdown_table(("network", "protocol", "published", "evaluated by others", "images"), [])
+    titles = [score_title(number.name) for number in found[0].numbers]
+    head = (
+        "network",
+        "protocol",
+        "published",
+        "evaluated by others",
+        f"{titles[0]}, here (95 %)",
+        *titles[1:],
+        "images",
+    )
+    shown = markdown_table(head, [_cells(score) for score in found]) + f"\n\nComputed on {found[0].computed}."
     if any(score.count != _NUM_VALIDATION for score in found):
-        shown += (
-            f"\n\nThe published figures are of all {_NUM_VALIDATION:,} pictures of ImageNet's validation set."
-        )
+        shown += f"\n\nThe published figures belong to all {_NUM_VALIDATION:,} images of ImageNet's validation set."
     return shown
+
+
+def _cells(score: Score) -> Sequence[str]:
+    number, *others = score.numbers
+    bounds = (score_text(number.name, bound) for bound in (number.low, number.high))
+    return (
+        score.name,
+        "release" if score.protocol == "own" else score.protocol,
+        f"{score.published:.1f}",
+        "" if score.evaluated_by_others is None else f"{score.evaluated_by_others:.1f}",
+        f"{score_text(number.name, number.value)} ({interval_text(*bounds)})",
+        *(score_text(other.name, other.value) for other in others),
+        f"{score.count:,}" + (f", {score.num_unreadable:,} unreadable" if score.num_unreadable else ""),
+    )

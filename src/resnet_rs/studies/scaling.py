@@ -1,7 +1,7 @@
-"""How to scale: width, depth and size at several lengths of training, and the paper's two rules put to the test.
+"""Width, depth and size at several lengths of training, to test the paper's two scaling rules.
 
-    rule 1   where a model can overfit (long training), depth pays more than width; in short training, width
-    rule 2   raise the size slowly: larger pictures return less and less
+    rule 1   in long training, where a model can overfit, depth gains more than width; in short training, width
+    rule 2   raise the size slowly: larger images gain less and less
 
 Source: paper, section 6, Figures 2 and 3, appendix E.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from resnet_rs import config
 from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
-from resnet_rs.studies.study import Study, Trial, refuse_odd_number
+from resnet_rs.studies.study import Study, Trial, check_num_trials
 from resnet_rs.training.experiment import Experiment
 
 _SMALLEST_SIZE = 8
@@ -24,7 +24,7 @@ _SMALLEST_SIZE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What is combined with what. Defaults: paper, section 6, relative to a base of width 1, 224 pixels, 350 epochs."""
+    """The axes of the grid. Defaults: paper, section 6, relative to a base of width 1, 224 pixels, 350 epochs."""
 
     widths: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
     """Times the base's width."""
@@ -33,7 +33,7 @@ class Grid:
     sizes: tuple[float, ...] = (128 / 224, 160 / 224, 1.0, 320 / 224, 448 / 224)
     """Times the base's size."""
     epochs: tuple[float, ...] = (10 / 350, 100 / 350, 1.0)
-    """Times the base's length. Only the longest is regularized; the others have flips and crops alone."""
+    """Times the base's length. Only the longest is regularized; the others have flips and crops only."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "sizes", "epochs"):
@@ -47,15 +47,15 @@ class Grid:
 
 def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
     """The grid on `base`; `settings` are edits of `Grid` such as `{"grid.widths": "0.5, 1"}`."""
-    odd = [path for path in settings if not path.startswith("grid.")]
-    if odd:
+    unexpected = [path for path in settings if not path.startswith("grid.")]
+    if unexpected:
         raise ValueError(
-            f"the settings of this study are those of its grid, such as grid.widths=[0.5, 1]; got {odd[0]}."
+            f"this study has the settings of its grid, such as grid.widths=[0.5, 1]; got {unexpected[0]}."
         )
     if not isinstance(base.arch, ResNetArch):
         raise ValueError(f"this study scales a ResNet, and the base has a {type(base.arch).__name__}.")
     axes = config.edit(Grid(), {path.removeprefix("grid."): value for path, value in settings.items()})
-    refuse_odd_number(len(axes.epochs) * len(axes.sizes) * len(axes.depths) * len(axes.widths))
+    check_num_trials(len(axes.epochs) * len(axes.sizes) * len(axes.depths) * len(axes.widths))
     trials: list[Trial] = []
     for epochs, size, depth, width in product(axes.epochs, axes.sizes, axes.depths, axes.widths):
         is_longest = epochs == max(axes.epochs)
@@ -75,7 +75,7 @@ def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> 
         trials=tuple(trials),
         notes=(
             "Width is a multiple of the base's; depth names a layout (14: one block per stage, 26: two).",
-            "The longest runs keep the base's regularizers; shorter ones have flips and crops alone, as in the paper's "
+            "The longest runs keep the base's regularizers; shorter ones have flips and crops only, as in the paper's "
             "appendix E. Dropout by width (Table 12) is left out: its values could not be verified.",
         ),
     )

@@ -1,4 +1,4 @@
-"""What is fast: latency and memory of every published configuration on this machine, beside the published accuracies.
+"""Latency and memory of every published configuration on this machine, beside the published accuracies.
 
 The paper's point is that at equal accuracy ResNet-RS is faster than EfficientNet although it computes more. Accuracies
 are ImageNet's, as published; training steps, as the paper times them, and inference are measured here.
@@ -31,13 +31,13 @@ Family = Literal["ResNet-RS", "EfficientNet", "EfficientNet-RS", "ResNet-200 of 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A configuration to measure, and what is published of it."""
+    """A configuration to measure, and its published figures."""
 
     name: str
     family: Family
     experiment: Experiment
-    top1: float | None = None
-    """ImageNet top-1 in percent, as published; EfficientNet-RS has none."""
+    accuracy: float | None = None
+    """Published accuracy on ImageNet, in percent; EfficientNet-RS has none."""
     tpu_ms: float | None = None
     v100_ms: float | None = None
 
@@ -49,8 +49,8 @@ def networks() -> list[Network]:
             name=name,
             family="ResNet-RS",
             experiment=zoo.experiment(name),
-            # The README's 82.2 of 152 at 224 is doubtful, so all are those of the released weights.
-            top1=released.top1_weights,
+            # The README's 82.2 of 152 at 224 is doubtful, so all accuracies are those of the released weights.
+            accuracy=released.accuracy_reevaluated,
             tpu_ms=released.tpu_ms,
             v100_ms=1000 * released.v100_s,
         )
@@ -61,7 +61,7 @@ def networks() -> list[Network]:
             name=name,
             family="EfficientNet",
             experiment=zoo.experiment(name),
-            top1=rival.top1,
+            accuracy=rival.accuracy,
             tpu_ms=rival.tpu_ms,
             v100_ms=None if rival.v100_s is None else 1000 * rival.v100_s,
         )
@@ -71,7 +71,7 @@ def networks() -> list[Network]:
 
 
 def _smaller(rival: Network) -> Network:
-    """The same network on smaller pictures, with RandAugment by size (paper, section 7.2)."""
+    """The same network on smaller images, with RandAugment by size (paper, section 7.2)."""
     size = round(rival.experiment.data.size * 2 / 3 / _STEP) * _STEP
     magnitude = 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
     return Network(
@@ -84,60 +84,62 @@ def _smaller(rival: Network) -> Network:
 
 
 def _path() -> list[Network]:
-    """Where the path of Figure 1 begins: ResNet-200 with the recipe of 2015, and with all training methods."""
+    """The start of the path of Figure 1: ResNet-200 with the recipe of 2015, and with all training methods."""
     dated, ours = zoo.experiment("resnet-200-2015"), zoo.experiment("resnet-rs-200-i256")
     kept = {"arch.drop_path": 0.1, "arch.norm_momentum": 1.0}
     trained = config.edit(replace(ours, arch=dated.arch), kept)
     return [
-        Network(name="resnet-200-2015", family="ResNet-200 of 2015", experiment=dated, top1=paper.TABLE_1[0]),
+        Network(
+            name="resnet-200-2015", family="ResNet-200 of 2015", experiment=dated, accuracy=paper.TABLE_1[0]
+        ),
         Network(
             name="resnet-200-2015, trained as ResNet-RS",
             family="ResNet-200 of 2015",
             experiment=trained,
-            top1=paper.TABLE_1[8],
+            accuracy=paper.TABLE_1[8],
         ),
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedRecord:
-    """How was measured, and what has been so far."""
+    """The protocol, and the timings so far."""
 
     protocol: Mapping[str, Any]
-    """Of both modes."""
+    """Settings of both modes."""
     timings: tuple[Timing, ...] = ()
-    """One for each network, mode and turn, as they came."""
+    """One for each network, mode and round, in the order of measurement."""
 
-    def of(self, name: str, mode: str) -> Timing | None:
-        """What a network takes: the median over its turns, from the least p10 to the largest p90, the most memory.
+    def timing(self, name: str, mode: str) -> Timing | None:
+        """The timing of a network over its rounds: median latency, smallest p10, largest p90, largest memory.
 
-        Its error, if a turn has failed; None if it was not measured.
+        If a round failed, the timing with its error; None if the network was not measured.
         """
-        turns = [t for t in self.timings if (t.name, t.mode) == (name, mode)]
-        if not turns:
+        rounds = [t for t in self.timings if (t.name, t.mode) == (name, mode)]
+        if not rounds:
             return None
-        failed = next((t for t in turns if t.error is not None), None)
+        failed = next((t for t in rounds if t.error is not None), None)
         if failed is not None:
             return failed
-        latency = median(t.latency_ms or 0.0 for t in turns)
-        memory = [t.peak_memory_mib for t in turns if t.peak_memory_mib is not None]
+        latency = median(t.latency_ms or 0.0 for t in rounds)
+        memory = [t.peak_memory_mib for t in rounds if t.peak_memory_mib is not None]
         return replace(
-            turns[0],
+            rounds[0],
             latency_ms=latency,
-            latency_ms_p10=min(t.latency_ms_p10 or 0.0 for t in turns),
-            latency_ms_p90=max(t.latency_ms_p90 or 0.0 for t in turns),
-            images_per_second=1000 * turns[0].batch_size / latency,
+            latency_ms_p10=min(t.latency_ms_p10 or 0.0 for t in rounds),
+            latency_ms_p90=max(t.latency_ms_p90 or 0.0 for t in rounds),
+            images_per_second=1000 * rounds[0].batch_size / latency,
             peak_memory_mib=max(memory, default=None),
-            num_repeats=sum(t.num_repeats for t in turns),
-            num_rounds=len(turns),
+            num_repeats=sum(t.num_repeats for t in rounds),
+            num_rounds=len(rounds),
         )
 
     def names(self) -> list[str]:
-        """Of the networks that were measured, in their order."""
+        """Names of the measured networks, in their order."""
         return list(dict.fromkeys(timing.name for timing in self.timings))
 
     def write(self, folder: Path) -> None:
-        """Write it to `folder`, whole or not at all."""
+        """Write it to `folder` atomically."""
         head = {"version": _VERSION, "study": "speed", "protocol": dict(self.protocol)}
         lines = [head, *(asdict(timing) for timing in self.timings)]
         text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
@@ -158,25 +160,24 @@ def read(path: Path) -> SpeedRecord:
         ) from None
 
 
-def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop: Stop) -> Iterator[Timing]:
-    """Measure inference and training steps of `chosen`, in turns; yields each timing, those of earlier times first.
+def measure(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop: Stop) -> Iterator[Timing]:
+    """Timings of inference and training steps of `chosen`, in rounds; earlier timings first.
 
-    What is measured is not measured again, but for what has failed. Asked to stop, it ends after the network in hand,
-    whose timing is not kept: the signal may have reached it. Raises `ValueError` if `folder` was begun with
-    another protocol.
+    A measured network is not measured again unless it failed. On a stop request it ends after the current network,
+    whose timing is dropped: the signal may have reached it. Raises `ValueError` if `folder` has another protocol.
     """
     own = {name: value for name, value in asdict(protocol).items() if name != "mode"}
     if not (folder / RECORD).is_file() and not storage.is_vacant(folder):
-        raise ValueError(
-            f"{folder} is not empty and holds no study of speed. Choose a new folder for `--out`."
-        )
+        raise ValueError(f"{folder} is not empty and holds no speed study. Choose a new folder for `--out`.")
     storage.make_folders(folder)
     with storage.locked(folder):
         record = _begun(folder, SpeedRecord(protocol=own), surroundings(protocol))
         yield from record.timings
-        for turn in range(protocol.num_rounds):
+        for round_index in range(protocol.num_rounds):
             for mode in reversed(MODES):
-                missing = {c.name: c.experiment for c in chosen if _is_missing(record, c.name, mode, turn)}
+                missing = {
+                    c.name: c.experiment for c in chosen if _is_missing(record, c.name, mode, round_index)
+                }
                 for timing in bench(missing, replace(protocol, mode=mode, num_rounds=1)):
                     if stop.is_requested:
                         return
@@ -186,7 +187,7 @@ def conduct(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop
 
 
 def _begun(folder: Path, new: SpeedRecord, here: Mapping[str, Any]) -> SpeedRecord:
-    """What was measured in `folder` before, failures aside; refused if that was otherwise, or elsewhere."""
+    """The earlier timings in `folder` without failures; refuses those of another protocol or machine."""
     if not (folder / RECORD).is_file():
         return new
     before = read(folder)
@@ -202,6 +203,6 @@ def _begun(folder: Path, new: SpeedRecord, here: Mapping[str, Any]) -> SpeedReco
     return replace(before, timings=kept)
 
 
-def _is_missing(record: SpeedRecord, name: str, mode: Mode, turn: int) -> bool:
+def _is_missing(record: SpeedRecord, name: str, mode: Mode, round_index: int) -> bool:
     done = [t for t in record.timings if (t.name, t.mode) == (name, mode)]
-    return len(done) <= turn and all(t.error is None for t in done)
+    return len(done) <= round_index and all(t.error is None for t in done)

@@ -1,6 +1,6 @@
-"""What the timings of the speed study say: fronts, speed-ups at equal accuracy, and Figures 1, 4 and 5.
+"""The results of the speed study: Pareto fronts, speed-ups at equal accuracy, and Figures 1, 4 and 5.
 
-Latency at an accuracy between two networks is interpolated along the family, straight in accuracy and log latency.
+Latency at an accuracy between two networks is interpolated within the family, linear in accuracy and log latency.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from pathlib import Path
 
 from resnet_rs import storage
 from resnet_rs.deploy.bench import Mode, Timing
+from resnet_rs.report.blocks import Chart, Listing
 from resnet_rs.report.figures import Figure
 from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
-from resnet_rs.report.study_page import Chart, Listing, Statement, StudyPage, render_study_page
+from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
 from resnet_rs.report.table import markdown_table
 from resnet_rs.studies.speed import MODES, TITLE, Family, Network, SpeedRecord, networks
 
 _CALLED: Mapping[Mode, str] = {"train": "training step", "infer": "inference"}
-_MILLISECONDS = "milliseconds a picture, here"
+_MILLISECONDS = "milliseconds an image, here"
 _HEAD = (
-    "", "size", "parameters, M", "multiply-adds, G", "training step: ms a picture", "training step: MiB",
-    "inference: ms a picture", "inference: MiB", "published top-1", "published TPUv3, ms", "published V100, ms",
+    "", "size", "parameters, M", "multiply-adds, G", "training step: ms an image", "training step: MiB",
+    "inference: ms an image", "inference: MiB", "published accuracy, %", "published TPUv3, ms", "published V100, ms",
 )  # fmt: skip
 _UPS_HEAD = (
     "at the accuracy of",
-    "top-1",
+    "accuracy, %",
     "training step, here",
     "inference, here",
     "TPUv3, published",
@@ -40,14 +41,14 @@ class SpeedUp:
     """How much faster ResNet-RS is than an EfficientNet at its accuracy: here, and as published."""
 
     rival: str
-    top1: float
+    accuracy: float
     here: Mapping[Mode, float | None]
     tpu: float | None
     v100: float | None
 
 
 def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
-    """Of every EfficientNet; none where its accuracy lies beyond that of the measured ResNet-RS."""
+    """The speed-ups over every EfficientNet; None where its accuracy is outside the range of the measured ResNet-RS."""
     known = networks()
     ours = [c for c in known if c.family == "ResNet-RS"]
     here: dict[Mode, dict[str, float | None]] = {
@@ -56,21 +57,21 @@ def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
     return [
         SpeedUp(
             rival=rival.name,
-            top1=rival.top1,
+            accuracy=rival.accuracy,
             here={
-                mode: _speed_up(rival.top1, ms[rival.name], [(c.top1, ms[c.name]) for c in ours])
+                mode: _speed_up(rival.accuracy, ms[rival.name], [(c.accuracy, ms[c.name]) for c in ours])
                 for mode, ms in here.items()
             },
-            tpu=_speed_up(rival.top1, rival.tpu_ms, [(c.top1, c.tpu_ms) for c in ours]),
-            v100=_speed_up(rival.top1, rival.v100_ms, [(c.top1, c.v100_ms) for c in ours]),
+            tpu=_speed_up(rival.accuracy, rival.tpu_ms, [(c.accuracy, c.tpu_ms) for c in ours]),
+            v100=_speed_up(rival.accuracy, rival.v100_ms, [(c.accuracy, c.v100_ms) for c in ours]),
         )
         for rival in known
-        if rival.family == "EfficientNet" and rival.top1 is not None
+        if rival.family == "EfficientNet" and rival.accuracy is not None
     ]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (latency, accuracy) that no other beats in both, from the fastest on: the Pareto front."""
+    """The Pareto front of points (latency, accuracy), the fastest first."""
     best: list[tuple[float, float]] = []
     for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or accuracy > best[-1][1]:
@@ -79,7 +80,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def interpolated(points: Sequence[tuple[float, float]], accuracy: float) -> float | None:
-    """Latency of a front at an accuracy, straight in log latency between neighbors; none beyond its ends."""
+    """Latency of a front at an accuracy, interpolated in log latency; None outside its range."""
     for (low_ms, low), (high_ms, high) in pairwise(points):
         if low <= accuracy <= high:
             share = (accuracy - low) / (high - low)
@@ -88,7 +89,7 @@ def interpolated(points: Sequence[tuple[float, float]], accuracy: float) -> floa
 
 
 def markdown(record: SpeedRecord) -> str:
-    """All rows, the speed-ups at equal accuracy, and what holds on this hardware."""
+    """All rows, the speed-ups at equal accuracy, and the claims on this hardware."""
     claims = [(s.claim, s.finding, s.figure) for s in statements(record)]
     return "\n\n".join(
         [
@@ -127,8 +128,8 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
 
 
 def statements(record: SpeedRecord) -> tuple[Statement, ...]:
-    """What holds on this hardware."""
-    return (*(_faster(record, mode) for mode in MODES), *_flops_mislead(record))
+    """The paper's claims about speed, as measured on this hardware."""
+    return (*(_faster(record, mode) for mode in MODES), *_fewer_macs_can_be_slower(record))
 
 
 def _faster(record: SpeedRecord, mode: Mode) -> Statement:
@@ -142,27 +143,27 @@ def _faster(record: SpeedRecord, mode: Mode) -> Statement:
     return Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure)
 
 
-def _flops_mislead(record: SpeedRecord) -> Iterator[Statement]:
-    """Whether of two networks the one with fewer multiply-adds can be the slower."""
-    found = (record.of(name, "train") for name in record.names())
+def _fewer_macs_can_be_slower(record: SpeedRecord) -> Iterator[Statement]:
+    """Whether a network with fewer multiply-adds can be the slower one."""
+    found = (record.timing(name, "train") for name in record.names())
     timed = [(t, t.latency_ms) for t in found if t is not None and t.latency_ms is not None]
     pairs = [(a, b) for a in timed for b in timed if a[0].macs < b[0].macs]
-    # Clearly, beyond what repeats of one network differ by.
+    # Clearly slower: the fast repeats of one are slower than the slow repeats of the other.
     wrong = [(a, b) for a, b in pairs if (a[0].latency_ms_p10 or 0.0) > (b[0].latency_ms_p90 or math.inf)]
     if pairs:
         worst = max(wrong, key=lambda pair: pair[0][1] / pair[1][1], default=None)
-        said = "" if worst is None else f"; the most: {worst[0][0].name} against {worst[1][0].name}"
+        most = "" if worst is None else f"; at most: {worst[0][0].name} against {worst[1][0].name}"
         yield Statement(
             claim="multiply-adds do not predict the time of a training step",
             finding="seen" if wrong else "not seen",
-            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower{said}",
+            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower{most}",
         )
 
 
 def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
     found: dict[str, Figure | None] = {}
     for mode in MODES:
-        title = f"Published top-1 against the time of {_CALLED[mode]}, here (Figure 4)"
+        title = f"Published accuracy against the time of {_CALLED[mode]}, here (Figure 4)"
         found[title] = _accuracy_figure(record, mode, ("ResNet-RS", "EfficientNet"))
     path = _timed(record, "train", ("ResNet-200 of 2015", "ResNet-RS"))
     on_path = [p for c, p in path if c.family == "ResNet-200 of 2015" or c.name == "resnet-rs-200-i256"]
@@ -170,7 +171,7 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
         record, "train", ("ResNet-200 of 2015", "ResNet-RS", "EfficientNet"), path=on_path
     )
     smaller = _timed(record, "train", ("EfficientNet", "EfficientNet-RS"))
-    found["EfficientNet on its own and on smaller pictures (Figure 5)"] = points_figure(
+    found["EfficientNet on its own and on smaller images (Figure 5)"] = points_figure(
         [_point(c, x=float(c.experiment.data.size), y=p.x) for c, p in smaller],
         x=Axis(title="pixels a side", is_log=False),
         y=Axis(title=_MILLISECONDS, is_log=True),
@@ -178,12 +179,12 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
     everything = _timed(record, "train", tuple(dict.fromkeys(c.family for c in networks())))
     found["Time of a training step, here, against multiply-adds"] = points_figure(
         [_point(c, x=float(c.experiment.count_cost().macs), y=p.x) for c, p in everything],
-        x=Axis(title="multiply-adds of a picture", is_log=True),
+        x=Axis(title="multiply-adds of an image", is_log=True),
         y=Axis(title=_MILLISECONDS, is_log=True),
     )
     notes = {
-        "EfficientNet on its own and on smaller pictures (Figure 5)": "No source gives the accuracies of "
-        "EfficientNet-RS, so only what its smaller pictures save can be shown."
+        "EfficientNet on its own and on smaller images (Figure 5)": "No source gives the accuracies of "
+        "EfficientNet-RS, so only what its smaller images save can be shown."
     }
     return tuple(
         Chart(title=title, figure=figure, note=notes.get(title, ""))
@@ -195,8 +196,8 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
 def _accuracy_figure(
     record: SpeedRecord, mode: Mode, families: tuple[Family, ...], *, path: Sequence[Point] = ()
 ) -> Figure | None:
-    """Published top-1 against latency here, with the front of each family that has one, or with a path."""
-    points = [point for network, point in _timed(record, mode, families) if network.top1 is not None]
+    """Published accuracy against latency here, with the Pareto front of each family, or with a path."""
+    points = [point for network, point in _timed(record, mode, families) if network.accuracy is not None]
     fronts = [
         Line(
             label=f"front of {family}",
@@ -211,19 +212,19 @@ def _accuracy_figure(
     return points_figure(
         points,
         x=Axis(title=_MILLISECONDS, is_log=True),
-        y=Axis(title="ImageNet top-1, published, %", is_log=False),
+        y=Axis(title="accuracy on ImageNet, published, %", is_log=False),
         lines=[*fronts, *(walked if steps else [])],
     )
 
 
 def _timed(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> list[tuple[Network, Point]]:
-    """The measured networks of some families, each as a point of latency and published top-1."""
+    """The measured networks of some families, each as a point of latency and published accuracy."""
     found: list[tuple[Network, Point]] = []
     for network in networks():
-        timing = record.of(network.name, mode)
+        timing = record.timing(network.name, mode)
         if network.family in families and timing is not None and timing.latency_ms is not None:
-            top1 = math.nan if network.top1 is None else network.top1
-            found.append((network, _point(network, x=_per_picture(timing), y=top1)))
+            accuracy = math.nan if network.accuracy is None else network.accuracy
+            found.append((network, _point(network, x=_per_image(timing), y=accuracy)))
     return found
 
 
@@ -232,19 +233,19 @@ def _point(network: Network, *, x: float, y: float) -> Point:
 
 
 def _speed_up(
-    top1: float, rival_ms: float | None, ours: Sequence[tuple[float | None, float | None]]
+    accuracy: float, rival_ms: float | None, ours: Sequence[tuple[float | None, float | None]]
 ) -> float | None:
-    """The rival's latency over that of our front at its accuracy; none beyond the front's ends."""
-    at = interpolated(front([(ms, t) for t, ms in ours if t is not None and ms is not None]), top1)
+    """The rival's latency over that of our front at its accuracy; None outside the front's range."""
+    at = interpolated(front([(ms, t) for t, ms in ours if t is not None and ms is not None]), accuracy)
     return None if at is None or rival_ms is None else rival_ms / at
 
 
 def _latency(record: SpeedRecord, name: str, mode: Mode) -> float | None:
-    timing = record.of(name, mode)
+    timing = record.timing(name, mode)
     return None if timing is None else timing.latency_ms
 
 
-def _per_picture(timing: Timing) -> float:
+def _per_image(timing: Timing) -> float:
     return (timing.latency_ms or math.nan) / timing.batch_size
 
 
@@ -261,9 +262,9 @@ def _rows(record: SpeedRecord) -> list[tuple[str, ...]]:
 
 
 def _cells(record: SpeedRecord, name: str, network: Network | None) -> tuple[str, ...]:
-    timings = [record.of(name, mode) for mode in MODES]
+    timings = [record.timing(name, mode) for mode in MODES]
     any_one = next(timing for timing in timings if timing is not None)
-    published = () if network is None else (network.top1, network.tpu_ms, network.v100_ms)
+    published = () if network is None else (network.accuracy, network.tpu_ms, network.v100_ms)
     return (
         name,
         str(any_one.size),
@@ -280,14 +281,14 @@ def _measured(timing: Timing | None) -> tuple[str, str]:
     if timing.error is not None:
         return (timing.error, "")
     memory = "" if timing.peak_memory_mib is None else f"{timing.peak_memory_mib:,.0f}"
-    return (f"{_per_picture(timing):,.1f}", memory)
+    return (f"{_per_image(timing):,.1f}", memory)
 
 
 def _up_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
     return [
         (
             up.rival,
-            f"{up.top1}",
+            f"{up.accuracy}",
             *(_times(up.here[mode]) for mode in MODES),
             _times(up.tpu),
             _times(up.v100),

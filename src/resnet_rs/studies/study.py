@@ -1,4 +1,4 @@
-"""`Study` and `Trial`: a base and what is tried on it, as values. A trial is a handful of edits."""
+"""`Study` and `Trial` as values. A trial is a few edits of the base of its study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -25,16 +25,16 @@ class Trial:
     label: str
     edits: Mapping[str, Any]
     """What differs from the study's base."""
-    versus: str | None = None
-    """Label of the trial that it is compared with; None compares it with none."""
+    baseline: str | None = None
+    """Label of the trial that it is compared with, if any."""
     paper: float | None = None
-    """Top-1 in percent of the same row in the paper."""
+    """Score of the same row in the paper, in percent."""
     at: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Its place in a grid, for the figures: width, depth, size, epochs and the like."""
+    """Its coordinates in a grid, for the figures: width, depth, size, epochs and others."""
 
     @property
     def folder_name(self) -> str:
-        """Its label in small letters, digits and hyphens; a foreign, empty or long one with a digest."""
+        """Its label in lower case, digits and hyphens; one that is long, empty or not ASCII gets a digest."""
         name = re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-.")
         if self.label.isascii() and 0 < len(name) <= _LONGEST_NAME:
             return name
@@ -44,35 +44,35 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Trials that belong together."""
+    """Trials on one base."""
 
     name: str
     title: str
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = ()
-    """What a reader must know of how the trials were made from the base."""
+    """What a reader must know about the trials."""
 
     def __post_init__(self) -> None:
-        refuse_odd_number(len(self.trials))
+        check_num_trials(len(self.trials))
         counts = Counter(trial.folder_name for trial in self.trials)
-        double = next((trial for trial in self.trials if counts[trial.folder_name] > 1), None)
-        if double is not None:
+        repeated = next((trial for trial in self.trials if counts[trial.folder_name] > 1), None)
+        if repeated is not None:
             raise ValueError(
-                f"two trials are called {double.label!r}, or nearly so. Give each a label of its own."
+                f"two trials have the label {repeated.label!r}, or nearly the same. Give each its own label."
             )
         labels = {trial.label for trial in self.trials}
         if any(not label.strip() for label in labels):
-            raise ValueError("every trial must have a label, and one is empty.")
-        odd = (t for t in self.trials if t.versus == t.label or t.versus not in {None, *labels})
-        lost = next(odd, None)
-        if lost is not None:
+            raise ValueError("every trial needs a label, and one is empty.")
+        without = (t for t in self.trials if t.baseline == t.label or t.baseline not in {None, *labels})
+        missing = next(without, None)
+        if missing is not None:
             raise ValueError(
-                f"trial {lost.label!r} is compared with {lost.versus!r}, which is no other trial. "
+                f"the baseline of trial {missing.label!r} is {missing.baseline!r}, which is no other trial. "
                 f"The trials are: {', '.join(trial.label for trial in self.trials)}."
             )
 
-    def of(self, base: Experiment) -> dict[str, Experiment]:
-        """The experiment of each trial by its label; an edit that `base` does not take is refused with its trial."""
+    def experiments(self, base: Experiment) -> dict[str, Experiment]:
+        """The experiment of each trial by its label. Raises `ValueError` for an edit that `base` does not take."""
         made: dict[str, Experiment] = {}
         for trial in self.trials:
             try:
@@ -81,73 +81,67 @@ class Study:
                 raise ValueError(f"trial {trial.label!r} of study {self.name!r}: {error}") from None
         return made
 
-    def among(self, labels: Sequence[str]) -> Study:
-        """The trials called `labels` alone, each compared with another only where that is among them."""
+    def subset(self, labels: Sequence[str]) -> Study:
+        """The study with the trials `labels` only, each with its baseline if that is one of them."""
         kept = tuple(
-            Trial(
-                label=trial.label,
-                edits=trial.edits,
-                versus=trial.versus if trial.versus in labels else None,
-                paper=trial.paper,
-                at=trial.at,
-            )
+            replace(trial, baseline=trial.baseline if trial.baseline in labels else None)
             for trial in self.trials
             if trial.label in labels
         )
-        return Study(name=self.name, title=self.title, trials=kept, notes=self.notes)
+        return replace(self, trials=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A row of an additive study: what it adds to the rows above it."""
+    """A trial before it is placed in a study: its own edits."""
 
     label: str
     edits: Mapping[str, Any]
     paper: float | None = None
-    versus: str | None = None
-    """Label of the row that it is compared with, if that is another than usual."""
+    baseline: str | None = None
+    """Label of the row that it is compared with, in place of the usual one."""
 
 
 def additive(steps: Sequence[Step]) -> tuple[Trial, ...]:
-    """One trial per step, each with the edits of all steps so far, compared with the step before."""
+    """One trial per step, with the edits of all steps so far; its baseline is the step before."""
     trials: list[Trial] = []
     edits: dict[str, Any] = {}
     for step in steps:
         edits = {path: value for path, value in edits.items() if not _is_within(path, step.edits)}
         edits |= step.edits
-        versus = step.versus or (trials[-1].label if trials else None)
-        trials.append(Trial(label=step.label, edits=edits, versus=versus, paper=step.paper))
+        baseline = step.baseline or (trials[-1].label if trials else None)
+        trials.append(Trial(label=step.label, edits=edits, baseline=baseline, paper=step.paper))
     return tuple(trials)
 
 
 def _is_within(path: str, edits: Mapping[str, Any]) -> bool:
-    """Whether `edits` set anew what `path` names, itself or a whole of which it is a part."""
+    """Whether `edits` replace the field at `path`, or a value that contains it."""
     return any(f"{path}.".startswith(f"{whole}.") for whole in edits)
 
 
 def alternatives(steps: Sequence[Step]) -> tuple[Trial, ...]:
-    """One trial per step with its own edits alone, each compared with the first."""
+    """One trial per step, with its own edits only; its baseline is the first."""
     first = steps[0].label if steps else None
     return tuple(
         Trial(
             label=s.label,
             edits=s.edits,
-            versus=s.versus or (None if s.label == first else first),
+            baseline=s.baseline or (None if s.label == first else first),
             paper=s.paper,
         )
         for s in steps
     )
 
 
-def refuse_odd_number(num_trials: int) -> None:
-    """Refuse more trials than anybody can run, before they are made, and none at all."""
+def check_num_trials(num_trials: int) -> None:
+    """Refuse no trials, and more than can be run, before they are made."""
     if not 1 <= num_trials <= _MAX_TRIALS:
         raise ValueError(f"a study has 1 to {_MAX_TRIALS:,} trials, got {num_trials:,}.")
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> tuple[Trial, ...]:
-    """One trial per combination of values, each compared with the one before along the last axis."""
-    refuse_odd_number(math.prod(len(values) for values in axes.values()))
+    """One trial per combination of values; its baseline is the one before it along the last axis."""
+    check_num_trials(math.prod(len(values) for values in axes.values()))
     trials: list[Trial] = []
     last = list(axes.values())[-1] if axes else []
     for values in product(*axes.values()):
@@ -157,7 +151,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> tuple[Trial, ...]:
             Trial(
                 label=config.describe(edits),
                 edits=edits,
-                versus=None if is_first else trials[-1].label,
+                baseline=None if is_first else trials[-1].label,
                 at={path: float(v) for path, v in edits.items() if isinstance(v, int | float)},
             )
         )

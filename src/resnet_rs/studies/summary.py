@@ -1,22 +1,20 @@
-"""From a record to what may be said: the table with its verdicts, and the page."""
+"""From a record to its table with verdicts, and to its page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-
 from resnet_rs import config, storage, zoo
 from resnet_rs.paper import IMAGENET_IMAGES
-from resnet_rs.report.comparison import holm, mean_of_hits, paired_differences, verdict
+from resnet_rs.report.blocks import Chart
+from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.study_figures import curves_figure, dots_figure
-from resnet_rs.report.study_page import Chart, Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Link, Row, Table, markdown_table
+from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
+from resnet_rs.report.table import Link, Row, Table, duration_text, markdown_table
 from resnet_rs.studies import methods_report, scaling_report
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
@@ -31,103 +29,115 @@ _CLAIMS: dict[str, Callable[[Record], list[Claim]]] = {
     "weight-decay": methods_report.decay_claims,
     "scaling": scaling_report.claims,
 }
-"""Study -> the paper's claims that it puts to the test."""
-
-Hits = Bool[np.ndarray, "S N"]
+"""Study -> the paper's claims that it tests."""
 
 
 def tabulate(record: Record, *, has_folder: bool = False) -> Table:
-    """The trials with their scores, each compared with the one it names on the same pictures and seeds.
+    """The trials with their scores, each compared with its baseline on the same samples and seeds.
 
-    All comparisons of the table are corrected for each other (Holm). With `has_folder` the rows lead to their runs.
+    All comparisons of the table are corrected for their number. With `has_folder` the rows link to their runs.
     """
-    pairs = {trial.label: pair for trial in record.study.trials for pair in _pair(record, trial)}
-    compared = dict(zip(pairs, paired_differences(list(pairs.values())), strict=True))
-    adjusted = dict(zip(compared, holm([found.p for found in compared.values()]), strict=True))
-    papers = {trial.label: trial.paper for trial in record.study.trials}
-    rows: list[Row] = []
+    differences = _differences(record)
+    rows = (
+        _row(record, trial, differences.get(trial.label), has_folder=has_folder)
+        for trial in record.study.trials
+    )
+    return Table(
+        title=f"{record.study.title}: {describe_context(record)}",
+        score=record.context.score,
+        rows=tuple(rows),
+    )
+
+
+def _differences(record: Record) -> dict[str, Difference]:
+    """The difference of each trial from its baseline, over the seeds that both have."""
+    pairs: dict[str, tuple[Values, Values]] = {}
     for trial in record.study.trials:
-        results = record.of(trial.label)
-        found, p = compared.get(trial.label), adjusted.get(trial.label)
-        before = papers.get(trial.versus) if trial.versus is not None else None
-        minutes = [result.minutes for result in results if result.minutes is not None]
-        rows.append(
-            Row(
-                label=trial.label,
-                edits=config.describe(trial.edits),
-                top1=mean_of_hits(record.hits(trial.label, record.seeds(trial.label))) if results else None,
-                versus=trial.versus,
-                difference=found,
-                adjusted_p=p,
-                verdict=verdict(found.value, p) if found is not None and p is not None else None,
-                paper=trial.paper,
-                paper_difference=trial.paper - before
-                if trial.paper is not None and before is not None
-                else None,
-                minutes=mean(minutes) if minutes else None,
-                errors=tuple(
-                    f"seed {result.seed}: {result.error}"
-                    for result in record.results
-                    if result.label == trial.label and result.error is not None
-                ),
-                links=tuple(_link(trial, result.seed) for result in results) if has_folder else (),
-            )
-        )
-    return Table(title=f"{record.study.title}: {describe_setting(record)}", rows=tuple(rows))
+        seeds = () if trial.baseline is None else record.seeds(trial.label, trial.baseline)
+        if trial.baseline is not None and seeds:
+            pairs[trial.label] = record.values(trial.label, seeds), record.values(trial.baseline, seeds)
+    found = dict(zip(pairs, compare(list(pairs.values())), strict=True))
+    if record.context.score.is_share:
+        return {label: difference.clipped(1.0) for label, difference in found.items()}
+    return found
+
+
+def _row(record: Record, trial: Trial, difference: Difference | None, *, has_folder: bool) -> Row:
+    score, results = record.context.score, record.finished(trial.label)
+    papers = {other.label: other.paper for other in record.study.trials}
+    before = None if trial.baseline is None else papers.get(trial.baseline)
+    step = trial.paper - before if trial.paper is not None and before is not None else None
+    minutes = [result.minutes for result in results if result.minutes is not None]
+    values = record.values(trial.label, record.seeds(trial.label)) if results else None
+    return Row(
+        label=trial.label,
+        edits=config.describe(trial.edits),
+        score=None if values is None else mean_score(values, is_share=score.is_share),
+        baseline=trial.baseline,
+        difference=difference,
+        verdict=None if difference is None else difference.verdict(is_higher_better=score.is_higher_better),
+        paper=trial.paper,
+        paper_difference=step,
+        minutes=mean(minutes) if minutes else None,
+        errors=tuple(
+            f"seed {result.seed}: {result.error}"
+            for result in record.results
+            if result.label == trial.label and result.error is not None
+        ),
+        links=tuple(_link(trial, result.seed) for result in results) if has_folder else (),
+    )
 
 
 def markdown(record: Record) -> str:
-    """The table, and what may be said of the paper's claims."""
+    """The table, and the findings about the paper's claims."""
     parts = [tabulate(record).markdown()]
     statements = [(s.claim, s.finding, s.figure) for s in _statements(record)]
     if statements:
-        parts.append(markdown_table(("claim", "finding", "figure"), statements))
+        parts.append(markdown_table(("claim", "finding", "figure (95 %, corrected)"), statements))
     return "\n\n".join(parts)
 
 
 def best(record: Record) -> tuple[str, dict[str, Any]] | None:
-    """The trial of the highest mean top-1, with the edits that lead to it from the experiment of the zoo."""
-    rows = [(row.top1.value, row.label) for row in tabulate(record).rows if row.top1 is not None]
+    """The trial of the best mean score, with the edits that lead to it from the experiment of the zoo."""
+    sign = 1 if record.context.score.is_higher_better else -1
+    rows = [(sign * row.score.value, row.label) for row in tabulate(record).rows if row.score is not None]
     if not rows:
         return None
     label = max(rows, key=lambda row: row[0])[1]
-    base = config.from_plain(record.setting.experiment, kinds=(Experiment,))
-    edits = config.diff(zoo.experiment(record.setting.base), record.study.of(base)[label])
+    base = config.from_plain(record.context.experiment, kinds=(Experiment,))
+    edits = config.diff(zoo.experiment(record.context.base), record.study.experiments(base)[label])
     return label, {path: value for path, value in edits.items() if path != "task.num_classes"}  # the data's
 
 
-def describe_setting(record: Record) -> str:
+def describe_context(record: Record) -> str:
     """Base and data in a line."""
-    setting = record.setting
-    data = "the built-in pictures" if setting.data == "builtin" else setting.data
-    edits = f" with {setting.edits}" if setting.edits else ""
-    lost = len(record.unscored())
-    left_out = f", of which {lost:,} are left out since some run could not read them" if lost else ""
-    unread = max((result.num_unread for result in record.results), default=0)
-    unreadable = f", of which {unread:,} could not be read" if unread else ""
-    sizes = f"{setting.num_train:,} to train{unreadable}, {setting.num_test:,} to test{left_out}"
-    return f"{setting.base}{edits} on {data} ({sizes})"
+    context = record.context
+    edits = f" with {context.edits}" if context.edits else ""
+    num_unscored = len(record.unscored())
+    left_out = f", without {num_unscored:,} that a run could not read" if num_unscored else ""
+    num_unread = max((result.num_unread for result in record.results), default=0)
+    unreadable = f", without {num_unread:,} that could not be read" if num_unread else ""
+    sizes = f"{context.num_train:,} to train{unreadable}, {context.num_test:,} to test{left_out}"
+    return f"{context.base}{edits} on {context.data} ({sizes})"
 
 
 def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
     """Write the page of a study to `path`."""
     table = tabulate(record, has_folder=has_folder)
-    done, failed = (
-        sum(r.error is None for r in record.results),
-        sum(r.error is not None for r in record.results),
-    )
+    num_failed = sum(result.error is not None for result in record.results)
+    num_done = len(record.results) - num_failed
     seeds = sorted({result.seed for result in record.results})
-    minutes = sum(result.minutes or 0.0 for result in record.results)
-    is_imagenet = record.setting.num_train == IMAGENET_IMAGES
+    minutes = sum((result.minutes or 0.0 for result in record.results), start=0.0)
+    is_imagenet = record.context.num_train == IMAGENET_IMAGES
     is_grid = record.study.name == "scaling" and bool(record.results)
     page = StudyPage(
         title=record.study.title,
-        base=f"{describe_setting(record)}{'' if is_imagenet else _NOT_COMPARABLE}",
+        base=f"{describe_context(record)}{'' if is_imagenet else _NOT_COMPARABLE}",
         headline={
-            "runs": f"{done} of {len(record.study.trials) * max(1, len(seeds))}",
-            **({"failed": str(failed)} if failed else {}),
+            "runs": f"{num_done} of {len(record.study.trials) * max(1, len(seeds))}",
+            **({"failed": str(num_failed)} if num_failed else {}),
             "seeds": str(len(seeds)),
-            "time of the runs": f"{minutes:,.0f} min",
+            "time of the runs": duration_text(minutes),
         },
         notes=record.study.notes,
         statements=_statements(record),
@@ -140,32 +150,23 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
 
 
 def _charts(record: Record, table: Table) -> tuple[Chart, ...]:
-    dots = dots_figure(table)
+    label = record.context.score.label
     curves = {trial.label: _mean_curve(record, trial.label) for trial in record.study.trials}
     lines = curves_figure(
-        {label: curve for label, curve in curves.items() if curve}, x_title="epoch", y_title="test top-1"
+        {label: curve for label, curve in curves.items() if curve}, x_title="epoch", y_title=f"test {label}"
     )
     found = {
-        "Top-1 with 95 % intervals over seeds and pictures": dots,
-        "Test top-1 during training, mean over seeds": lines,
+        f"Test {label} with 95 % intervals over seeds and samples": dots_figure(table),
+        f"Test {label} during training, mean over seeds": lines,
     }
     return tuple(Chart(title=title, figure=figure) for title, figure in found.items() if figure is not None)
 
 
 def _mean_curve(record: Record, label: str) -> list[tuple[float, float]]:
-    curves = [result.curve for result in record.of(label)]
+    curves = [result.curve for result in record.finished(label)]
     if not curves or len({len(curve) for curve in curves}) > 1:
         return []
-    return [(points[0][0], mean(top1 for _, top1 in points)) for points in zip(*curves, strict=True)]
-
-
-def _pair(record: Record, trial: Trial) -> Iterator[tuple[Hits, Hits]]:
-    """The hits of a trial and of the one it is compared with, over the seeds that both have; nothing without them."""
-    if trial.versus is None:
-        return
-    seeds = record.seeds(trial.label, trial.versus)
-    if seeds:
-        yield record.hits(trial.label, seeds), record.hits(trial.versus, seeds)
+    return [(points[0][0], mean(score for _, score in points)) for points in zip(*curves, strict=True)]
 
 
 def _link(trial: Trial, seed: int) -> Link:
@@ -173,11 +174,8 @@ def _link(trial: Trial, seed: int) -> Link:
 
 
 def _statements(record: Record) -> tuple[Statement, ...]:
-    statements = judge(_CLAIMS.get(record.study.name, _no_claims)(record))
+    find = _CLAIMS.get(record.study.name)
+    statements = () if find is None else judge(find(record), record.context.score)
     if record.study.name == "scaling":
-        statements = (*statements, *scaling_report.flops_mislead(record))
+        statements = (*statements, *scaling_report.fewer_macs_can_be_better(record))
     return statements
-
-
-def _no_claims(record: Record) -> list[Claim]:
-    return []

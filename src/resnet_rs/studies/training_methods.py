@@ -1,7 +1,7 @@
 """Which method pays: the additive study, its converse, and weight decay against the other regularizers.
 
-Any base will do. The paper's baseline is made from it by taking off what it has of the methods; what it lacks of them
-is put on with the paper's value. Warm-up is no method: all rows have the base's, at most a tenth of the shortest run.
+The base may be any ResNet. The study removes the methods that the base has, which gives the paper's baseline, and adds
+those that it lacks with the paper's values. All rows have the base's warm-up, at most a tenth of the shortest run.
 
 Source: paper, Tables 1 and 2.
 """
@@ -33,7 +33,7 @@ _SE_RATIO = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class _Method:
-    """A method of Table 1, as the edits that put it on and take it off."""
+    """A method of Table 1, as the edits that add and remove it."""
 
     label: str
     on: Mapping[str, Any]
@@ -46,8 +46,8 @@ def training_methods(base: Experiment, num_samples: int) -> Study:
     stripped = {path: value for method in methods for path, value in method.off.items()}
     steps = [Step(label="baseline of 2015", edits=stripped, paper=paper.TABLE_1[0])]
     steps += [
-        Step(label=f"+ {method.label}", edits=method.on, paper=top1)
-        for method, top1 in zip(methods, paper.TABLE_1[1:], strict=True)
+        Step(label=f"+ {method.label}", edits=method.on, paper=accuracy)
+        for method, accuracy in zip(methods, paper.TABLE_1[1:], strict=True)
     ]
     return Study(
         name="training-methods",
@@ -58,7 +58,7 @@ def training_methods(base: Experiment, num_samples: int) -> Study:
 
 
 def leave_one_out(base: Experiment, num_samples: int) -> Study:
-    """The converse, which the paper lacks: all methods, and all but one."""
+    """All methods, then all but one in each row; not in the paper."""
     methods = _methods(base, num_samples)
     whole = {path: value for method in methods for path, value in method.on.items()}
     steps = [Step(label="all methods", edits=whole)]
@@ -67,7 +67,7 @@ def leave_one_out(base: Experiment, num_samples: int) -> Study:
         name="leave-one-out",
         title="Training methods, one left out in each row",
         trials=_named(base, alternatives(steps)),
-        notes=(_note(base, num_samples), "The paper has no such table; the rows have no figures of its own."),
+        notes=(_note(base, num_samples), "The paper has no such table, so no row has a published figure."),
     )
 
 
@@ -96,13 +96,13 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
     for (depth, label), edits in sets.items():
         blocks = {"arch.blocks": shallow if depth == "shallow" else deep}
         figures = paper.TABLE_2[depth, label]
-        for decay, top1 in zip((large, small), figures, strict=True):
+        for decay, accuracy in zip((large, small), figures, strict=True):
             trials.append(
                 Trial(
                     label=f"{depth}, {label}, weight decay {decay:g}",
                     edits=_changed(base, {**plain, **blocks, **edits, "recipe.weight_decay": decay}),
-                    versus=trials[-1].label if decay == small else None,
-                    paper=top1,
+                    baseline=trials[-1].label if decay == small else None,
+                    paper=accuracy,
                     at={"weight decay": decay},
                 )
             )
@@ -165,9 +165,10 @@ def _method(label: str, fields: Mapping[str, tuple[Any, Any]]) -> _Method:
 
 
 def _named(base: Experiment, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-    """The trials with those edits alone that change something."""
+    """The trials with only those edits that change something."""
     return tuple(
-        Trial(label=t.label, edits=_changed(base, t.edits), versus=t.versus, paper=t.paper) for t in trials
+        Trial(label=t.label, edits=_changed(base, t.edits), baseline=t.baseline, paper=t.paper)
+        for t in trials
     )
 
 
@@ -176,18 +177,18 @@ def _changed(base: Experiment, edits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _note(base: Experiment, num_samples: int) -> str:
-    """What the base lacked of the methods and got for the study."""
+    """The methods that the study adds to the base, in words."""
     whole = {path: value for method in _methods(base, num_samples) for path, value in method.on.items()}
     added = _changed(base, whole)
-    lacked = f"With every method on, the base is run with {config.describe(added)}." if added else ""
-    small = "Its stem of stride 1 stays in all rows, so ResNet-D is the pooled shortcut alone."
+    lacked = f"The row with all methods changes the base by {config.describe(added)}." if added else ""
+    small = "All rows keep the stem of stride 1, so ResNet-D changes the shortcut only."
     return f"{lacked} {small if _arch(base).stem == 'small' else ''}".strip()
 
 
 def _arch(base: Experiment) -> ResNetArch:
     if not isinstance(base.arch, ResNetArch):
         raise ValueError(
-            f"this study takes methods off a ResNet, and the base has a {type(base.arch).__name__}. "
+            f"this study needs a ResNet as its base, and this one has a {type(base.arch).__name__}. "
             "Choose a base such as resnet-rs-50-i160; `resnet-rs list 'resnet-*'` shows them."
         )
     return base.arch
@@ -198,5 +199,5 @@ def _deeper(blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return (blocks[0], 6 * blocks[1], 6 * blocks[2], blocks[3])
 
 
-def _field(value: object, name: str) -> Any:  # noqa: ANN401 - a task may lack the field, which its edit then says
+def _field(value: object, name: str) -> Any:  # noqa: ANN401 - of a task without the field the edit is refused, with a message
     return getattr(value, name, None)

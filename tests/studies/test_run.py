@@ -1,4 +1,4 @@
-"""Conducting a study: what is finished stays, what fails is a row, and being stopped costs nothing."""
+"""Running a study: what is finished stays, what fails is a row, and being stopped costs nothing."""
 
 import json
 import os
@@ -15,17 +15,17 @@ import pytest
 from studies.conftest import STEPS, asked_to_stop
 
 from resnet_rs import storage
-from resnet_rs.jobs import Here, Local
+from resnet_rs.jobs import InProcess, Local
 from resnet_rs.processes import Stop
 from resnet_rs.studies import record as records
-from resnet_rs.studies.conduct import conduct
+from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Step, Study, additive
 
 TIMES = {"minutes": None, "images_per_second": None, "environment": {}}
 
 
-def conducted(plan, folder, runner=Here(), stop=None):  # noqa: B008 - a frozen value
-    return list(conduct(plan, folder, runner, stop=stop or Stop()))
+def run_all(plan, folder, runner=InProcess(), stop=None):  # noqa: B008 - a frozen value
+    return list(run(plan, folder, runner, stop=stop or Stop()))
 
 
 def timeless(record):
@@ -36,7 +36,7 @@ def timeless(record):
 @pytest.fixture(scope="module")
 def whole(tiny_plan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "study"
-    results = conducted(tiny_plan, folder)
+    results = run_all(tiny_plan, folder)
     return folder, results
 
 
@@ -51,22 +51,22 @@ def test_every_trial_is_run_with_every_seed_and_recorded(whole, tiny_plan):
     record = records.read(folder)
     assert sorted(record.results, key=str) == sorted(results, key=str)
     for result in results:
-        assert result.top1 == pytest.approx(1 - len(result.missed) / result.count)
+        assert result.score == pytest.approx(result.per_sample.dense(result.count).mean())
         assert result.count == 40 and result.macs > 0 and result.minutes > 0
-        assert result.curve[-1][1] == pytest.approx(result.top1, abs=1e-5)
+        assert result.curve[-1][1] == pytest.approx(result.score, abs=1e-5)
 
 
-def test_hits_are_those_of_the_runs_own_scores(whole):
+def test_values_are_those_of_the_runs_own_scores(whole):
     folder, _ = whole
     record = records.read(folder)
-    hits = record.hits("+ dropout", (0, 1))
-    assert hits.shape == (2, 40)
+    values = record.values("+ dropout", (0, 1))
+    assert values.shape == (2, 40)
     for seed in (0, 1):
         scores = storage.read_json(folder / f"trials/dropout/seed-{seed}/scores.json")
-        assert hits[seed].mean() == pytest.approx(scores["top1"])
+        assert values[seed].mean() == pytest.approx(scores["top1"])
 
 
-class Nobody(Here):
+class Nobody(InProcess):
     """A runner that must not be needed."""
 
     def run(self, work, payloads, *, stop, needs):
@@ -77,30 +77,30 @@ class Nobody(Here):
 def test_what_is_finished_is_never_run_again(whole, tiny_plan):
     folder, results = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
-    again = conducted(tiny_plan, folder, Nobody())
+    again = run_all(tiny_plan, folder, Nobody())
     assert sorted(again, key=str) == sorted(results, key=str)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "trials" in path.parts}
 
 
 def test_more_seeds_are_added_to_those_that_are_there(whole, tiny_plan, tmp_path):
     one = replace(tiny_plan, seeds=(0,))
-    conducted(one, tmp_path / "study")
-    conducted(tiny_plan, tmp_path / "study")
+    run_all(one, tmp_path / "study")
+    run_all(tiny_plan, tmp_path / "study")
     assert timeless(records.read(tmp_path / "study")) == timeless(records.read(whole[0]))
 
 
 def test_in_worker_processes_the_results_are_the_same(whole, tiny_plan, tmp_path):
-    conducted(replace(tiny_plan, seeds=(0,)), tmp_path / "study", Local(2))
+    run_all(replace(tiny_plan, seeds=(0,)), tmp_path / "study", Local(2))
     expected = [result for result in timeless(records.read(whole[0])) if result.seed == 0]
     assert timeless(records.read(tmp_path / "study")) == expected
 
 
 def test_a_study_that_is_stopped_goes_on_to_the_same_results(whole, tiny_plan, tmp_path):
     folder, stop = tmp_path / "study", Stop()
-    for _ in conduct(tiny_plan, folder, Here(), stop=stop):
+    for _ in run(tiny_plan, folder, InProcess(), stop=stop):
         stop.reason = "SIGTERM"
     assert len(records.read(folder).results) == 1
-    conducted(tiny_plan, folder)
+    run_all(tiny_plan, folder)
     assert timeless(records.read(folder)) == timeless(records.read(whole[0]))
 
 
@@ -108,12 +108,12 @@ def test_a_trial_that_fails_is_a_row_and_the_others_are_run(tiny_plan, tmp_path)
     steps = [*STEPS, Step(label="+ too large a batch", edits={"recipe.batch_size": 200})]
     study = Study(name="tiny", title="A tiny study", trials=additive(steps))
     plan = replace(tiny_plan, study=study, seeds=(0,))
-    results = conducted(plan, tmp_path / "study")
+    results = run_all(plan, tmp_path / "study")
     assert [r.error is None for r in results] == [True, True, False]
     assert "more than the 80 training samples" in results[-1].error
     assert records.read(tmp_path / "study").results[-1].error == results[-1].error
     # Conducted again, it alone is tried again.
-    again = conducted(plan, tmp_path / "study")
+    again = run_all(plan, tmp_path / "study")
     assert [r.label for r in again] == ["plain", "+ dropout", "+ too large a batch"]
 
 
@@ -121,22 +121,22 @@ def test_a_folder_of_another_study_is_refused_with_the_difference(whole, tiny_pl
     folder, _ = whole
     other = replace(tiny_plan, study=replace(tiny_plan.study, name="other"))
     with pytest.raises(ValueError, match="holds the study 'tiny', not 'other'"):
-        conducted(other, folder)
-    experiment = json.loads(json.dumps(tiny_plan.setting.experiment))
+        run_all(other, folder)
+    experiment = json.loads(json.dumps(tiny_plan.context.experiment))
     experiment["recipe"]["momentum"] = 0.8
-    changed = replace(tiny_plan, setting=replace(tiny_plan.setting, experiment=experiment))
+    changed = replace(tiny_plan, context=replace(tiny_plan.context, experiment=experiment))
     with pytest.raises(ValueError, match=r"other settings; now: recipe\.momentum=0\.8"):
-        conducted(changed, folder)
+        run_all(changed, folder)
     with pytest.raises(ValueError, match="now: other data"):
-        conducted(replace(tiny_plan, setting=replace(tiny_plan.setting, test_digest="0")), folder)
+        run_all(replace(tiny_plan, context=replace(tiny_plan.context, test_digest="0")), folder)
     with pytest.raises(ValueError, match="now: another --micro-batch"):
-        conducted(replace(tiny_plan, setting=replace(tiny_plan.setting, micro_batch=4)), folder)
+        run_all(replace(tiny_plan, context=replace(tiny_plan.context, micro_batch=4)), folder)
     for trials, said in (
         (additive([STEPS[0], Step(label="+ dropout", edits={"task.dropout": 0.2})]), "another trial"),
         (additive(STEPS[:1]), "no trial"),
     ):
         with pytest.raises(ValueError, match=f"now: {said} '. dropout'"):
-            conducted(replace(tiny_plan, study=replace(tiny_plan.study, trials=trials)), folder)
+            run_all(replace(tiny_plan, study=replace(tiny_plan.study, trials=trials)), folder)
 
 
 def test_trials_that_are_added_are_run_and_the_others_stay(whole, tiny_plan, tmp_path):
@@ -144,7 +144,7 @@ def test_trials_that_are_added_are_run_and_the_others_stay(whole, tiny_plan, tmp
     shutil.copytree(whole[0], folder)
     more = additive([*STEPS, Step(label="more", edits={"task.label_smoothing": 0.2})])
     plan = replace(tiny_plan, study=replace(tiny_plan.study, trials=more), seeds=(0,))
-    assert [r.label for r in conducted(plan, folder)] == ["plain", "+ dropout", "more"]
+    assert [r.label for r in run_all(plan, folder)] == ["plain", "+ dropout", "more"]
     kept = [r for r in timeless(records.read(folder)) if r.label != "more"]
     assert kept == timeless(records.read(whole[0])), "the results of seed 1 are kept, though not asked for"
 
@@ -154,7 +154,7 @@ def test_results_outlive_the_folders_of_their_runs(whole, tiny_plan, tmp_path):
     shutil.copytree(whole[0], folder)
     shutil.rmtree(folder / "trials")
     before = records.read(folder)
-    assert len(conducted(tiny_plan, folder, Nobody())) == 4
+    assert len(run_all(tiny_plan, folder, Nobody())) == 4
     assert records.read(folder) == before
 
 
@@ -167,7 +167,7 @@ def test_another_run_in_a_trials_place_is_no_result(whole, tiny_plan, tmp_path, 
     (folder / "record.jsonl").unlink()
     shutil.rmtree(folder / "trials/plain/seed-0")
     shutil.copytree(folder / "trials" / source, folder / "trials/plain/seed-0")
-    conducted(tiny_plan, folder, stop=asked_to_stop())
+    run_all(tiny_plan, folder, stop=asked_to_stop())
     errors = {(r.label, r.seed): r.error for r in records.read(folder).results}
     assert f"it is a run of {said}" in errors["plain", 0]
     assert list(errors.values()).count(None) == 3
@@ -178,7 +178,7 @@ def test_a_damaged_log_is_the_error_of_its_trial_alone(whole, tiny_plan, tmp_pat
     shutil.copytree(whole[0], folder)
     (folder / "record.jsonl").unlink()
     (folder / "trials/plain/seed-0/log.jsonl").write_text("torn")
-    conducted(tiny_plan, folder, stop=asked_to_stop())
+    run_all(tiny_plan, folder, stop=asked_to_stop())
     (error,) = [r.error for r in records.read(folder).results if r.error is not None]
     assert "its log holds no evaluation" in error
 
@@ -186,13 +186,13 @@ def test_a_damaged_log_is_the_error_of_its_trial_alone(whole, tiny_plan, tmp_pat
 def test_the_folder_of_something_else_is_not_taken(tiny_plan, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not empty and holds no study"):
-        conducted(tiny_plan, tmp_path)
+        run_all(tiny_plan, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_two_studies_never_share_a_folder(whole, tiny_plan):
     with storage.locked(whole[0]), pytest.raises(storage.InUse):
-        conducted(tiny_plan, whole[0])
+        run_all(tiny_plan, whole[0])
 
 
 def test_a_record_reads_what_it_writes(whole, tmp_path):
@@ -202,7 +202,7 @@ def test_a_record_reads_what_it_writes(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}\n", "[]\n", "null\n", '{"version": 2}\n', "not json\n", '{"version": 1, "study": 3}\n']
+    "text", ["", "{}\n", "[]\n", "null\n", '{"version": 3}\n', "not json\n", '{"version": 2, "study": 3}\n']
 )
 def test_a_file_that_is_no_record_is_refused_whatever_it_holds(tmp_path, text):
     (tmp_path / "odd.jsonl").write_text(text)
@@ -210,7 +210,14 @@ def test_a_file_that_is_no_record_is_refused_whatever_it_holds(tmp_path, text):
         records.read(tmp_path / "odd.jsonl")
 
 
-@pytest.mark.parametrize(("name", "value"), [("missed", [40]), ("missed", ["x"]), ("unscored", [-1])])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("per_sample", {"default": 1, "indices": [40], "values": 0}),
+        ("per_sample", {"default": 1, "indices": ["x"], "values": 0}),
+        ("unscored", [-1]),
+    ],
+)
 def test_a_result_that_cannot_be_is_refused(whole, tmp_path, name, value):
     head, line, *_ = (whole[0] / "record.jsonl").read_text().splitlines()
     (tmp_path / "odd.jsonl").write_text(f"{head}\n{json.dumps({**json.loads(line), name: value})}\n")
@@ -218,11 +225,11 @@ def test_a_result_that_cannot_be_is_refused(whole, tmp_path, name, value):
         records.read(tmp_path / "odd.jsonl")
 
 
-def test_pictures_that_one_run_could_not_read_count_in_none(whole):
+def test_images_that_one_run_could_not_read_count_in_none(whole):
     record = records.read(whole[0])
     first, *others = record.results
     torn = replace(record, results=(replace(first, unscored=(3, 7), count=38), *others))
-    before, after = record.hits("+ dropout", (0, 1)), torn.hits("+ dropout", (0, 1))
+    before, after = record.values("+ dropout", (0, 1)), torn.values("+ dropout", (0, 1))
     assert after.shape == (2, 38)
     assert np.array_equal(after, np.delete(before, [3, 7], axis=1))
 
@@ -233,25 +240,25 @@ def test_a_killed_study_goes_on_to_the_same_results(whole, tiny_plan, tmp_path):
 from pathlib import Path
 from resnet_rs.jobs import Local
 from resnet_rs.processes import Stop
-from resnet_rs.studies.conduct import conduct
+from resnet_rs.studies.run import run
 from studies.conftest import STEPS, request
 from resnet_rs.studies.planning import plan
 from resnet_rs.studies.study import Study, additive
 from dataclasses import replace
-if __name__ == "__main__":  # a worker that drew the pictures again would do so under the eyes of another
-    made = plan(request(Path({str(tmp_path / "pictures")!r})), folder=Path({str(tmp_path / "nothing")!r}))
+if __name__ == "__main__":  # a worker that drew the images again would do so under the eyes of another
+    made = plan(request(Path({str(tmp_path / "images")!r})), folder=Path({str(tmp_path / "nothing")!r}))
     made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
-    for result in conduct(made, Path({str(folder)!r}), Local(2), stop=Stop()):
+    for result in run(made, Path({str(folder)!r}), Local(2), stop=Stop()):
         print(result.label, flush=True)
 """
-    (tmp_path / "conduct.py").write_text(script)
+    (tmp_path / "run_study.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, tmp_path / "conduct.py"], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, tmp_path / "run_study.py"], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout.readline().strip() in ("plain", "+ dropout")
         time.sleep(np.random.default_rng(0).uniform(0, 2))
         process.send_signal(signal.SIGKILL)
     time.sleep(0.5)
-    conducted(tiny_plan, folder)
+    run_all(tiny_plan, folder)
     assert timeless(records.read(folder)) == timeless(records.read(whole[0]))

@@ -13,7 +13,7 @@ STUDY = rs.Study(name="mine", title="Does dropout pay?", trials=rs.additive(STEP
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return request(tmp_path_factory.mktemp("pictures")).data
+    return request(tmp_path_factory.mktemp("images")).data
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def base():
 def test_a_study_made_in_python_gives_its_table_and_is_not_run_twice(data, base, tmp_path):
     table = rs.study(STUDY, base=base, data=data, out=tmp_path / "study", num_seeds=2)
     plain, dropout = table.rows
-    assert (plain.label, dropout.label, dropout.versus) == ("plain", "+ dropout", "plain")
+    assert (plain.label, dropout.label, dropout.baseline) == ("plain", "+ dropout", "plain")
     assert dropout.paper_difference == 1.5 and isinstance(dropout.verdict, Verdict)
-    assert plain.top1 is not None and plain.top1.num_seeds == 2
+    assert plain.score is not None and plain.score.num_seeds == 2
     record = read(tmp_path / "study")
     assert [(r.label, r.seed, r.error) for r in record.results] == [
         ("plain", 0, None),
@@ -53,7 +53,7 @@ def test_python_and_yaml_make_the_same_study(base, tmp_path):
 
 def test_a_study_of_ones_own_takes_no_name_of_the_paper(data, base, tmp_path):
     named = rs.Study(name="scaling", title="Mine", trials=rs.additive(STEPS))
-    with pytest.raises(ValueError, match="Call yours otherwise"):
+    with pytest.raises(ValueError, match="Choose another name for yours"):
         rs.study(named, base=base, data=data, out=tmp_path / "study")
     assert not (tmp_path / "study").exists()
 

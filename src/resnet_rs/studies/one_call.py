@@ -1,4 +1,4 @@
-"""A study from what is asked for to its table, in one call."""
+"""`study`: run a study from Python in one call."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from resnet_rs import jobs as places
 from resnet_rs.processes import listening
 from resnet_rs.report.table import Table
 from resnet_rs.studies import summary
-from resnet_rs.studies.conduct import conduct
 from resnet_rs.studies.planning import Request, plan
 from resnet_rs.studies.record import read
+from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Study
 from resnet_rs.training.experiment import Experiment
 
@@ -25,12 +25,12 @@ def study(
     num_seeds: int = 1,
     jobs: str | None = None,
 ) -> Table:
-    """Run a study, or go on with it, in the folder `out`; its table, with a verdict for each comparison.
+    """The table of a study, with a verdict for each comparison; runs or continues it in the folder `out`.
 
-    `chosen` is a study of the paper by its name, a .yaml file, or a `Study` made of trials; `jobs` is such as
-    `local:2` (a script that uses it needs `if __name__ == "__main__":`). A trial that fails is a row with its error;
-    the same call tries it again. Interrupted (Ctrl-C), what is under way is saved and `KeyboardInterrupt` raised; the
-    same call continues. For limits of cost and time, see `planning.Request`.
+    `chosen` is the name of a study of the paper, a .yaml file, or a `Study`. `jobs` is such as `local:2`; a script that
+    uses it needs `if __name__ == "__main__":`. A failed trial is a row with its error, and the same call tries it
+    again. Ctrl-C saves the current run and raises `KeyboardInterrupt`; the same call continues. For limits of cost and
+    time, see `planning.Request`.
     """
     folder = Path(out)
     name = base if isinstance(base, str) else zoo.nearest(base)
@@ -38,10 +38,10 @@ def study(
     request = Request(study=chosen, base=name, edits=edits, data=data, num_seeds=num_seeds)
     made, runner = plan(request, folder=folder), places.parse(jobs)
     with listening() as stop:
-        for _ in conduct(made, folder, runner, stop=stop):
+        for _ in run(made, folder, runner, stop=stop):
             pass
     record = read(folder)
     summary.write_page(record, folder / summary.PAGE, has_folder=True)
     if stop.is_requested:
-        raise KeyboardInterrupt(f"stopped by {stop.reason} and saved; the same call continues.")
+        raise KeyboardInterrupt(f"stopped by {stop.reason} and saved. The same call continues.")
     return summary.tabulate(record, has_folder=True)

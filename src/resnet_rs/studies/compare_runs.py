@@ -1,0 +1,132 @@
+"""Two runs side by side: the edits between them, their scores, and a paired comparison.
+
+Shapes: `N` test samples that both runs have scored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from resnet_rs import config, storage
+from resnet_rs.report.comparison import compare
+from resnet_rs.report.score import Number, PerSample
+from resnet_rs.report.table import (
+    difference_interval_text,
+    difference_text,
+    markdown_table,
+    p_text,
+    score_text,
+    score_title,
+)
+from resnet_rs.training.experiment import Experiment
+
+_NEEDS = ("headline", "count", "per_sample", "unreadable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a finished run has stored."""
+
+    folder: Path
+    experiment: Experiment
+    seed: int
+    test_digest: str
+    scores: dict[str, Any]
+
+
+def compare_runs(old: Path, new: Path) -> str:
+    """The comparison of two finished runs as Markdown; differences are `new - old`.
+
+    Raises `ValueError` if they were scored on other test data, or by another score.
+    """
+    before, after = _read(old), _read(new)
+    _refuse_other_scores(before, after)
+    edits = config.describe(config.diff(before.experiment, after.experiment))
+    seeds = "" if before.seed == after.seed else f"; seed {before.seed} and seed {after.seed}"
+    return "\n\n".join(
+        [
+            f"From {old} to {new}: {edits or 'the same experiment'}{seeds}.",
+            markdown_table(("", str(old), str(new)), _rows(before, after)),
+            _verdict(before, after),
+        ]
+    )
+
+
+def _read(folder: Path) -> _Run:
+    missing = [
+        name for name in ("run.json", "experiment.json", "scores.json") if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ValueError(
+            f"{folder} is no finished run: {missing[0]} is missing. Give two folders that `train --out` has finished."
+        )
+    info = storage.read_json(folder / "run.json", needs=("seed", "test_digest"))
+    return _Run(
+        folder=folder,
+        experiment=config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,)),
+        seed=info["seed"],
+        test_digest=info["test_digest"],
+        scores=storage.read_json(folder / "scores.json", needs=_NEEDS),
+    )
+
+
+def _refuse_other_scores(before: _Run, after: _Run) -> None:
+    if before.test_digest != after.test_digest:
+        raise ValueError(
+            f"{before.folder} and {after.folder} have different test data, so their scores cannot be compared. "
+            "Evaluate both on the same data with `resnet-rs evaluate`."
+        )
+    if before.scores["headline"] != after.scores["headline"]:
+        raise ValueError(
+            f"{before.folder} is scored by {before.scores['headline']}, {after.folder} by {after.scores['headline']}. "
+            "Only runs with the same score can be compared."
+        )
+
+
+def _rows(before: _Run, after: _Run) -> list[tuple[str, str, str]]:
+    """A row per number of the task."""
+    columns = [
+        {score_title(number.name): _cell(number) for number in run.experiment.task.numbers(run.scores)}
+        for run in (before, after)
+    ]
+    titles = dict.fromkeys([*columns[0], *columns[1]])
+    cells = [(title, columns[0].get(title, ""), columns[1].get(title, "")) for title in titles]
+    return [row for row in cells if any(row[1:])]
+
+
+def _cell(number: Number) -> str:
+    value, low, high = (score_text(number.name, v) for v in (number.value, number.low, number.high))
+    return f"{value} ({low} to {high})" if low and high else value
+
+
+def _verdict(before: _Run, after: _Run) -> str:
+    score = after.experiment.task.headline
+    pairs = [_values(run, before, after) for run in (after, before)]
+    new, old = pairs
+    if new is None or old is None:
+        return f"{score.label} has no per-sample values, so one run each cannot be compared by a test."
+    difference = compare([(new, old)])[0].clipped(1.0 if score.is_share else math.inf)
+    verdict = difference.verdict(is_higher_better=score.is_higher_better)
+    unit = "points" if score.is_share else score.label
+    return (
+        f"{score.label}: {difference_text(score, difference.value)} {unit} "
+        f"({difference_interval_text(score, difference)}), p {p_text(difference.p_value)}: {verdict}. "
+        f"Paired over {new.shape[1]:,} test samples, of which {int((new != old).sum()):,} differ. The interval leaves "
+        "out the seed variance: another seed gives another difference. `resnet-rs study` with --seeds 3 includes it."
+    )
+
+
+def _values(run: _Run, *both: _Run) -> Float[np.ndarray, "1 N"] | None:
+    """The per-sample values of a run, without the samples that either run could not read."""
+    if run.scores["per_sample"] is None:
+        return None
+    unscored = sorted({item["index"] for other in both for item in other.scores["unreadable"]})
+    num_samples = run.scores["count"] + len(run.scores["unreadable"])
+    values = PerSample.from_plain(run.scores["per_sample"]).dense(num_samples)
+    return np.delete(values, unscored)[None]
