@@ -1,30 +1,24 @@
 """The language of edits: its laws over the whole zoo, and what it refuses."""
 
-import itertools
 import json
 
 import pytest
 
-from resnet_rs.config import as_typed, describe, diff, edit, from_plain, parse_assignments, to_plain
+from resnet_rs.config import as_text, describe, diff, edit, from_plain, parse_assignments, to_plain
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import StepDecay
 from resnet_rs.zoo import EXPERIMENTS
 
-PAIRS = list(itertools.product(EXPERIMENTS, repeat=2))
 BASE = EXPERIMENTS["resnet-rs-50-i160"]
 
 
-@pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_diff_is_the_inverse_of_edit(old, new):
-    a, b = EXPERIMENTS[old], EXPERIMENTS[new]
-    assert edit(a, diff(a, b)) == b
-
-
-@pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_edits_survive_being_typed(old, new):
-    a, b = EXPERIMENTS[old], EXPERIMENTS[new]
-    typed = {path: as_typed(value) for path, value in diff(a, b).items()}
-    assert edit(a, typed) == b
+@pytest.mark.parametrize("old", EXPERIMENTS)
+def test_diff_is_the_inverse_of_edit_as_values_and_as_text(old):
+    for new in EXPERIMENTS:
+        a, b = EXPERIMENTS[old], EXPERIMENTS[new]
+        edits = diff(a, b)
+        assert edit(a, edits) == b
+        assert edit(a, {path: as_text(value) for path, value in edits.items()}) == b
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -44,6 +38,7 @@ def test_json_round_trip_gives_the_same_experiment(name):
         ("recipe.nesterov=False", "recipe.nesterov", False),
         ("recipe.nesterov=false", "recipe.nesterov", False),
         ("arch.se_ratio=none", "arch.se_ratio", None),
+        (" arch.se_ratio = none ", "arch.se_ratio", None),
         ("arch.stem=2015", "arch.stem", "2015"),
         ("arch.blocks=[1,2,3,4]", "arch.blocks", (1, 2, 3, 4)),
         ("arch.blocks=1,2,3,4", "arch.blocks", (1, 2, 3, 4)),
@@ -72,7 +67,10 @@ def test_edits_are_applied_all_at_once():
     ("edits", "said"),
     [
         ({"arch.se_rate": 0.5}, "ResNetArch has no field 'se_rate'. Closest: se_ratio."),
-        ({"arhc.width": 2.0}, "Experiment has no field 'arhc'. Closest: arch."),
+        ({"arhc.width": 2.0}, "Experiment has no field 'arhc'. Closest: arch.width."),
+        ({"lr": "3"}, "Experiment has no field 'lr'. Closest: recipe.base_lr."),
+        ({"Recipe.epoch": "3"}, "Closest: recipe.epochs."),
+        ({"zzzz": "3"}, "has no field 'zzzz'. Its fields are: arch, data, task, recipe."),
         ({"recipe.epochs": "many"}, "cannot set 'recipe.epochs' to 'many': it must be a number."),
         ({"recipe.epochs": "nan"}, "cannot set 'recipe.epochs' to 'nan'"),
         ({"recipe.epochs": "inf"}, "cannot set 'recipe.epochs' to 'inf'"),
@@ -82,7 +80,10 @@ def test_edits_are_applied_all_at_once():
         ({"arch.blocks": "[1, 2]"}, "it must be a list of 4 values"),
         ({"arch.width.x": "1"}, "'arch.width' is 1.0, which has no fields"),
         ({"recipe.schedule": "cosine"}, "it must be Cosine or StepDecay or JSON"),
-        ({"recipe.schedule.warmup_epochs": 3.0, "recipe.schedule": "Cosine"}, "first set the whole"),
+        (
+            {"recipe.schedule.warmup_epochs": 3.0, "recipe.schedule": "Cosine"},
+            "set recipe.schedule first and then its fields",
+        ),
         ({"data.randaugment": "none", "data.randaugment.magnitude": 3.0}, "contradict each other"),
         ({"recipe.epochs": "3"}, "the warm-up of 5.0 epochs must end before the run of 3.0"),
         ({"recipe.ema_decay": "none"}, "Set arch.norm_momentum=0.1 as well"),
@@ -114,7 +115,7 @@ def test_a_whole_may_be_set_and_then_its_fields():
     )
 
 
-@pytest.mark.parametrize("assignments", [["recipe.epochs"], ["=3"], ["a=1", "a=2"]])
+@pytest.mark.parametrize("assignments", [["recipe.epochs"], [" =3"], ["a=1", "a =2"]])
 def test_a_malformed_assignment_is_refused(assignments):
     with pytest.raises(ValueError, match="field=value|set twice"):
         parse_assignments(assignments)
@@ -139,7 +140,7 @@ def test_described_edits_can_be_typed_again():
     ],
 )
 def test_a_stored_type_that_is_no_dataclass_of_ours_is_refused(stored):
-    with pytest.raises(ValueError, match="no dataclass of resnet_rs"):
+    with pytest.raises(ValueError, match="not a dataclass of resnet_rs"):
         from_plain({"type": stored, "command": "true"})
 
 

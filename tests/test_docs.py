@@ -13,12 +13,10 @@ import torch
 import torchvision
 from PIL import Image
 from tools.make_tables import filled
+from warm import shared
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-
-
-PROGRAMS = {"resnet-rs": ["-m", "resnet_rs"], "torchrun": ["-m", "torch.distributed.run"]}
 
 
 def blocks(document, language):
@@ -65,16 +63,16 @@ def test_every_command_runs_in_the_order_given(document, place):
         if command.startswith(("make ", ". ")):
             continue  # `test_every_make_target_exists`; `.ci/run` runs the targets themselves
         words = shlex.split(re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command))
-        script = [sys.executable, *PROGRAMS[words[0]], *words[1:]]
-        result = subprocess.run(
-            script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
-        )
+        if words[0] == "torchrun":
+            script = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            result = subprocess.run(
+                script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
+            )
+        else:
+            result = shared().run(words, cwd=place)
         assert result.returncode == 0, (command, result.stderr)
     for block in blocks(document, "python"):
-        script = [sys.executable, "-c", block]
-        result = subprocess.run(
-            script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
-        )
+        result = shared().run(["python", "-c", block], cwd=place)
         assert result.returncode == 0, (block, result.stderr)
 
 

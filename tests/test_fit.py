@@ -1,11 +1,26 @@
-"""Fit: each rule, and what is refused without it."""
+"""Each rule of the fit, what is refused without it, and how images and speed are measured."""
 
+import time
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 
 from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.shapes import Shapes
-from resnet_rs.fit import fit, fitting_batch_size, fitting_decay, half_life_steps, measure_speed, refuse_unfit
+from resnet_rs.fit import (
+    Images,
+    adapt_channels,
+    fit,
+    fitting_batch_size,
+    fitting_decay,
+    half_life_steps,
+    losses,
+    measure_images,
+    measure_speed,
+    refuse_unfit,
+)
 from resnet_rs.training.device import Device
 from resnet_rs.zoo import EXPERIMENTS
 
@@ -21,7 +36,7 @@ def changes_of(experiment, source, **options):
     return {change.path: change.after for change in changes}
 
 
-def test_small_pictures_get_the_small_stem_and_their_own_size():
+def test_small_images_get_the_small_stem_and_their_own_size():
     found = changes_of(RS50, Builtin(split="train"))
     assert found == {
         "arch.stem": "small",
@@ -31,11 +46,11 @@ def test_small_pictures_get_the_small_stem_and_their_own_size():
     }
 
 
-def test_the_fitted_recipe_is_accepted_where_the_published_one_is_refused():
+def test_the_adapted_recipe_is_accepted_where_the_published_one_is_refused():
     source = Builtin(split="train")
-    fitted, changes = fit(RS50, source, speed=never)
-    refuse_unfit(fitted, len(source))
-    assert edit(RS50, {change.path: change.after for change in changes}) == fitted
+    adapted, changes = fit(RS50, source, speed=never)
+    refuse_unfit(adapted, len(source))
+    assert edit(RS50, {change.path: change.after for change in changes}) == adapted
     with pytest.raises(ValueError, match="half-life"):
         refuse_unfit(RS50, len(source))
 
@@ -46,7 +61,7 @@ def test_a_base_that_was_made_for_the_data_is_left_as_it_is():
 
 def test_a_time_budget_sets_epochs_and_warm_up_by_the_measured_speed():
     found = changes_of(RS50, Shapes(num_samples=6000, size=64), minutes=10.0, speed=lambda experiment: 100.0)
-    # 85 % of 600 seconds at 100 pictures per second, over 6,000 pictures.
+    # 85 % of 600 seconds at 100 images per second, over 6,000 images.
     assert found["recipe.epochs"] == pytest.approx(8.5)
     assert found["recipe.schedule.warmup_epochs"] == pytest.approx(0.85)
 
@@ -56,9 +71,10 @@ def test_a_budget_never_lengthens_a_recipe():
     assert "recipe.epochs" not in found and "recipe.schedule.warmup_epochs" not in found
 
 
-def test_typed_fields_are_never_overruled():
-    typed = edit(RS50, {"recipe.batch_size": 32})
-    found = changes_of(typed, Builtin(split="train"), typed=frozenset({"recipe.batch_size", "arch.stem"}))
+def test_fields_set_by_the_user_are_kept():
+    chosen = edit(RS50, {"recipe.batch_size": 32})
+    user = frozenset({"recipe.batch_size", "arch.stem"})
+    found = changes_of(chosen, Builtin(split="train"), set_by_user=user)
     assert "recipe.batch_size" not in found and "arch.stem" not in found
 
 
@@ -69,10 +85,11 @@ def test_the_batch_is_a_power_of_two_that_the_data_can_fill(num_samples, size):
     assert fitting_batch_size(num_samples) == size <= max(2, num_samples)
 
 
-def test_the_average_reaches_back_over_a_tenth_of_the_run():
+def test_the_ema_weights_reach_back_over_a_tenth_of_the_run():
     assert fitting_decay(100_000) == 0.9999
     assert fitting_decay(10**7) < 1
     assert fitting_decay(1) == 0.5
+    assert str(fitting_decay(31)) == "0.68"
     assert half_life_steps(fitting_decay(2000)) < 200
 
 
@@ -81,8 +98,54 @@ def test_a_batch_larger_than_the_data_is_refused_with_one_that_fits():
         refuse_unfit(RS50, 100)
 
 
-def test_speed_is_measured_by_training(tmp_path):
-    tiny = edit(EXPERIMENTS["resnet-rs-tiny"], {"data.size": 16})
-    source = Shapes(num_samples=40, size=16)
-    speed = measure_speed(tiny, source, device=Device.choose("cpu"), micro_batch=16, workers=0)
-    assert 10 < speed < 1e6
+@dataclass(frozen=True, kw_only=True)
+class SlowSource(Shapes):
+    """Shapes that take 10 ms to read, so that each process reads at most 100 per second."""
+
+    def read(self, index, request):
+        time.sleep(0.01)
+        return super().read(index, request)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_speed_of_slow_reading_counts_no_batch_that_was_read_before(workers):
+    tiny = edit(EXPERIMENTS["resnet-rs-tiny"], {"data.size": 16, "recipe.batch_size": 16})
+    source = SlowSource(num_samples=1000, size=16)
+    speed = measure_speed(tiny, source, device=Device.choose("cpu"), micro_batch=16, workers=workers)
+    assert 10 < speed <= 100 * max(1, workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blank(Shapes):
+    """Images of one value; those from `first_color` on have a red pixel."""
+
+    first_color: int
+
+    def read(self, index, request):
+        pixels = np.full((self.size, self.size, request.channels), 100, np.uint8)
+        pixels[0, 0, 0] += 50 * (index >= self.first_color)
+        return super().read(index, request)._replace(input=pixels)
+
+
+@pytest.mark.parametrize(("num_colored", "channels"), [(0, 1), (3, 3), (100, 3)])
+def test_a_grey_base_gets_three_channels_if_some_images_have_color(num_colored, channels):
+    small = EXPERIMENTS["resnet-rs-small"]
+    images = measure_images(Blank(num_samples=100, size=28, first_color=100 - num_colored))
+    adapted, changes = adapt_channels(small, images, set_by_user=frozenset())
+    assert adapted.data.channels == channels
+    assert edit(small, {change.path: change.after for change in changes}) == adapted
+    assert not list(losses(adapted, images))
+
+
+def test_channels_that_the_user_set_stay_and_the_loss_of_color_and_resolution_is_said():
+    small = EXPERIMENTS["resnet-rs-small"]
+    images = Images(side=43, has_color=True)
+    assert adapt_channels(small, images, set_by_user=frozenset({"data.mean"})) == (small, ())
+    color, resolution = losses(small, images)
+    assert "have color, and the network sees them in grey" in color
+    assert "have 43 pixels on their shorter side (median), and the network sees 28" in resolution
+    assert not list(losses(small, Images(side=42, has_color=False)))
+
+
+def test_grey_images_leave_a_base_of_three_channels_as_it_is():
+    assert adapt_channels(RS50, Images(side=28, has_color=False), set_by_user=frozenset()) == (RS50, ())

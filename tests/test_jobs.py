@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from resnet_rs.jobs import Cluster, Here, Left, Local, Outcome, num_cores, parse
-from resnet_rs.processes import Stop, listening
+from resnet_rs.jobs import Cluster, InProcess, Interrupted, Local, Outcome, parse
+from resnet_rs.processes import Stop, listening, num_cores
 
-RUNNERS = [Here(), Local(2)]
+RUNNERS = [InProcess(), Local(2)]
 
 
 def note(payload, share, stop):
@@ -37,7 +37,7 @@ def wait_for_stop(payload, share, stop):
     while not stop.is_requested:
         time.sleep(0.01)
     Path(payload).write_text("saved")
-    raise Left
+    raise Interrupted
 
 
 def orders(folder, count, **more):
@@ -106,7 +106,7 @@ if __name__ == "__main__":
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         ) as process:
             assert process.stdout.readline() == "ready\n"
             time.sleep(delay)
@@ -121,7 +121,7 @@ if __name__ == "__main__":
 
 def test_a_process_that_is_killed_is_an_outcome():
     assert list(Local(1).run(die, {"it": ""}, stop=Stop())) == [
-        ("it", "its process ended with exit code -9 and said nothing")
+        ("it", "its process ended with exit code -9 and without a message")
     ]
 
 
@@ -143,7 +143,7 @@ def test_in_this_process_the_same_request_is_heard(tmp_path):
     with listening() as stop:
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
-        assert list(Here().run(wait_for_stop, {"a": str(tmp_path / "a")}, stop=stop)) == []
+        assert list(InProcess().run(wait_for_stop, {"a": str(tmp_path / "a")}, stop=stop)) == []
     assert (tmp_path / "a").read_text() == "saved"
 
 
@@ -171,7 +171,7 @@ def test_no_process_is_left_when_nobody_wants_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "runner"),
     [
-        (None, Here()),
+        (None, InProcess()),
         ("local:3", Local(3)),
         ("ray", Cluster()),
         ("ray://10.0.0.1:10001", Cluster("ray://10.0.0.1:10001")),

@@ -1,6 +1,7 @@
 """Evaluation by other protocols and labels, and the table of what was published."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import torch
 from PIL import Image
 
 import resnet_rs as rs
-from resnet_rs import paper, zoo
+from resnet_rs import paper, verbs, zoo
 from resnet_rs.config import edit
-from resnet_rs.data import imagenet
-from resnet_rs.data.opening import open_test
+from resnet_rs.data import dataset, imagenet
+from resnet_rs.data.sample import Request
 from resnet_rs.studies import reproduction
 from resnet_rs.training import checkpoint
 from resnet_rs.training.machine import Machine
@@ -41,27 +42,27 @@ def published(weights, monkeypatch):
     return weights
 
 
-def pictures(root, classes, *, name="{i}.png", size=48):
-    """Two pictures in each class folder below `root`."""
+def images(root, classes, *, per_class=2, name="{i}.png", size=48):
+    """A few images in each class folder below `root`."""
     rng = np.random.default_rng(len(classes))
     for i, folder in enumerate(classes):
         (root / folder).mkdir(parents=True)
-        for j in range(2):
+        for j in range(per_class):
             pixels = rng.integers(0, 255, (size, size + 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / folder / name.format(i=f"{2 * i + j + 1:08d}"))
+            Image.fromarray(pixels).save(root / folder / name.format(i=f"{per_class * i + j + 1:08d}"))
     return root
 
 
 def answers(weights, folder, **preprocessing):
-    """The class that is first for each picture, by the parts themselves."""
+    """The class that is first for each image, by the parts themselves."""
     saved = checkpoint.read(weights)
     data = edit(saved.experiment.data, preprocessing)
-    source, model = open_test(str(folder)), saved.load_model()
-    samples = [source.read(i, channels=3) for i in range(len(source))]
+    source, model = dataset.find(str(folder)).open_test(), saved.load_model()
+    samples = [source.read(i, Request(3)) for i in range(len(source))]
     inputs = torch.stack([data.normalize(data.test_input(sample)[0][None])[0] for sample in samples])
     with torch.no_grad():
         logits = model(inputs)
-    return np.array([source.classes[sample.target] for sample in samples]), logits.numpy()
+    return np.array([source.classes[sample.target.index] for sample in samples]), logits.numpy()
 
 
 def top1(truth, logits, among=None):
@@ -71,7 +72,7 @@ def top1(truth, logits, among=None):
 
 
 def test_a_name_means_the_published_weights(published, tmp_path):
-    folder = pictures(tmp_path / "data", imagenet.classes()[:20])
+    folder = images(tmp_path / "data", imagenet.classes()[:20])
     assert rs.evaluate(NAME, data=str(folder)) == rs.evaluate(published, data=str(folder))
     assert rs.load(NAME).class_names == imagenet.classes()
 
@@ -79,13 +80,13 @@ def test_a_name_means_the_published_weights(published, tmp_path):
 def test_protocols_and_edits_change_what_the_network_sees(published, tmp_path, monkeypatch):
     truth, logits = answers(
         published,
-        pictures(tmp_path / "a", imagenet.classes()[:30]),
+        images(tmp_path / "a", imagenet.classes()[:30]),
         size=32,
         crop_ratio=0.875,
-        resampling="released",
+        resampling="tf1_bicubic",
     )
     guess = [imagenet.classes()[i] for i in logits.argmax(1)]
-    # Each picture goes where the network puts it, by the release's protocol: then that protocol has all right.
+    # Each image goes where the network puts it, by the release's protocol: then that protocol has all right.
     root = tmp_path / "right"
     for i, (name, file) in enumerate(zip(guess, sorted((tmp_path / "a").rglob("*.png")), strict=True)):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -93,50 +94,43 @@ def test_protocols_and_edits_change_what_the_network_sees(published, tmp_path, m
     assert rs.evaluate(NAME, data=str(root))["top1"] == 1
     theirs = paper.TIMM[NAME]
     as_timm = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "crop_first": False}
-    expected = top1(*answers(published, root, **as_timm, resampling="antialiased"))
+    expected = top1(*answers(published, root, **as_timm, resampling="bicubic"))
     assert rs.evaluate(NAME, data=str(root), protocol="timm")["top1"] == expected < 1
     edits = {"data.size": "64", "data.crop_ratio": "1.0"}
-    expected = top1(*answers(published, root, size=64, crop_ratio=1.0, resampling="released"))
+    expected = top1(*answers(published, root, size=64, crop_ratio=1.0, resampling="tf1_bicubic"))
     assert rs.evaluate(NAME, data=str(root), edits=edits)["top1"] == expected < 1
 
 
 @pytest.mark.parametrize("labels", ["imagenet-r", "imagenet-a"])
 def test_answers_are_chosen_among_the_classes_of_the_set(labels, published, tmp_path):
-    folder = pictures(tmp_path / "data", imagenet.classes_of(labels))
-    truth, logits = answers(published, folder, size=32, crop_ratio=0.875, resampling="released")
+    folder = images(tmp_path / "data", imagenet.classes_of(labels), per_class=1)
+    truth, logits = answers(published, folder, size=32, crop_ratio=0.875, resampling="tf1_bicubic")
     found = rs.evaluate(NAME, data=str(folder), labels=labels)
-    assert found["top1"] == top1(truth, logits, imagenet.classes_of(labels)) and found["count"] == 400
+    assert found["top1"] == top1(truth, logits, imagenet.classes_of(labels)) and found["count"] == 200
     assert [item["name"] for item in found["classes"]] == list(imagenet.classes_of(labels))
     free = rs.evaluate(NAME, data=str(folder))
     assert free["top1"] == top1(truth, logits) and len(free["classes"]) == 1000
 
 
-def test_folders_of_numbers_are_imagenets_classes(published, tmp_path):
-    by_number = pictures(tmp_path / "numbers", [str(i) for i in range(1000)], size=16)
-    by_name = pictures(tmp_path / "names", imagenet.classes(), size=16)
-    found = rs.evaluate(NAME, data=str(by_number), labels="imagenet-v2")
-    expected = rs.evaluate(NAME, data=str(by_name))
-    assert (found["top1"], found["top5"], found["nll"]) == (
-        expected["top1"],
-        expected["top5"],
-        expected["nll"],
+def test_all_classes_are_scored_by_real_and_from_folders_of_numbers(published, tmp_path):
+    folder = images(
+        tmp_path / "names", imagenet.classes(), per_class=1, name="ILSVRC2012_val_{i}.JPEG", size=16
     )
-    assert [c["count"] for c in found["classes"]] == [2] * 1000
-
-
-def test_answers_are_judged_by_real_as_well(published, tmp_path, command):
-    folder = pictures(tmp_path / "data", imagenet.classes(), name="ILSVRC2012_val_{i}.JPEG", size=16)
-    _, logits = answers(published, folder, size=32, crop_ratio=0.875, resampling="released")
-    files = sorted(
-        folder.rglob("*.JPEG"), key=lambda file: (imagenet.classes().index(file.parent.name), file.name)
-    )
-    judged = imagenet.reassess([file.name for file in files], logits.argmax(1))
+    _, logits = answers(published, folder, size=32, crop_ratio=0.875, resampling="tf1_bicubic")
+    files = [next((folder / name).iterdir()).name for name in imagenet.classes()]
+    judged = imagenet.reassess(files, logits.argmax(1))
     found = rs.evaluate(NAME, data=str(folder), labels="imagenet-real")
     assert found["real"] == judged.hits.mean() and found["real_count"] == len(judged.hits)
-    assert found["real_count"] + found["real_without"] == found["count"] == 2000
+    assert found["real_count"] + found["real_without"] == found["count"] == 1000
     assert found["real_low"] < found["real"] < found["real_high"]
-    code, out, _ = command("evaluate", NAME, "--data", folder, "--labels", "imagenet-real")
-    assert code == 0 and f"real: of {len(judged.hits):,} pictures" in out and "real   0." in out
+    line = next(line for line in verbs.describe_scores(found) if line.startswith("ReaL: "))
+    assert f" of {len(judged.hits):,} images" in line
+
+    for i, name in enumerate(imagenet.classes()):
+        shutil.move(folder / name, tmp_path / "numbers" / str(i))
+    by_number = rs.evaluate(NAME, data=str(tmp_path / "numbers"), labels="imagenet-v2")
+    assert all(by_number[score] == found[score] for score in ("top1", "top5", "nll"))
+    assert [c["count"] for c in by_number["classes"]] == [1] * 1000
 
 
 @pytest.mark.parametrize(
@@ -146,8 +140,8 @@ def test_answers_are_judged_by_real_as_well(published, tmp_path, command):
             ["--labels", "imagenet-v3"],
             "imagenet-v2, imagenet-r, imagenet-a, imagenet-real, got 'imagenet-v3'",
         ),
-        (["--labels", "imagenet-r"], "are missing"),
-        (["--labels", "imagenet-real"], "folders of imagenet-real are called by 1,000 identifiers"),
+        (["--labels", "imagenet-r"], "missing, such as"),
+        (["--labels", "imagenet-real"], "folders of imagenet-real must be 1,000 identifiers"),
         (["--protocol", "ours"], "a protocol is one of own, timm, got 'ours'"),
         (["data.flip=true"], "cannot change data.flip"),
         (["data.size=4"], "size must be 8 to 4096 pixels, got 4"),
@@ -155,7 +149,7 @@ def test_answers_are_judged_by_real_as_well(published, tmp_path, command):
     ],
 )
 def test_wrong_requests_are_refused(arguments, said, published, tmp_path, command):
-    folder = pictures(tmp_path / "data", imagenet.classes()[:3])
+    folder = images(tmp_path / "data", imagenet.classes()[:3])
     code, _, errors = command("evaluate", NAME, *arguments, "--data", folder)
     assert code == 2 and said in errors
 
@@ -180,7 +174,7 @@ def test_labels_and_protocols_of_others_want_their_networks(published, tmp_path,
 
 
 def test_the_table_has_each_network_by_each_protocol_beside_what_was_published(published, tmp_path, command):
-    folder = pictures(tmp_path / "data", imagenet.classes()[:20])
+    folder = images(tmp_path / "data", imagenet.classes()[:20])
     code, out, _ = command("reproduce", NAME, OTHER, "--data", folder, "--out", tmp_path / "out")
     assert code == 0
     rows = [line for line in out.splitlines() if line.startswith("| resnet-rs")]
@@ -191,11 +185,11 @@ def test_the_table_has_each_network_by_each_protocol_beside_what_was_published(p
         [f"| {OTHER}", "release", "80.3", "80.3"],
     ]
     assert f"{100 * own['top1']:.2f} ({100 * own['top1_low']:.2f} to {100 * own['top1_high']:.2f})" in rows[0]
-    assert "all 50,000 pictures" in out
+    assert "all 50,000 images" in out
 
 
 def test_what_is_scored_already_is_not_scored_again(published, tmp_path, monkeypatch):
-    folder = pictures(tmp_path / "data", imagenet.classes()[:5])
+    folder = images(tmp_path / "data", imagenet.classes()[:5])
     options = {"data": str(folder), "out": tmp_path / "out", "machine": Machine()}
     interrupted = reproduction.reproduce([NAME], **options)
     first = next(interrupted)
@@ -208,15 +202,15 @@ def test_what_is_scored_already_is_not_scored_again(published, tmp_path, monkeyp
     scores = list(reproduction.reproduce([NAME], **options))
     assert asked == ["timm"] and scores[0] == first and len(scores) == 2
     stored = json.loads((tmp_path / "out" / f"{NAME}.timm.json").read_text())
-    assert stored["top1"] == scores[1].top1
-    other = pictures(tmp_path / "other", imagenet.classes()[:6])
-    with pytest.raises(ValueError, match="of other pictures"):
+    assert stored["numbers"][0]["value"] == scores[1].numbers[0].value
+    other = images(tmp_path / "other", imagenet.classes()[:6])
+    with pytest.raises(ValueError, match="belongs to other images"):
         list(reproduction.reproduce([NAME], **{**options, "data": str(other)}))
     stored["computed"] = "another machine"
     (tmp_path / "out" / f"{NAME}.timm.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match="was computed on another machine, now cpu"):
         list(reproduction.reproduce([NAME], **options))
-    with pytest.raises(ValueError, match="no weights of 'resnet-rs-tiny' are published"):
+    with pytest.raises(ValueError, match="'resnet-rs-tiny' has no published weights"):
         list(reproduction.reproduce(["resnet-rs-tiny"], **options))
 
 

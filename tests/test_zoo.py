@@ -32,7 +32,7 @@ def test_released_configurations_have_the_released_values(name):
     assert experiment.task.dropout == dropout
     assert experiment.arch.drop_path == drop_path
     assert (experiment.data.randaugment.num_layers, experiment.data.randaugment.magnitude) == (2, magnitude)
-    assert experiment.data.randaugment.variant == experiment.data.resampling == "released"
+    assert experiment.data.randaugment.variant == "released" and experiment.data.resampling == "tf1_bicubic"
     assert (experiment.data.crop_ratio, experiment.data.min_area) == (0.875, 0.08)
     assert (experiment.task.label_smoothing, experiment.task.num_classes) == (0.1, 1000)
     recipe = experiment.recipe

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_rs.studies.asked import study
+    from resnet_rs.studies.one_call import study
     from resnet_rs.studies.study import Step, Study, additive, alternatives, grid
     from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, save, train
@@ -39,9 +39,9 @@ __all__ = [
     "study",
     "train",
 ]
-_ROOMS = {
+_MODULES = {
     "Device": "training.device",
-    "study": "studies.asked",
+    "study": "studies.one_call",
     **dict.fromkeys(("Step", "Study", "additive", "alternatives", "grid"), "studies.study"),
     **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "weights.share"),
 }
@@ -51,8 +51,8 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    # Imported when first used, so that `resnet-rs --help` does not wait for torch.
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a class or a function
+    # Imported at first use, so that `resnet-rs --help` does not wait for torch.
     if name in __all__:
-        return getattr(importlib.import_module(f"resnet_rs.{_ROOMS.get(name, 'verbs')}"), name)
+        return getattr(importlib.import_module(f"resnet_rs.{_MODULES.get(name, 'verbs')}"), name)
     raise AttributeError(f"module 'resnet_rs' has no attribute {name!r}. It offers: {', '.join(__all__)}.")

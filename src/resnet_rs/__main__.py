@@ -1,4 +1,4 @@
-"""`python -m resnet_rs` is `resnet-rs`; torchrun starts it so."""
+"""`python -m resnet_rs` is `resnet-rs`. torchrun starts it this way."""
 
 from resnet_rs.cli import main
 

@@ -2,10 +2,10 @@
 
     edit(experiment, {"recipe.epochs": 100, "arch.se_ratio": None})     a new experiment
     diff(a, b)                                                          the edits between two
-    edit(a, diff(a, b)) == b                                            the law
+    edit(a, diff(a, b)) == b                                            always
 
-Values of edits may be typed text, as on a command line; they are read by the type of their field. Types are
-checked by pydantic, ranges by the dataclasses themselves.
+A value may be text, as on a command line. The type of its field says how the text is read. pydantic checks types, the
+dataclasses check ranges.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ import json
 import reprlib
 import types
 import typing
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from resnet_rs.text import unique_keys
+
 V = TypeVar("V")
 
 TRUSTED_PACKAGES = [__name__.partition(".")[0]]
-"""Whose dataclasses may be named in a stored file. A program with archs or tasks of its own adds its package here."""
+"""A stored file may name dataclasses of these packages. A program adds its own package for its own archs and tasks."""
 
 _TYPE = "type"
 _MAX_WORD = 100
-"""Letters of a word that a misspelling is looked for in; longer ones are none, and take long."""
-_MAX_SAID = 1000
-"""Letters of a message about values, of which there may be a million."""
+"""Longest text, in letters, for which the closest known word is searched. A search in a longer text is slow."""
+_LIKENESS = 0.6
+"""How like a known word a misspelled one must be, between 0 and 1."""
+_MAX_MESSAGE = 1000
+"""Longest message about values, in letters. There may be a million values."""
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _MAX_WORD
 _shortened.maxlist = _shortened.maxdict = 8
@@ -41,16 +44,16 @@ _shortened.maxlong = 50
 
 
 def edit(value: V, edits: Mapping[str, Any]) -> V:
-    """`value` with the fields that `edits` names set anew, all at once; a whole may be named before its fields.
+    """`value` with new values in the fields that `edits` names, such as `recipe.epochs`, all set at once.
 
-    Raises `ValueError` for a field that does not exist, a value of another type or out of range, and edits
-    that contradict each other.
+    A dataclass may be set first and then its fields. Raises `ValueError` for an unknown field, a value of the wrong
+    type or out of range, and edits that contradict each other.
     """
     return _edit(value, {path: path.split(".") for path in edits}, edits)
 
 
 def diff(old: Any, new: Any) -> dict[str, Any]:
-    """The edits that turn `old` into `new`: the changed fields, as deep as both sides are of one type."""
+    """The edits that turn `old` into `new`. Nested dataclasses of the same type are compared field by field."""
     if type(old) is not type(new):
         raise TypeError(f"cannot compare a {type(old).__name__} with a {type(new).__name__} field by field.")
     edits: dict[str, Any] = {}
@@ -64,10 +67,10 @@ def diff(old: Any, new: Any) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """`["recipe.epochs=100", ...]` as typed edits. The same field twice is refused."""
+    """`["recipe.epochs=100", ...]` as edits with text values. Setting a field twice is refused."""
     edits: dict[str, str] = {}
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
+        path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals or not path:
             raise ValueError(
                 f"an edit is written field=value, got {_shown(assignment)}. Example: recipe.epochs=100."
@@ -81,7 +84,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
 
 
 def to_plain(value: Any) -> Any:
-    """`value` as JSON: a dataclass becomes an object with its module path under `type`, a tuple a list."""
+    """`value` as JSON. A dataclass becomes an object with its module path under `type`, a tuple becomes a list."""
     if dataclasses.is_dataclass(value):
         names = (field.name for field in dataclasses.fields(value))
         cls = type(value)
@@ -96,8 +99,8 @@ def to_plain(value: Any) -> Any:
 def from_plain(plain: Any, *, kinds: tuple[type, ...] = (object,)) -> Any:
     """The dataclass that `to_plain` wrote, an instance of one of `kinds`.
 
-    Only frozen dataclasses of this package are built, whatever the file names: nothing in it can run other
-    code. What is of another kind is not built at all, and so nothing in it either.
+    Only frozen dataclasses of `TRUSTED_PACKAGES` are built, so a file cannot run other code. A value of another kind is
+    refused before its fields are read.
     """
     if not isinstance(plain, Mapping) or not isinstance(plain.get(_TYPE), str):
         raise ValueError(f"a stored value is an object with a {_TYPE!r}, got {_shown(plain)}.")
@@ -112,19 +115,19 @@ def from_plain(plain: Any, *, kinds: tuple[type, ...] = (object,)) -> Any:
 
 
 def describe(edits: Mapping[str, Any]) -> str:
-    """Edits as they are typed: `recipe.epochs=100 arch.se_ratio=none`."""
-    return " ".join(f"{path}={as_typed(value)}" for path, value in edits.items())
+    """Edits as on the command line: `recipe.epochs=100 arch.se_ratio=none`."""
+    return " ".join(f"{path}={as_text(value)}" for path, value in edits.items())
 
 
-def as_typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
+def as_text(value: Any) -> str:
+    """A value as text for the command line."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(to_plain(value))
 
 
 def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) -> Any:
-    """Apply `edits`; `paths` holds what is left of each edit's path below `value`."""
+    """Apply `edits`. `paths` holds the rest of each edit's path, relative to `value`."""
     _refuse_unknown(value, {keys[0]: path for path, keys in paths.items()}, is_edit=True)
     hints = _hints(type(value))
     changes: dict[str, Any] = {}
@@ -138,9 +141,7 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
         is_undone = whole is not None and whole != next(iter(below))
         if deeper and (is_undone or (whole is not None and not dataclasses.is_dataclass(inner))):
             cure = (
-                "first set the whole and then its fields"
-                if is_undone
-                else "give the whole a value with fields"
+                f"set {whole} first and then its fields" if is_undone else f"give {whole} a value with fields"
             )
             raise ValueError(
                 f"{_shown(whole)} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them, or {cure}."
@@ -149,7 +150,7 @@ def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) 
             path = next(iter(deeper))
             parent = path[: -len(".".join(deeper[path])) - 1]
             raise ValueError(
-                f"cannot edit {_shown(path)}: {parent!r} is {as_typed(inner)}, which has no fields."
+                f"cannot edit {_shown(path)}: {parent!r} is {as_text(inner)}, which has no fields."
                 f"{_cure(hints[name], parent)}"
             )
         changes[name] = _edit(inner, deeper, edits) if deeper else inner
@@ -163,49 +164,49 @@ def _cure(hint: Any, path: str) -> str:
 
 
 def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = None) -> Any:
-    """`cls(**fields)`; an error of the values names the edits that it may come from."""
+    """`cls(**fields)`. An error about a value names the edits `among` which its cause is."""
     try:
         return cls(**fields)
     except TypeError as error:
         raise ValueError(f"cannot build {cls.__name__}: {error}.") from None
     except ValueError as error:
-        said = str(error) if len(str(error)) < _MAX_SAID else f"{str(error)[:_MAX_SAID]} ..."
+        message = str(error) if len(str(error)) < _MAX_MESSAGE else f"{str(error)[:_MAX_MESSAGE]} ..."
         names = "" if among is None else f"cannot edit {', '.join(_shown(path) for path in among)}: "
-        raise ValueError(f"{names}{said}") from None
+        raise ValueError(f"{names}{message}") from None
 
 
 def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_edit: bool = False) -> Any:
-    """`value` as its field's type `hint` wants it: an object, JSON, or, in an edit, typed text.
+    """`value` as an instance of its field's type `hint`. It may be an instance, JSON, or, in an edit, text.
 
-    JSON that names no type is of the type that is `present`, or else of the only one there can be.
+    JSON without a type gets the type of the `present` value, else the first possible one.
     """
-    value = _none_if_typed(value, hint) if is_edit else value
-    is_typed = is_edit and isinstance(value, str)
+    value = _none_if_text(value, hint) if is_edit else value
+    is_text = is_edit and isinstance(value, str)
     kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
     if kinds:
-        value = _read_typed(value, kinds, path) if is_typed else value
+        value = _read_text(value, kinds, path) if is_text else value
         if isinstance(value, Mapping) and _TYPE not in value:
             cls = present if present is not None and issubclass(present, tuple(kinds)) else kinds[0]
             value = {_TYPE: f"{cls.__module__}.{cls.__qualname__}", **value}
         return _read_dataclass(value, hint, kinds, path)
-    for text in _as_json(value, is_typed=is_typed):
+    for text in _as_json(value, is_text=is_text):
         try:
             return _adapter(hint).validate_json(text, strict=True)
         except ValidationError:
             continue
         except PydanticUserError:
-            break  # a type that no JSON can stand for, in a file that somebody has changed
-    closest = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_typed else ""
+            break  # a type that JSON cannot represent, in a file that was changed by hand
+    closest = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_text else ""
     raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{closest}")
 
 
-def _as_json(value: Any, *, is_typed: bool) -> list[str]:
-    """What `value` may mean, as JSON texts in the order of trying; typed text may be a number, a list or a word."""
-    if not is_typed:
+def _as_json(value: Any, *, is_text: bool) -> list[str]:
+    """JSON texts to try in this order. Text of an edit may be a number, a list or a word."""
+    if not is_text:
         try:
             return [json.dumps(to_plain(value))]
         except (TypeError, ValueError, RecursionError):
-            return []  # no JSON can stand for it
+            return []  # not representable as JSON
     try:
         number = [repr(float(value))]
     except ValueError:
@@ -222,8 +223,8 @@ def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
         raise ValueError(f"in {path!r}: {error}") from None
 
 
-def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
-    """A dataclass typed as the name of its type, with its defaults, or as JSON."""
+def _read_text(text: str, kinds: list[Any], path: str) -> Any:
+    """A dataclass from the name of its type, then with its defaults, or from JSON."""
     known = {cls.__name__: cls for kind in kinds for cls in _concrete(kind)}
     if text in known:
         return _build(known[text], {})
@@ -232,14 +233,16 @@ def _read_typed(text: str, kinds: list[Any], path: str) -> Any:
         closest = _closest(text, known, cutoff=0.3)
         raise ValueError(f"cannot set {path!r} to {_shown(text)}: it must be {choices}.{closest}")
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot set {path!r} to {_shown(text)}: it is no JSON ({error}).") from None
+        raise ValueError(
+            f"cannot set {path!r} to {_shown(text)}: this is not valid JSON ({error})."
+        ) from None
 
 
-def _none_if_typed(value: Any, hint: Any) -> Any:
-    is_typed_none = isinstance(value, str) and value.lower() in ("none", "null")
-    return None if is_typed_none and type(None) in _members(hint) else value
+def _none_if_text(value: Any, hint: Any) -> Any:
+    is_none = isinstance(value, str) and value.lower() in ("none", "null")
+    return None if is_none and type(None) in _members(hint) else value
 
 
 def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = False) -> None:
@@ -247,15 +250,17 @@ def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = Fal
     known = [field.name for field in dataclasses.fields(cls)]
     for name in names:
         if name not in known:
+            is_first = is_edit and names[name].partition(".")[0] == name
+            closest = _closest_path(names[name], owner) if is_first else _closest(name, known)
             subject = f"cannot edit {_shown(names[name])}: " if is_edit else ""
             raise ValueError(
-                f"{subject}{cls.__name__} has no field {_shown(name)}.{_closest(name, known)} "
+                f"{subject}{cls.__name__} has no field {_shown(name)}.{closest} "
                 f"Its fields are: {', '.join(known)}."
             )
 
 
 def _stored_type(path: str) -> type:
-    """The frozen dataclass of this package at a stored module path."""
+    """The frozen dataclass at a stored module path of a trusted package."""
     module, _, name = path.rpartition(".")
     parts = path.split(".")
     is_path = len(path) <= 4 * _MAX_WORD and all(p.isidentifier() and not p.startswith("_") for p in parts)
@@ -268,7 +273,7 @@ def _stored_type(path: str) -> type:
         if isinstance(found, type) and is_frozen and found.__module__ == module:
             return found
     raise ValueError(
-        f"{_shown(path)} is no dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
+        f"{_shown(path)} is not a dataclass of {', '.join(TRUSTED_PACKAGES)}. The file may come from a newer version."
     )
 
 
@@ -284,17 +289,17 @@ def _concrete(kind: type) -> list[type]:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of anything else, itself."""
+    """The members of a union. Another type is its own only member."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`; of anything else, none."""
+    """The values of a `Literal`. Other types have none."""
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def _allowed(hint: Any) -> str:
-    """What a field of this type takes, in words."""
+    """A sentence part that says which values a field of this type takes."""
     words: list[str] = []
     for member in _members(hint):
         if _choices(member):
@@ -313,24 +318,37 @@ def _allowed(hint: Any) -> str:
     return f"it must be {' or '.join(words)}"
 
 
-def _closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """A hint at which of `known` a misspelled word may mean."""
+def _closest(word: str, known: Iterable[str], *, cutoff: float = _LIKENESS) -> str:
+    """A sentence with the word of `known` that is closest to a misspelled one, if any is close."""
     close = get_close_matches(word, known, n=1, cutoff=cutoff) if len(word) <= _MAX_WORD else []
     return f" Closest: {close[0]}." if close else ""
 
 
+def _closest_path(text: str, value: Any) -> str:
+    """A sentence with the closest field of `value` at any depth, such as `recipe.base_lr` for `lr`."""
+    word = text.rpartition(".")[2]
+
+    def likeness(path: str) -> float:
+        name = path.rpartition(".")[2]
+        is_part = 0.9 if word in name.split("_") else 0.0
+        return max(is_part, *(SequenceMatcher(None, text, known).ratio() for known in (path, name)))
+
+    likely = max(_paths(value), key=likeness)
+    return f" Closest: {likely}." if len(text) <= _MAX_WORD and likeness(likely) >= _LIKENESS else ""
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """The paths of all fields of a dataclass, also of those inside its fields."""
+    for field in dataclasses.fields(value):
+        yield field.name
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            yield from (f"{field.name}.{path}" for path in _paths(inner))
+
+
 def _shown(value: Any) -> str:
-    """A value in a message, shortened if it is long."""
+    """A value for a message, shortened if it is long."""
     return _shortened.repr(value) if not dataclasses.is_dataclass(value) else type(value).__name__
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; the same name twice is refused, since readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{_shown(name)} is set twice")
-    return found
 
 
 @cache

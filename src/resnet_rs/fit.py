@@ -1,7 +1,7 @@
-"""Fit: the edits that make a published recipe work on other data than ImageNet.
+"""The edits that make a published recipe work on other data than ImageNet, and speed and images as measured.
 
-A recipe presumes a number of pictures, their size, and days on a pod. Each rule below changes one field and
-says why; `docs/FIT.md` explains them. Source: ours, since the paper trains on ImageNet alone.
+A recipe presumes a number of images, their size and color, and days on a pod. Each rule below changes one field and
+gives its reason. `docs/FIT.md` explains the rules. Source: ours, because the paper trains on ImageNet alone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from resnet_rs.config import edit
-from resnet_rs.data.loader import TrainingSpans, cut, load
-from resnet_rs.data.pipeline import SMALLEST_SIZE
-from resnet_rs.data.sample import Unreadable
+import numpy as np
+from jaxtyping import UInt8
+
+from resnet_rs.config import as_text, edit
+from resnet_rs.data.loader import TrainingBatches, load, split_range
+from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
+from resnet_rs.data.sample import Batch, Request, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
@@ -25,24 +28,42 @@ from resnet_rs.training.state import new_state
 
 _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
-SMALL_PICTURE = 64
-"""Pixels up to which the stem must not shrink the picture fourfold."""
-_NUM_MEASURED = 48
+SMALL_IMAGE = 64
+"""Pixels up to which the stem must not shrink the image fourfold."""
+_NUM_IMAGES = 48
 _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
-_NUM_TIMED = 8
+_COLOR_DIFFERENCE = 8
+"""Difference of two channels, of 255, up to which a pixel is grey. Compression makes small differences."""
+_NOTICED_RATIO = 1.5
+"""Images that are larger than the network's input by more than this lose detail that is worth a note."""
+_NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
+_SECONDS_TIMED, _MAX_SECONDS_TIMED = 3.0, 20.0
 SHARE_FOR_TRAINING = 0.85
-"""Of a time budget; the rest is for evaluation, checkpoints and the page."""
+"""Share of a time budget that is for training. The rest is for evaluation, checkpoints and the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One edit, and why it was made."""
+    """One edit and its reason."""
 
     path: str
     before: Any
     after: Any
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}={as_text(self.after)} (was {as_text(self.before)}): {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What the images of a source are like."""
+
+    side: int
+    """Median of the shorter side, in pixels."""
+    has_color: bool
+    """Whether any of them has a pixel that is not grey."""
 
 
 def fit(
@@ -51,31 +72,30 @@ def fit(
     *,
     minutes: float | None = None,
     speed: Callable[[Experiment], float],
-    typed: frozenset[str] = frozenset(),
+    set_by_user: frozenset[str] = frozenset(),
+    images: Images | None = None,
 ) -> tuple[Experiment, list[Change]]:
-    """`experiment` made to work on `source`, within `minutes` if given, and the changes that did it.
+    """`experiment` adapted to `source`, and to `minutes` if given, and the changes.
 
-    `speed` measures the pictures per second that training an experiment reaches; it is asked only for a time
-    budget. Fields that a person has `typed` stay as they are.
+    `speed` measures the images per second of training an experiment. It is called only for a time budget. Fields
+    `set_by_user` stay as they are. The `images` are measured unless given.
     """
-    if minutes is not None and _is_typed("recipe.epochs", typed):
-        raise ValueError(
-            "a time budget decides on recipe.epochs, which is set as well. Leave one of the two out."
-        )
+    if minutes is not None and _is_set("recipe.epochs", set_by_user):
+        raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
     changes: list[Change] = []
 
     def apply(proposed: Iterable[tuple[str, Any, str]]) -> None:
         nonlocal experiment
         for path, after, reason in proposed:
             before = _field(experiment, path)
-            if before != after and not _is_typed(path, typed):
+            if before != after and not _is_set(path, set_by_user):
                 experiment = edit(experiment, {path: after})
                 changes.append(Change(path=path, before=before, after=after, reason=reason))
 
-    side = picture_side(source, channels=experiment.data.channels)
-    if _is_typed("data.size", typed):
-        side = experiment.data.size
-    apply(_to_pictures(experiment, side, is_typed=_is_typed("data.size", typed)))
+    images = images or measure_images(source, channels=experiment.data.channels)
+    is_size_set = _is_set("data.size", set_by_user)
+    side = experiment.data.size if is_size_set else images.side
+    apply(_to_images(experiment, side, is_size_set=is_size_set))
     apply(_to_number(experiment, len(source)))
     if minutes is not None:
         apply(_to_budget(experiment, len(source), minutes=minutes, rate=speed(experiment)))
@@ -83,10 +103,10 @@ def fit(
     return experiment, changes
 
 
-def _to_pictures(experiment: Experiment, side: int, *, is_typed: bool) -> Iterator[tuple[str, Any, str]]:
-    """Edits for pictures of `side` pixels, unless the experiment was made for that size already."""
-    if side < experiment.data.size or is_typed:
-        if side <= SMALL_PICTURE and getattr(experiment.arch, "stem", "small") != "small":
+def _to_images(experiment: Experiment, side: int, *, is_size_set: bool) -> Iterator[tuple[str, Any, str]]:
+    """Edits for images of `side` pixels, if they are smaller than the experiment's size or the user set the size."""
+    if side < experiment.data.size or is_size_set:
+        if side <= SMALL_IMAGE and getattr(experiment.arch, "stem", "small") != "small":
             yield (
                 "arch.stem",
                 "small",
@@ -95,43 +115,41 @@ def _to_pictures(experiment: Experiment, side: int, *, is_typed: bool) -> Iterat
         yield (
             "data.size",
             max(SMALLEST_SIZE, side),
-            f"the pictures have {side} pixels on their shorter side (median)",
+            f"the images have {side} pixels on their shorter side (median)",
         )
 
 
 def _to_number(experiment: Experiment, num_samples: int) -> Iterator[tuple[str, Any, str]]:
-    """Edits for `num_samples` training pictures."""
+    """Edits for `num_samples` training images."""
     batch_size = min(experiment.recipe.batch_size, fitting_batch_size(num_samples))
-    reason = (
-        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} pictures; the peak rate follows"
-    )
+    reason = f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows"
     yield "recipe.batch_size", batch_size, reason
 
 
 def _to_budget(
     experiment: Experiment, num_samples: int, *, minutes: float, rate: float
 ) -> Iterator[tuple[str, Any, str]]:
-    """Edits for a time budget at `rate` pictures per second."""
+    """Edits for a time budget at `rate` images per second."""
     recipe = experiment.recipe
     affordable = 60 * minutes * SHARE_FOR_TRAINING * rate / num_samples
     epochs = min(recipe.epochs, float(f"{affordable:.3g}"))
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
-    # First the warm-up: at no moment may it be longer than the run.
+    # The warm-up comes first, because it must never be longer than the run.
     yield "recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run"
-    yield "recipe.epochs", epochs, f"{minutes:g} minutes at {rate:.3g} pictures per second, as measured here"
+    yield "recipe.epochs", epochs, f"{minutes:g} minutes at {rate:.3g} images per second, as measured here"
 
 
 def _to_length(experiment: Experiment, num_samples: int) -> Iterator[tuple[str, Any, str]]:
-    """Edits for the number of updates that came out of the others."""
+    """Edits for the number of updates, which follows from the other edits."""
     decay = experiment.recipe.ema_decay
     steps = experiment.recipe.plan(num_samples).total_steps
     if decay is not None:
-        reason = f"the average reaches back over a tenth of {steps:,} updates, as in the published runs"
+        reason = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
         yield "recipe.ema_decay", min(decay, fitting_decay(steps)), reason
 
 
 def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
-    """Refuse a recipe that cannot work on `num_samples` samples, with the edit that would cure it."""
+    """Refuse a recipe that cannot work on `num_samples` samples. The message names the edit that makes it work."""
     recipe = experiment.recipe
     if recipe.batch_size > num_samples:
         raise ValueError(
@@ -150,65 +168,131 @@ def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
 
 
 def half_life_steps(decay: float) -> float:
-    """Updates after which a weight counts half in the average."""
+    """Updates after which a weight counts half in the EMA weights."""
     return math.log(0.5) / math.log(decay)
 
 
 def fitting_warmup(warmup_epochs: float, epochs: float) -> float:
-    """A warm-up that is at most a tenth of the run, which five epochs can exceed."""
+    """`warmup_epochs`, or a tenth of the run if that is shorter."""
     return min(warmup_epochs, float(f"{epochs * _WARMUP_SHARE:.3g}"))
 
 
 def fitting_decay(total_steps: int) -> float:
-    """The decay whose reach, 1 / (1 - decay) updates, is a tenth of the run.
+    """The EMA decay whose reach, 1 / (1 - decay) updates, is a tenth of the run.
 
-    The published average reaches back over 10,000 of 109,475 updates.
+    The published EMA weights reach back over 10,000 of 109,475 updates. Rounded to the digits that a person would type.
     """
-    return max(_SMALLEST_DECAY, 1 - float(f"{10 / total_steps:.2g}"))
+    return max(_SMALLEST_DECAY, round(1 - float(f"{10 / total_steps:.2g}"), 10))
 
 
 def fitting_batch_size(num_samples: int) -> int:
-    """The power of two that gives about 64 updates per epoch, at least 16 if there are as many samples."""
+    """The power of two that gives about 64 updates per epoch, and at least 16 where there are 16 samples."""
     wanted = max(_SMALLEST_BATCH, num_samples // _UPDATES_PER_EPOCH)
     return 2 ** int(math.log2(max(2, min(wanted, num_samples))))
 
 
-def picture_side(source: Source, *, channels: int) -> int:
-    """Median of the shorter side, in pixels, of some pictures taken evenly from `source`."""
-    chosen = sorted({len(source) * i // _NUM_MEASURED for i in range(_NUM_MEASURED)})
-    sides: list[int] = []
+def measure_images(source: Source, *, channels: int = 3) -> Images:
+    """Size and color of up to 48 images, taken evenly from `source`. Unreadable images are skipped."""
+    chosen = sorted({len(source) * i // _NUM_IMAGES for i in range(_NUM_IMAGES)})
+    sides, has_color = list[int](), False
     for index in chosen:
         try:
-            sides.append(min(source.read(index, channels=channels).input.shape[-3:-1]))
+            image = source.read(index, Request(channels)).input
         except Unreadable:
             continue
+        sides.append(min(image.shape[-3:-1]))
+        has_color = has_color or (channels == 3 and _has_color(image))
     if not sides:
         raise ValueError(
-            f"none of {len(chosen)} pictures taken from the data could be read; check the folder."
+            f"none of {len(chosen)} images, taken evenly from the data, could be read. Check the folder."
         )
-    return int(median(sides))
+    return Images(side=int(median(sides)), has_color=has_color)
+
+
+def image_side(source: Source, *, channels: int) -> int:
+    """Median of the shorter side, in pixels, of up to 48 images of `source`."""
+    return measure_images(source, channels=channels).side
+
+
+CHANNEL_FIELDS: tuple[str, ...] = ("data.mean", "data.std")
+
+
+def adapt_channels(
+    experiment: Experiment, images: Images, *, set_by_user: frozenset[str]
+) -> tuple[Experiment, tuple[Change, ...]]:
+    """`experiment` with three channels if it has one and the images have color, and the changes.
+
+    The normalization is then ImageNet's. A user who sets `data.mean` or `data.std` decides alone.
+    """
+    user_decides = any(_is_set(path, set_by_user) for path in CHANNEL_FIELDS)
+    if user_decides or not images.has_color or experiment.data.channels != 1:
+        return experiment, ()
+    edits: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
+    reason = "the images have color, so the network gets three channels with ImageNet's mean and std"
+    changes = (
+        Change(path=path, before=_field(experiment, path), after=after, reason=reason)
+        for path, after in edits.items()
+    )
+    return edit(experiment, edits), tuple(changes)
+
+
+def losses(experiment: Experiment, images: Images) -> Iterator[str]:
+    """A sentence for each property of the images that the network does not see: color, resolution."""
+    if images.has_color and experiment.data.channels == 1:
+        yield (
+            "the images have color, and the network sees them in grey, as data.mean and data.std of one value say. "
+            "Give both three values to keep the color."
+        )
+    size = experiment.data.size
+    if images.side > _NOTICED_RATIO * size:
+        yield (
+            f"the images have {images.side} pixels on their shorter side (median), and the network sees {size}. "
+            "Set data.size to keep more detail; training takes longer."
+        )
 
 
 def measure_speed(
     experiment: Experiment, source: Source, *, device: Device, micro_batch: int, workers: int
 ) -> float:
-    """Pictures per second of training `experiment` on `source` here: the median of a few timed updates."""
+    """Images per second of training `experiment` on `source`: whole updates, the wait for data included.
+
+    The network runs two updates first. Then the clock and the `workers` start together, so batches that are read ahead
+    are on the clock, too. Each worker delivers at least two batches unless that takes over 20 s. The start of the
+    workers counts, so the true speed is a little higher.
+    """
     num_samples = min(experiment.recipe.batch_size, micro_batch)
-    plan = replace(experiment.recipe.plan(len(source)), batch_size=num_samples, total_steps=_NUM_TIMED)
-    spans = cut(0, num_samples * _NUM_TIMED, at_most=num_samples)
-    batches = load(spans, TrainingSpans(source, experiment.data, seed=0), workers=workers)
-    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
-    seconds: list[float] = []
-    begin = time.monotonic()
-    for _ in loop.updates(new_state(experiment, device, seed=0), batches):
-        seconds.append(time.monotonic() - begin)
+    plan = replace(experiment.recipe.plan(len(source)), batch_size=num_samples, total_steps=_MAX_TIMED)
+    ranges = list(split_range(0, num_samples * _MAX_TIMED, at_most=num_samples))
+    warm_up, timed = ranges[:_NUM_WARM_UP], ranges[_NUM_WARM_UP:]
+    task = experiment.task
+    dataset = TrainingBatches(source, experiment.data, collate=task.collate, seed=0, num_views=task.num_views)
+    begin = 0.0
+
+    def batches() -> Iterator[Batch]:
+        nonlocal begin
+        yield from load(warm_up, dataset, workers=0)
         begin = time.monotonic()
-    return num_samples / median(seconds[2:])
+        yield from load(timed, dataset, workers=workers)
+
+    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+    enough = max(_NUM_TIMED, 2 * workers)
+    num_timed, seconds = 0, 0.0
+    for update in loop.updates(new_state(experiment, device, seed=0), batches()):
+        num_timed = update.step - _NUM_WARM_UP
+        seconds = time.monotonic() - begin
+        is_long = seconds > (_SECONDS_TIMED if workers else 0.0)
+        if num_timed >= enough and is_long or num_timed > 2 and seconds > _MAX_SECONDS_TIMED:
+            break
+    return num_samples * num_timed / seconds
 
 
-def _is_typed(path: str, typed: frozenset[str]) -> bool:
-    """Whether a person has set the field at `path`, or the whole value that holds it."""
-    return any(path == name or path.startswith(f"{name}.") for name in typed)
+def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:
+    return int(np.ptp(image.astype(np.int16), axis=-1).max()) > _COLOR_DIFFERENCE
+
+
+def _is_set(path: str, set_by_user: frozenset[str]) -> bool:
+    """Whether the user set the field at `path` or the dataclass that contains it."""
+    return any(path == name or path.startswith(f"{name}.") for name in set_by_user)
 
 
 def _field(experiment: Experiment, path: str) -> Any:

@@ -1,45 +1,41 @@
-"""Run many independent pieces of work: in this process, in worker processes, or on a Ray cluster.
+"""Run many independent pieces of work: in this process, in several processes, or on a Ray cluster.
 
     for outcome in Local(2).run(work, {"first": payload, "second": payload}, stop=stop):
         print(outcome.key, outcome.error)
 
-Work returns nothing: what it finds out it writes itself, so nothing is lost when whoever asked for it is gone. Work
-that fails is an outcome with its error and leaves the others alone. A request to stop is passed on: what is under way
-may save and leave, and nothing new is begun. A payload is text, JSON for example, so that no object has to travel.
+Work returns nothing and writes its results to files, so they are not lost if the caller ends. An error in one piece
+is its outcome and does not affect the others. A stop request is passed on: running work may save and stop, and nothing
+new starts. A payload is text, such as JSON, so that no object has to be pickled.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from resnet_rs.processes import SIGNALS, Stop, end_with_parent, listening
+from resnet_rs.processes import SIGNALS, Child, Stop, listening, num_cores
 
 Work = Callable[[str, "Share", Stop], None]
-"""Takes a payload, its share of the machine, and where it is asked to leave. A function of a module, found by name."""
+"""Takes a payload, its share of the machine, and the stop request. It must be importable by name."""
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 _NUM_RAY_RETRIES = 3
-_SECONDS_TO_LEAVE = 120.0
-"""How long a cluster's work may save when it is asked to stop; then it is ended."""
-_HAS_LEFT = "left before its end"
+_SECONDS_TO_SAVE = 120.0
+"""Seconds that work on a cluster has to save after a stop request; then it is killed."""
+_INTERRUPTED = "interrupted"
 _LONGEST_ERROR = 2000
-"""Characters; an answer must fit into a pipe that is read when its process has ended."""
+"""Characters. An answer must fit into the buffer of a pipe, because it is read after the process has ended."""
 
 
-class Left(Exception):
-    """The work was asked to leave before its end; it can be continued."""
+class Interrupted(Exception):
+    """The work obeyed a stop request before its end; it can be continued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,61 +43,61 @@ class Share:
     """What a piece of work may use of the machine."""
 
     num_threads: int | None = None
-    """Threads to compute with; None for as many as it likes."""
+    """CPU threads; None for no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a piece of work reserves of a cluster's node. Work of one machine has its share of what there is."""
+class Resources:
+    """What a piece of work reserves on a node of a cluster. On one machine each piece has an equal share instead."""
 
     num_cores: int = 1
     num_gpus: int = 0
 
 
-ONE_CORE = Needs()
+ONE_CORE = Resources()
 
 
 class Outcome(NamedTuple):
-    """A piece of work has ended."""
+    """The result of a piece of work."""
 
     key: str
     error: str | None
-    """What went wrong, in one line; None if nothing did."""
+    """The error in one line; None after success."""
 
 
 class Runner(ABC):
-    """Where work is done."""
+    """Runs pieces of work."""
 
     @abstractmethod
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
-        """Do `work` on every payload; yields each as it ends, in any order. Work that left is not among them."""
+        """Run `work` on every payload; yields outcomes in the order of their end. Interrupted work has none."""
 
 
 @dataclass(frozen=True)
-class Here(Runner):
-    """One after the other in this process."""
+class InProcess(Runner):
+    """Runs the pieces one after the other in this process."""
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
         for key, payload in payloads.items():
             if stop.is_requested:
                 return
             try:
                 work(payload, Share(), stop)
-            except Left:
+            except Interrupted:
                 return
             except Exception as error:
-                yield Outcome(key, _said(error))
+                yield Outcome(key, _message(error))
             else:
                 yield Outcome(key, None)
 
 
 @dataclass(frozen=True)
 class Local(Runner):
-    """In `num_workers` processes at once, each with its share of the processor cores, and new for every piece."""
+    """Runs `num_workers` pieces at once, each in a new process with an equal share of the CPU cores."""
 
     num_workers: int
 
@@ -112,42 +108,42 @@ class Local(Runner):
             )
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
         share = Share(num_threads=max(1, num_cores() // self.num_workers))
         waiting = list(payloads.items())
-        running: dict[str, _Child] = {}
+        running: dict[str, _Running] = {}
         try:
             while running or (waiting and not stop.is_requested):
                 while waiting and len(running) < self.num_workers and not stop.is_requested:
                     key, payload = waiting.pop(0)
-                    running[key] = _Child.start(work, payload, share)
+                    running[key] = _Running(Child.start(_in_child, work, payload, share))
                 if stop.is_requested:
-                    for child in running.values():
-                        child.ask_to_leave()
-                wait([child.process.sentinel for child in running.values()], timeout=_SECONDS_BETWEEN_LOOKS)
-                for key in [key for key, child in running.items() if not child.process.is_alive()]:
-                    error, has_left = running.pop(key).end()
-                    if not has_left:
+                    for piece in running.values():
+                        piece.ask_to_stop()
+                wait([piece.child.process.sentinel for piece in running.values()], timeout=_POLL_SECONDS)
+                for key in [key for key, piece in running.items() if not piece.child.process.is_alive()]:
+                    error, is_interrupted = running.pop(key).end()
+                    if not is_interrupted:
                         yield Outcome(key, error)
         finally:
-            for child in running.values():
-                child.process.kill()
-                child.end()
+            for piece in running.values():
+                piece.child.process.kill()
+                piece.end()
 
 
 @dataclass(frozen=True)
 class Cluster(Runner):
-    """As tasks of a Ray cluster that all see the same files; a task whose node dies is done again elsewhere.
+    """Runs the pieces as tasks of a Ray cluster with shared files. If a node dies, its task runs again elsewhere.
 
-    Without an address it is the cluster this machine belongs to, or else a new one of this machine alone. Ray is an
-    extra: `pip install resnet-rs[cluster]`.
+    Without an address it is the cluster of this machine, or else a new one of this machine alone. Ray is an extra:
+    `pip install resnet-rs[cluster]`.
     """
 
     address: str | None = None
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Needs = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
         import ray  # pyright: ignore[reportMissingImports]: an extra
 
@@ -168,7 +164,7 @@ class Cluster(Runner):
         payloads: Mapping[str, str],
         *,
         stop: Stop,
-        needs: Needs,
+        needs: Resources,
     ) -> Iterator[Outcome]:
         _refuse_unmet(ray, needs)
         share = Share(num_threads=needs.num_cores)
@@ -178,21 +174,21 @@ class Cluster(Runner):
         tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
         try:
             while tasks and not stop.is_requested:
-                done, _ = ray.wait(list(tasks), timeout=_SECONDS_BETWEEN_LOOKS)
+                done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
                 for ended in done:
                     key, error = tasks.pop(ended), _result(ray, ended)
-                    if error == _HAS_LEFT:  # its node was asked to go; another one continues
+                    if error == _INTERRUPTED:  # its node has to stop; another node continues
                         tasks[task.remote(work, payloads[key], share)] = key
                     else:
                         yield Outcome(key, error)
         finally:
-            _leave(ray, list(tasks))
+            _stop_tasks(ray, list(tasks))
 
 
 def parse(text: str | None) -> Runner:
-    """Where to work, as it is typed: nothing for here, `local:2`, `ray`, or `ray://HOST:PORT`."""
+    """The runner for the value of `--jobs`: None, `local:2`, `ray`, or `ray://HOST:PORT`."""
     if text is None:
-        return Here()
+        return InProcess()
     if text.startswith("local:") and text.removeprefix("local:").isdecimal():
         return Local(int(text.removeprefix("local:")))
     if text == "ray" or (text.startswith("ray://") and len(text) > len("ray://")):
@@ -205,121 +201,91 @@ def parse(text: str | None) -> Runner:
     raise ValueError(f"jobs must be local:N, ray or ray://HOST:PORT, got {text!r}. Example: --jobs local:2.")
 
 
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
 @dataclass
-class _Child:
+class _Running:
     """A piece of work in a process of its own."""
 
-    process: BaseProcess
-    answers: Connection
+    child: Child
     is_asked: bool = False
 
-    @classmethod
-    def start(cls, work: Work, payload: str, share: Share) -> _Child:
-        context = multiprocessing.get_context("spawn")
-        answers, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_in_child, args=(theirs, work, payload, share))
-        # What asks to stop may reach every process of a terminal or a job: no child dies of it before it can listen,
-        # and of Ctrl-C it hears from its parent. The tracker, which would be started with the first child, lets
-        # signals through again; so it is started before.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        return cls(process, answers)
-
-    def ask_to_leave(self) -> None:
-        """Ask once: a second signal would end it without saving."""
-        if not self.is_asked and self.process.is_alive():
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM once, since a second one would end the work before it can save."""
+        if not self.is_asked and self.child.process.is_alive():
             self.is_asked = True
-            self.process.terminate()
+            self.child.process.terminate()
 
     def end(self) -> tuple[str | None, bool]:
-        """Its error, if any, and whether it left before its end."""
-        self.process.join()
-        answer = ""
-        with self.answers, suppress(EOFError):  # it was killed before it could say anything
-            answer = self.answers.recv_bytes().decode()
-        if answer:
-            kind, _, text = answer.partition(":")
-            return (text or None), kind == "left"
+        """Its error, if any, and whether it was interrupted."""
+        answer = self.child.end()
+        if isinstance(answer, bytes):
+            kind, _, text = answer.decode().partition(":")
+            return (text or None), kind == "interrupted"
         if self.is_asked:
-            return None, True  # it was asked before it could listen
-        return f"its process ended with exit code {self.process.exitcode} and said nothing", False
+            return None, True  # the signal came before the process could handle it
+        return f"its process ended with exit code {answer} and without a message", False
 
 
-def _in_child(answers: Connection, work: Work, payload: str, share: Share) -> None:
-    end_with_parent()
+def _in_child(work: Work, payload: str, share: Share) -> bytes:
     with listening() as stop:
+        # Ctrl-C stays blocked: it also reaches the parent, which passes it on.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGINT})
         try:
             work(payload, share, stop)
-        except Left:
-            answer = "left:"
+        except Interrupted:
+            return b"interrupted:"
         except Exception as error:
-            answer = f"done:{_said(error)}"
-        else:
-            answer = "done:"
-    answers.send_bytes(answer.encode("utf-8", "backslashreplace"))
-    answers.close()
+            return f"done:{_message(error)}".encode("utf-8", "backslashreplace")
+    return b"done:"
 
 
 def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
-    """The work as a Ray task: its error, for a raised one would be taken for that of a node."""
+    """Run the work as a Ray task; its error as text, since Ray would take a raised one for a failure of the node."""
     with listening() as stop:
         try:
             work(payload, share, stop)
-        except Left:
-            return _HAS_LEFT
+        except Interrupted:
+            return _INTERRUPTED
         except Exception as error:
-            return _said(error)
+            return _message(error)
     return None
 
 
-def _refuse_unmet(ray: Any, needs: Needs) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
-    """Refuse work that no node of the cluster has room for: Ray would wait for one without a word."""
+def _refuse_unmet(ray: Any, needs: Resources) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+    """Raise `ValueError` for work that fits on no node of the cluster; Ray would wait for such a node silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(
         node.get("CPU", 0) >= needs.num_cores and node.get("GPU", 0) >= needs.num_gpus for node in nodes
     ):
         has = ", ".join(f"{n.get('CPU', 0):g} cores and {n.get('GPU', 0):g} GPUs" for n in nodes) or "none"
         raise ValueError(
-            f"a trial needs {needs.num_cores} cores and {needs.num_gpus} GPUs of one node; the cluster's nodes have: "
+            f"a trial needs {needs.num_cores} cores and {needs.num_gpus} GPUs on one node; the cluster's nodes have: "
             f"{has}. Lower --workers, or choose another --device."
         )
 
 
-def _leave(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
-    """Ask tasks to leave, which is a SIGINT to those under way, and end those that do not."""
+def _stop_tasks(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+    """Ask tasks to stop, which sends SIGINT to the running ones, and kill those that still run after a while."""
     for force in (False, True):
         for task in tasks:
             ray.cancel(task, force=force)
         if tasks and not force:
-            _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=_SECONDS_TO_LEAVE)
+            _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=_SECONDS_TO_SAVE)
 
 
 def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, which may not be installed
     try:
         return ray.get(task)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-        return f"its node was lost {_NUM_RAY_RETRIES + 1} times: {_said(error)}"
+        return f"its node failed {_NUM_RAY_RETRIES + 1} times: {_message(error)}"
     except ray.exceptions.RayError as error:
-        return f"Ray could not run it: {_said(error)}"
+        return f"Ray could not run it: {_message(error)}"
 
 
 @contextmanager
 def _kept_handlers() -> Generator[None]:
-    """Put back, after this block, what SIGTERM and SIGINT did before it: Ray would end this process on the spot."""
+    """Restore the handlers of SIGTERM and SIGINT after this block. Ray replaces them with ones that end the process."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread has handlers
+        yield  # only the main thread can set handlers
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -329,7 +295,7 @@ def _kept_handlers() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _said(error: BaseException) -> str:
-    """The error in one line: its text alone where it was written for people, with its type where not."""
+def _message(error: BaseException) -> str:
+    """The error in one line. `ValueError` and `OSError` have messages for users; others also need their type."""
     text = " ".join(str(error).split())[:_LONGEST_ERROR]
     return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"

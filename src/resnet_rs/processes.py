@@ -1,4 +1,4 @@
-"""What processes owe each other: to leave when asked (SIGTERM, SIGINT, SIGUSR1), and to end with their parent."""
+"""Processes: requests to stop (SIGTERM, SIGINT, SIGUSR1), and children that answer and end with their parent."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-"""Those that this system has: Windows lacks SIGUSR1."""
+"""The signals that ask a run to stop; Windows has no SIGUSR1."""
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_OF_ONE_REQUEST = 1.0
-"""Signals this close together are one request: launchers and terminals send the same one in several ways."""
+"""Signals within this time are one request, since launchers and terminals send the same signal in several ways."""
 
 
 class Stop:
-    """Whether somebody asked the run to leave. A run looks between micro-batches, so a request is never in the way."""
+    """Whether a signal has asked the run to stop. A run checks this between micro-batches."""
 
     def __init__(self) -> None:
         self.reason = ""
-        """Name of the first signal that came."""
+        """Name of the first signal; empty before it."""
 
     @property
     def is_requested(self) -> bool:
-        """Whether a request has come."""
+        """Whether a signal has arrived."""
         return bool(self.reason)
 
 
 @contextmanager
 def listening() -> Generator[Stop]:
-    """Within this block a first signal of `SIGNALS` is a request to stop; a second one ends the process at once.
+    """Within this block the first signal of `SIGNALS` is a request to stop, and a second one ends the process at once.
 
-    The signals are taken by a thread of their own, for the main thread may be inside a long computation or wait for
-    another rank. Signals that this process was told to ignore stay ignored. Outside of the main thread nothing is
-    caught, since Python allows it there alone.
+    A separate thread takes the signals, because the main thread may be in a long computation or wait for another rank.
+    Ignored signals stay ignored. Python handles signals only in the main thread, so elsewhere this does nothing.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -48,7 +52,7 @@ def listening() -> Generator[Stop]:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     threading.Thread(target=_take, args=(read_end, stop), daemon=True, name="signals").start()
-    # The handler itself does nothing: the system writes the signal's number to the pipe before Python knows of it.
+    # The handler does nothing: Python writes the number of the signal to the pipe before it calls the handler.
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, _ignore) for number in heard}
@@ -58,7 +62,7 @@ def listening() -> Generator[Stop]:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup_before)
-        os.close(write_end)  # the thread reads the end and closes its own
+        os.close(write_end)  # the thread then reads the end of the pipe, and closes the other end
 
 
 def _take(read_end: int, stop: Stop) -> None:
@@ -77,30 +81,113 @@ def _take(read_end: int, stop: Stop) -> None:
 def _ignore(number: int, frame: object) -> None: ...
 
 
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+@dataclass
+class Child:
+    """A function that runs in a new process, which ends with this one."""
+
+    process: BaseProcess
+    _answers: Connection
+
+    @classmethod
+    def start(cls, function: Callable[..., bytes], *arguments: object) -> Child:
+        """Start `function`, which must be importable, with `arguments`, which must be picklable.
+
+        The child starts with `SIGNALS` blocked. A signal to the whole process group therefore cannot end it before it
+        can handle signals; `function` unblocks the ones that it handles.
+        """
+        context = multiprocessing.get_context("spawn")
+        answers, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_run_as_child, args=(theirs, function, arguments))
+        # The first child would also start the resource tracker, which unblocks the signals again. So start it before.
+        resource_tracker.ensure_running()
+        with _blocked_signals():
+            process.start()
+        theirs.close()
+        return cls(process, answers)
+
+    def end(self) -> bytes | int:
+        """Wait for the end of the process: what the function returned, or the exit code if it returned nothing."""
+        with self._answers, suppress(EOFError):
+            answer = self._answers.recv_bytes()
+            self.process.join()
+            return answer
+        self.process.join()
+        return self.process.exitcode or 0
+
+
+@contextmanager
+def _blocked_signals() -> Generator[None]:
+    """Block `SIGNALS` within the block; Windows cannot do that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def run_in_child(function: Callable[..., bytes], *arguments: object) -> bytes | int:
+    """What `function` returns in a new process, or the exit code of that process if it was killed or failed."""
+    child = Child.start(function, *arguments)
+    try:
+        return child.end()
+    finally:
+        child.process.kill()
+        child.process.join()
+
+
+def _run_as_child(answers: Connection, function: Callable[..., bytes], arguments: tuple[object, ...]) -> None:
+    end_with_parent()
+    with answers:
+        answers.send_bytes(function(*arguments))
+
+
 def end_with_parent() -> None:
-    """End this process when its parent ends, however that ends. Linux only; elsewhere children notice by themselves."""
+    """End this process when its parent ends, in whatever way. Only Linux can do that; elsewhere nothing happens."""
     if platform.system() != "Linux":
         return
-    parent, begetter = os.getppid(), multiprocessing.parent_process()
+    parent = _parent_pid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # It may have ended before it could be heard, also while this process was still starting.
-    if os.getppid() != parent or (begetter is not None and not begetter.is_alive()):
+    # The parent may have ended before that, even while this process was starting. `parent_process().is_alive()` does
+    # not notice it in a forked process, whose siblings hold the parent's end of the pipe open.
+    if os.getppid() != parent and not _is_running(parent):
         os._exit(1)
 
 
-def serve_parent() -> None:
-    """Make this process a worker: it obeys its parent alone, and ends with it.
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
-    Launchers and terminals signal whole groups of processes; a worker that left at once would fail a run that wants to
-    finish its update and save. A parent ends its workers by SIGTERM; only where the system tells who has sent one is
-    it kept apart from that of a stranger.
+
+def _parent_pid() -> int:
+    """Number of the process that started this one, even if that has ended: multiprocessing passes it on."""
+    parent = multiprocessing.parent_process()
+    return os.getppid() if parent is None or parent.pid is None else parent.pid
+
+
+def serve_parent() -> None:
+    """Make this process a worker: it ignores the signals of launchers and terminals, and ends with its parent.
+
+    Launchers and terminals signal whole process groups. A worker that ended at once would fail a run that wants to
+    finish its update and save. A parent ends its workers with SIGTERM. Where the system reports the sender of a signal,
+    a SIGTERM from any other process is ignored.
     """
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True, name="obey").start()
+        threading.Thread(target=_obey, args=(_parent_pid(),), daemon=True, name="obey").start()
     end_with_parent()
 
 

@@ -1,13 +1,13 @@
-"""A run as lines of text, and, on a terminal, one live line with the state of the moment."""
+"""A run as lines of text, with a live line of its current state on a terminal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from resnet_rs.tasks.task import headline
+from resnet_rs.text import printable
 from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, SaveFailed, Started
 from resnet_rs.training.loop import Update
 from resnet_rs.verbs import describe_scores
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_STATES = 30.0
 
 
 def show_plainly(events: Iterator[Event]) -> Iterator[str]:
-    """Lines for logs and pipes: one per evaluation and per unreadable picture, and the state twice a minute."""
+    """Lines for logs and pipes: one per evaluation, one per unreadable image, and the state twice a minute."""
     named: set[str] = set()
     last = time.monotonic()
     for event in events:
@@ -27,7 +27,7 @@ def show_plainly(events: Iterator[Event]) -> Iterator[str]:
 
 
 def show_live(events: Iterator[Event]) -> None:
-    """The same lines on a terminal, above a line that always shows the present state."""
+    """Print the same lines on a terminal, above a live line with the current state."""
     named: set[str] = set()
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
@@ -38,7 +38,7 @@ def show_live(events: Iterator[Event]) -> None:
             if isinstance(event, Progressed):
                 progress.update(task, completed=event.update.step, description=_state(event))
             for line in _lines(event, named):
-                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(event: Progressed) -> str:
@@ -50,43 +50,48 @@ def _state(event: Progressed) -> str:
 
 
 def _lines(event: Event, named: set[str]) -> Iterator[str]:
-    """What is worth a line; unreadable pictures are `named` once, though every epoch meets them again."""
+    """Lines about an event. `named` holds the unreadable images that have had their line in an earlier epoch."""
     if isinstance(event, Started):
         yield from (f"note: {notice}" for notice in event.notices)
         plan = event.plan
         begin = f"continues after update {event.step:,} of" if event.step else "takes"
         yield (
-            f"{begin} {plan.total_steps:,} updates of {plan.batch_size} on {plan.num_samples:,} pictures, "
+            f"{begin} {plan.total_steps:,} updates of {plan.batch_size} on {plan.num_samples:,} images, "
             f"peak learning rate {plan.peak_lr:g}"
         )
     elif isinstance(event, Progressed):
-        yield from _oddities(event.update, named)
+        yield from _problems(event.update, named)
     elif isinstance(event, Evaluated):
-        scored = "   ".join(f"{name}: {headline(summary)}" for name, summary in event.summaries.items())
+        scored = "   ".join(f"{name}: {_numbers(summary)}" for name, summary in event.summaries.items())
         yield (
             f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
             f"waiting {event.data_wait:.0%}   {scored}"
         )
     elif isinstance(event, SaveFailed):
         yield (
-            f"could not save update {event.step} ({event.in_a_row} in a row): {event.reason}; "
-            "the last checkpoint is intact, and training goes on"
+            f"could not save update {event.step} ({event.in_a_row} in a row): {event.reason}. "
+            "Earlier checkpoints are intact, and training continues"
         )
     elif isinstance(event, Finished):
         yield f"finished in {_duration(event.seconds)}"
         yield from describe_scores(event.scores)
 
 
-def _oddities(update: Update, named: set[str]) -> Iterator[str]:
-    """What an update met that should not have been there."""
+def _problems(update: Update, named: set[str]) -> Iterator[str]:
+    """Lines about a skipped update and about images that are unreadable."""
     if update.is_skipped:
         yield (
-            f"update {update.step} was taken back: its loss or gradient was not finite; its samples are in the log"
+            f"update {update.step} was skipped, because its loss or gradient was not finite. The log lists its samples"
         )
     for error in update.unreadable:
         if error.key not in named:
             named.add(error.key)
             yield f"left out, unreadable: {error.key!r}: {error.reason}"
+
+
+def _numbers(summary: Mapping[str, float]) -> str:
+    """A summary as text, such as `loss 0.312`."""
+    return "  ".join(f"{name} {value:.3f}" for name, value in summary.items())
 
 
 def _duration(seconds: float) -> str:

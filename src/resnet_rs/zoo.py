@@ -1,4 +1,4 @@
-"""The zoo: name -> experiment. What the paper published, and two small bases for two processor cores."""
+"""The zoo: name -> experiment. It has the published experiments and two small ones for two processor cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _resnet_rs(depth: int, size: int, *, magnitude: float, drop_path: float, dro
     """A released configuration. Source: paper, Tables 7, 8 and 11; the TF1 release's file for each."""
     return Experiment(
         arch=ResNetArch(blocks=BLOCKS[depth], drop_path=drop_path),
-        data=Data(size=size, randaugment=RandAugment(magnitude=magnitude), resampling="released"),
+        data=Data(size=size, randaugment=RandAugment(magnitude=magnitude), resampling="tf1_bicubic"),
         task=Classification(dropout=dropout),
         recipe=Recipe(),
     )
@@ -30,8 +30,8 @@ def _resnet_rs(depth: int, size: int, *, magnitude: float, drop_path: float, dro
 def _resnet_2015(depth: int, size: int) -> Experiment:
     """The baseline of the additive study. Source: paper, Tables 1 and 10.
 
-    As in the TF1 release's ResNet, the 3x3 carries the stride; so ResNet-200 has the 39.2 billion FLOPs at
-    256 pixels.
+    As in the TF1 release's ResNet, the 3x3 convolution has the stride. So ResNet-200 has the paper's 39.2
+    billion FLOPs at 256 pixels.
     """
     return Experiment(
         arch=ResNetArch(
@@ -42,7 +42,7 @@ def _resnet_2015(depth: int, size: int) -> Experiment:
             se_ratio=None,
             norm_momentum=0.1,
         ),
-        data=Data(size=size, resampling="released"),
+        data=Data(size=size, resampling="tf1_bicubic"),
         task=Classification(label_smoothing=0.0, dropout=0.0),
         recipe=Recipe(epochs=90.0, schedule=StepDecay(), weight_decay=1e-4, ema_decay=None),
     )
@@ -51,8 +51,8 @@ def _resnet_2015(depth: int, size: int) -> Experiment:
 def _efficientnet(name: str, size: int, *, dropout: float) -> Experiment:
     """EfficientNet trained by the recipe of ResNet-RS. Architecture, size and dropout: its release.
 
-    EfficientNet's own recipe (RMSProp, exponential decay) is not built: the paper compares architectures, and
-    momentum with a cosine was chosen for having fewer knobs (section 4, appendix C).
+    EfficientNet's own recipe (RMSProp, exponential decay) is not implemented. The paper compares architectures, and it
+    chose momentum with a cosine schedule because that has fewer hyperparameters (section 4, appendix C).
     """
     return Experiment(
         arch=EFFICIENTNETS[name],
@@ -68,7 +68,7 @@ def _efficientnet_magnitude(size: int) -> float:
 
 
 BUILTIN_IMAGES = 10_000
-"""Training pictures in the package."""
+"""Number of training images in the package."""
 
 _SMALL = Experiment(
     arch=ResNetArch(blocks=(1, 1, 1, 1), width=0.25),
@@ -83,7 +83,7 @@ _SMALL = Experiment(
         weight_decay=1e-3,
     ),
 )
-"""For the built-in pictures on two processor cores. Ours: settings in `docs/LOG.md`."""
+"""For the built-in images on two processor cores. The settings are ours; `docs/LOG.md` has the experiments."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     "resnet-rs-50-i160": _resnet_rs(50, 160, magnitude=10.0, drop_path=0.0, dropout=0.25),
@@ -115,22 +115,26 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment called `name`. Raises `ValueError` with the closest names if there is none."""
+    """The experiment called `name`. For an unknown name the error gives the closest ones."""
     if name not in EXPERIMENTS:
-        close = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3]
         raise ValueError(
-            f"{name!r} is not in the zoo. Closest: {', '.join(close)}. `resnet-rs list` shows all {len(EXPERIMENTS)}."
+            f"{name!r} is not in the zoo. Closest: {closest(name)}. `resnet-rs list` shows all {len(EXPERIMENTS)}."
         )
     return EXPERIMENTS[name]
 
 
+def closest(name: str) -> str:
+    """The names most like `name`, for a message."""
+    return ", ".join(get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3])
+
+
 def names(pattern: str = "*") -> list[str]:
-    """The names that match `pattern`, in which `*` stands for any letters."""
+    """Names that match `pattern`, where `*` matches any letters."""
     return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
 
 
 def num_images(name: str) -> int:
-    """Training pictures that the recipe of an experiment presumes: ImageNet's, or for the small bases the built-in."""
+    """Number of training images that the recipe of an experiment is for: ImageNet's or the built-in ones."""
     return BUILTIN_IMAGES if name in ("resnet-rs-small", "resnet-rs-tiny") else IMAGENET_IMAGES
 
 

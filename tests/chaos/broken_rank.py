@@ -17,7 +17,7 @@ from resnet_rs.tasks.classification import Classification
 def main():
     place = sys.argv.pop(1)
     owner, name, rank = {
-        "loader": (loader.TrainingSpans, "__getitem__", "1"),
+        "loader": (loader.TrainingBatches, "__getitem__", "1"),
         "reading": (loader.Data, "train_input", "1"),
         "forward": (Classification, "loss", "1"),
         "save": (storage.Disk, "rename", "0"),

@@ -212,7 +212,7 @@ def start_ranks(count, function, *arguments):
 
 def _as_rank(index, count, port, function, arguments):
     from resnet_rs.training.device import Device
-    from resnet_rs.training.group import Place, joined
+    from resnet_rs.training.group import RankInfo, rendezvous
 
     os.environ |= {
         "RANK": str(index),
@@ -222,7 +222,9 @@ def _as_rank(index, count, port, function, arguments):
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
-    place = Place(index=index, count=count, local_index=index, host="127.0.0.1", port=port)
-    with joined(place, Device.choose("cpu")) as ranks:
+    info = RankInfo(
+        index=index, count=count, local_index=index, local_count=count, host="127.0.0.1", port=port
+    )
+    with rendezvous(info, Device.choose("cpu")) as ranks:
         status = function(ranks, *arguments)
     raise SystemExit(status or 0)

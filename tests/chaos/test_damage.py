@@ -88,7 +88,7 @@ def a_file_for_the_folder(newest, other):
 
 
 def empty(newest, other):
-    (newest / "average.safetensors").write_bytes(b"")
+    (newest / "ema.safetensors").write_bytes(b"")
 
 
 KINDS = [missing, swapped, exchanged, doctored, a_folder_for_a_file, a_file_for_the_folder, empty]

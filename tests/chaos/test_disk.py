@@ -108,7 +108,10 @@ def test_saves_that_keep_failing_end_the_run_and_leave_the_last_checkpoint(tmp_p
 def test_a_full_disk_is_refused_at_once_survived_and_explained(tmp_path, ledger):
     """On a real file system of a few checkpoints, that another program fills and empties again."""
     script = [sys.executable, str(Path(__file__).parent / "full_disk.py"), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path]),
+    }
     result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", *script],
         capture_output=True,
@@ -119,7 +122,7 @@ def test_a_full_disk_is_refused_at_once_survived_and_explained(tmp_path, ledger)
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout)
     assert said["preflight_seconds"] < 2
-    assert "no space left" in said["preflight"] and "are free" in said["preflight"]
+    assert "no space for checkpoints" in said["preflight"] and "are free" in said["preflight"]
     assert "No space left on device" in said["failed"][0] and "MiB are free" in said["failed"][0]
     assert said["last"] == "Finished" and said["verified_while_full"] == 2
     assert "3 times in a row" in said["given_up"] and said["verified_after"] == 2

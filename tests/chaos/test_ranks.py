@@ -84,7 +84,7 @@ def score(ranks, splits, path):
     job = tiny_job(None, splits=splits)
     models = new_state(job.experiment, CPU, seed=0).models
     result = evaluate(models, splits.test, job.experiment, machine=Machine(device=CPU, ranks=ranks))
-    Path(f"{path}-{ranks.index}").write_bytes(result.meters["average"].rows.tobytes())
+    Path(f"{path}-{ranks.index}").write_bytes(result.meters["ema"].rows.tobytes())
 
 
 def hold_statistics(ranks, folder):
@@ -115,8 +115,8 @@ def spoil_on_second(ranks, folder):
     """The loss of update 3 is infinite in the last micro-batch alone, which the second rank computes."""
     original, calls = Classification.loss, []
 
-    def loss(self, prediction, targets):
-        result = original(self, prediction, targets)
+    def loss(self, prediction, targets, indices):
+        result = original(self, prediction, targets, indices)
         calls.append(torch.is_grad_enabled())
         return result + float("inf") if ranks.index == 1 and sum(calls) == 6 else result
 
@@ -155,7 +155,11 @@ TRAIN = [
     *("recipe.epochs=1", "recipe.batch_size=32", "recipe.schedule.warmup_epochs=0.1", "recipe.ema_decay=0.9"),
     *("arch.width=0.125", "arch.drop_path=0.2", "task.dropout=0.25", "data.size=16"),
 ]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path]),
+}
 MODULE = ["-m", "resnet_rs"]
 
 
@@ -270,7 +274,7 @@ def test_the_first_error_is_the_one_shown(tmp_path, ledger, place):
         assert process.wait(60) != 0
     said = Path(f"{tmp_path / 'run'}.txt").read_text()
     assert f"RuntimeError: broken in the {place}" in said
-    assert "stopped, for rank" in said and "Connection closed" not in said
+    assert "stopped because rank" in said and "Connection closed" not in said
     cause = said[said.index("Root Cause") :]
     assert f"broken in the {place}" in cause
     if place == "reading":
@@ -284,11 +288,11 @@ def test_a_hung_rank_is_reported_and_the_job_restarted(tmp_path, command_whole, 
         wait_for(lambda: folder.exists() and steps(folder) > 20)
         os.kill(children(process.pid)[1], signal.SIGSTOP)
         begin = time.monotonic()
-        wait_for(lambda: "has not heard of rank 1" in Path(f"{folder}.txt").read_text(), seconds=60)
+        wait_for(lambda: "has not heard from rank 1" in Path(f"{folder}.txt").read_text(), seconds=60)
         said = time.monotonic() - begin
         assert process.wait(200) == 0
     text = Path(f"{folder}.txt").read_text()
-    assert "the last update it told of is" in text and 'File "' in text
+    assert "its last known update is" in text and 'File "' in text
     equal = (digest(folder), trace(folder)) == command_whole
     ledger(f"a rank hung by SIGSTOP, reported after {said:.0f} s", tried=1, survived=1, equal=equal)
     assert equal
@@ -333,7 +337,7 @@ def is_alive(pid):
 def test_ranks_with_different_jobs_are_refused(tmp_path, capfd):
     assert in_ranks(2, run_another_seed, tmp_path / "run") == [1, 1]
     said = capfd.readouterr().err
-    assert said.count("ValueError: rank 1 was given another seed than rank 0") == 2
+    assert said.count("ValueError: rank 1 has another seed than rank 0") == 2
 
 
 def run_another_seed(ranks, folder):
@@ -345,5 +349,5 @@ def test_more_ranks_than_micro_batches_are_refused(tmp_path):
     with launched(tmp_path / "run", count=3, train=fewer) as process:
         assert process.wait(60) != 0
     said = Path(f"{tmp_path / 'run'}.txt").read_text()
-    assert "3 ranks cannot share an update of 2 micro-batches (16 samples, 8 at once at most)" in said
+    assert "3 ranks cannot share an update of 2 micro-batches (16 samples, up to 8 each)" in said
     assert not (tmp_path / "run").exists()

@@ -22,12 +22,12 @@ from resnet_rs.training.ranks import ALONE
 from resnet_rs.training.run import run
 
 PLACES = {
-    "loader": (loader.TrainingSpans, "__getitem__"),
+    "loader": (loader.TrainingBatches, "__getitem__"),
     "forward": (Classification, "loss"),
     "backward": (torch.Tensor, "backward"),
     "optimizer": (Loop, "_apply"),
     "save": (storage.Disk, "rename"),
-    "evaluation": (loader.EvaluationSpans, "__getitem__"),
+    "evaluation": (loader.EvaluationBatches, "__getitem__"),
 }
 
 

@@ -132,7 +132,7 @@ def test_after_a_long_cut_both_hosts_leave_and_the_same_commands_go_on(tmp_path,
         wait_for(lambda: out.exists() and steps(out) > 20)
         with cut_off():
             begin = time.monotonic()
-            wait_for(lambda: "has not heard of rank" in texts(out), seconds=60)
+            wait_for(lambda: "has not heard from rank" in texts(out), seconds=60)
             said = time.monotonic() - begin
             wait_for(lambda: processes[0].poll() is not None, seconds=120)
     with launched(out) as processes:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from studies.conftest import STEPS, request
 
-from resnet_rs.jobs import Cluster, Here, Left, Needs
+from resnet_rs.jobs import Cluster, InProcess, Interrupted, Resources
 from resnet_rs.processes import Stop
-from resnet_rs.studies.conduct import conduct
 from resnet_rs.studies.planning import plan
+from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Study, additive
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra, which is not installed")
@@ -99,19 +99,19 @@ def test_every_piece_is_done_when_a_node_dies_in_the_middle(two_nodes, tmp_path)
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
     """Two trials, long enough to be interrupted, and what they give when nothing happens."""
-    asked = request(tmp_path_factory.mktemp("pictures"))
+    asked = request(tmp_path_factory.mktemp("images"))
     asked = replace(asked, edits={**asked.edits, "recipe.epochs": "60"}, num_seeds=1)
     made = plan(asked, folder=tmp_path_factory.mktemp("nothing"))
     made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    expected = list(conduct(made, tmp_path_factory.mktemp("here"), Here(), stop=Stop()))
+    expected = list(run(made, tmp_path_factory.mktemp("here"), InProcess(), stop=Stop()))
     torch.set_num_threads(before)
     return made, essence(expected)
 
 
 def essence(results):
-    return sorted((r.label, r.seed, r.error, r.top1, r.missed, r.curve) for r in results)
+    return sorted((r.label, r.seed, r.error, r.score, r.per_sample.indices, r.curve) for r in results)
 
 
 def when_two_are_under_way(folder, act):
@@ -135,7 +135,7 @@ def test_a_study_has_the_same_results_when_a_node_dies_while_it_trains(two_nodes
     killer, unfinished = when_two_are_under_way(
         tmp_path, lambda: cluster.remove_node(second, allow_graceful=False)
     )
-    results = list(conduct(made, tmp_path, Cluster(cluster.address), stop=Stop()))
+    results = list(run(made, tmp_path, Cluster(cluster.address), stop=Stop()))
     killer.join()
     assert len(unfinished) == 2
     assert essence(results) == expected
@@ -153,7 +153,7 @@ def patient(payload, share, stop):
     while not stop.is_requested and time.monotonic() < deadline:
         time.sleep(0.02)
     saved.write_text(stop.reason)
-    raise Left
+    raise Interrupted
 
 
 def when_begun(folder, count, act):
@@ -200,6 +200,6 @@ def test_work_under_way_may_save_when_its_cluster_is_asked_to_stop(two_nodes, tm
 def test_what_no_node_has_room_for_is_refused(two_nodes):
     cluster, _ = two_nodes
     with pytest.raises(
-        ValueError, match="a trial needs 100 cores and 2 GPUs of one node; the cluster's nodes have: 1"
+        ValueError, match="a trial needs 100 cores and 2 GPUs on one node; the cluster's nodes have: 1"
     ):
-        list(Cluster(cluster.address).run(note, {}, stop=Stop(), needs=Needs(num_cores=100, num_gpus=2)))
+        list(Cluster(cluster.address).run(note, {}, stop=Stop(), needs=Resources(num_cores=100, num_gpus=2)))

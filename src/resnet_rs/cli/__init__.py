@@ -1,9 +1,9 @@
-"""The command line: `resnet-rs VERB ...`. One verb, one function of `verbs`; only this room prints.
+"""The command line: `resnet-rs COMMAND ...`. Each command parses its options, calls a function and prints.
 
-What a verb needs is imported when it runs, so that `--help` answers at once.
+A command imports what it needs when it runs, so that `--help` answers at once.
 """
 
-from resnet_rs.cli import scoring, studies, training, zoo
+from resnet_rs.cli import zoo, training, scoring, studies  # isort: skip - the order of `--help`
 from resnet_rs.cli.app import app, main
 
 __all__ = ["app", "main", "scoring", "studies", "training", "zoo"]

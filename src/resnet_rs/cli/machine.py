@@ -1,4 +1,4 @@
-"""From options to the machine, or to the place torchrun has given this process."""
+"""The machine that the options and torchrun's environment describe."""
 
 from __future__ import annotations
 
@@ -7,41 +7,56 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from resnet_rs.cli.options import MAX_PIXELS
+
 if TYPE_CHECKING:
-    from resnet_rs.training.group import Place
+    from resnet_rs.training.group import RankInfo
     from resnet_rs.verbs import Machine
 
 
 @contextmanager
 def machine(
-    device: str | None, *, precision: str | None = None, micro_batch: int | None = None, workers: int = 0
+    device: str | None,
+    *,
+    precision: str | None = None,
+    micro_batch: int | None = None,
+    workers: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Generator[Machine]:
-    """This machine, or, where torchrun has started this process, this rank among the others."""
+    """This machine; if torchrun has started this process, with this rank and the others."""
     from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine
 
-    place = _place()
-    if place is None:
-        chosen = Device.choose(device, precision=precision)
-        yield Machine(device=chosen, micro_batch=micro_batch, workers=workers)
+    chosen = Machine(
+        device=Device.choose(device, precision=precision),
+        micro_batch=micro_batch,
+        workers=workers,
+        max_pixels=max_pixels,
+    )
+    info = _rank_info()
+    if info is None:
+        yield chosen
         return
-    from resnet_rs.training.group import joined
+    from dataclasses import replace
 
-    chosen = Device.choose(device, precision=precision).of_rank(place.local_index)
-    with joined(place, chosen) as ranks:
-        yield Machine(device=chosen, micro_batch=micro_batch, workers=workers, ranks=ranks)
+    from resnet_rs.training.group import rendezvous
+
+    own = chosen.device.of_rank(info.local_index, local_count=info.local_count)
+    with rendezvous(info, own) as ranks:
+        yield replace(chosen, device=own, ranks=ranks)
 
 
-def _place() -> Place | None:
-    """Where torchrun has put this process; none if it was started by itself."""
+def _rank_info() -> RankInfo | None:
+    """This process among torchrun's ranks; None if torchrun has not started it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    from resnet_rs.training.group import Place
+    from resnet_rs.training.group import RankInfo
 
-    return Place(
+    return RankInfo(
         index=int(os.environ["RANK"]),
         count=int(os.environ["WORLD_SIZE"]),
         local_index=int(os.environ["LOCAL_RANK"]),
+        local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
         host=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
     )

@@ -1,42 +1,54 @@
-"""Options that several verbs share, each with its help."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(help="An experiment of the zoo; `resnet-rs list` shows all.")]
+MAX_PIXELS = 50_000_000
+"""The default of `data.decode`, which would take long to import here."""
+
+Name = Annotated[str, typer.Argument(help="Name of an experiment; `resnet-rs list` shows all.")]
 Edits = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[field=value]...", help="Such as recipe.epochs=100 arch.se_ratio=none."),
+    typer.Argument(
+        metavar="[field=value]...",
+        help="Changes to the experiment, such as recipe.epochs=100 arch.se_ratio=none.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trained = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="CHECKPOINT_OR_RUN",
-        help="A run folder, a checkpoint in it, or the name of published weights, which are fetched.",
+        help="A run folder, a checkpoint folder, or the name of published weights, which are downloaded.",
     ),
 ]
 DataName = Annotated[
     str, typer.Option("--data", help="`builtin`, or a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.")
 ]
-Minutes = Annotated[float | None, typer.Option(help="Time budget for `--fit`.")]
+Minutes = Annotated[float | None, typer.Option(help="Time budget for --fit, in minutes.")]
 DeviceName = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the best here.")
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the fastest that this machine has."),
 ]
 PrecisionName = Annotated[
     str | None,
     typer.Option(
-        "--precision", help="float32 or bfloat16; by default bfloat16 where CUDA computes it natively."
+        "--precision", help="float32 or bfloat16; by default bfloat16 on GPUs that support it natively."
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read pictures; 0 reads in this one.")]
+Workers = Annotated[
+    int, typer.Option(help="Processes that read images, a few per CPU core at most; 0 reads in this process.")
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option("--max-pixels", help="Images with more pixels (width times height) are not read."),
+]
 MicroBatch = Annotated[
     int | None,
     typer.Option(
-        min=2, help="Samples computed at once, by default up to 128; gradients add up to the batch."
+        min=2, help="Samples per forward pass, by default up to 128; gradients add up to the batch."
     ),
 ]

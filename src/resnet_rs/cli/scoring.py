@@ -1,18 +1,19 @@
-"""Verbs that use weights: evaluate, predict, report, convert."""
+"""Commands that use weights: evaluate, predict, report, convert, to-safetensors, pull, push."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resnet_rs.cli.app import app
+from resnet_rs.cli.app import EXIT_PARTLY, app
 from resnet_rs.cli.machine import machine as chosen_machine
-from resnet_rs.cli.options import AsJson, DataName, DeviceName, Edits, Trained, Workers
+from resnet_rs.cli.options import MAX_PIXELS, AsJson, DataName, DeviceName, Edits, MaxPixels, Trained, Workers
 from resnet_rs.cli.output import say, say_json
+
+FileKey = Annotated[str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")]
 
 
 @app.command()
@@ -23,27 +24,28 @@ def evaluate(
     data: DataName,
     protocol: Annotated[
         str,
-        typer.Option(help="`own`, as the weights were trained, or `timm`, as timm evaluates published ones."),
+        typer.Option(help="`own`: as the weights were trained. `timm`: as timm evaluates published weights."),
     ] = "own",
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Of sets made after ImageNet: imagenet-v2, imagenet-r, imagenet-a or imagenet-real."
+            help="Labels of a test set made after ImageNet: imagenet-v2, imagenet-r, imagenet-a, imagenet-real."
         ),
     ] = None,
     workers: Workers = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score trained weights, or published ones by name, on the test pictures of a data set.
+    """Score trained or published weights on test images.
 
-    Edits are of data.size, data.crop_ratio, data.crop_first and data.resampling.
+    Edits can change data.size, data.crop_ratio, data.crop_first and data.resampling.
     """
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
     asked = parse_assignments(edits or [])
-    with chosen_machine(device, workers=workers) as machine:
+    with chosen_machine(device, workers=workers, max_pixels=max_pixels) as machine:
         scores = verbs.evaluate(
             trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
         )
@@ -59,54 +61,65 @@ def evaluate(
 @app.command()
 def predict(
     trained: Trained,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of them.")],
     *,
+    max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Name the classes of pictures."""
+    """Print what trained weights see in images.
+
+    For a classifier these are the likeliest classes. Exit code 1 if some images could not be read, 2 if none could.
+    """
     from resnet_rs import verbs
-    from resnet_rs.data.imagenet import title
-    from resnet_rs.deploy.predictor import find_pictures
+    from resnet_rs.deploy.predictor import find_images
 
-    def in_words(name: str) -> str:
-        said = title(name)
-        return name if said is None else f"{said} ({name})"
-
-    predictions = verbs.load(trained, device=device).predict(find_pictures(paths))
+    predictions = verbs.load(trained, device=device, max_pixels=max_pixels).predict(find_images(paths))
     if as_json:
-        say_json([asdict(prediction) for prediction in predictions])
+        say_json([prediction.to_plain() for prediction in predictions])
     else:
         for prediction in predictions:
-            top = list(prediction.probabilities.items())[:3]
-            said = "  ".join(f"{in_words(name)} {share:.1%}" for name, share in top)
-            say(f"{prediction.key}: {said or 'unreadable, ' + str(prediction.unreadable)}")
-    if all(prediction.unreadable for prediction in predictions):
-        raise ValueError(f"none of the {len(predictions)} pictures could be read.")
+            answer = prediction.answer
+            shown = f"unreadable, {prediction.unreadable}" if answer is None else answer.text
+            say(f"{prediction.key}: {shown}")
+    unreadable = sum(prediction.answer is None for prediction in predictions)
+    if unreadable == len(predictions):
+        raise ValueError(f"none of the {unreadable} images could be read.")
+    if unreadable:
+        say(f"{unreadable} of {len(predictions)} images could not be read.", is_error=True)
+        raise typer.Exit(EXIT_PARTLY)
 
 
 @app.command()
 def report(
-    path: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="PATH", help="A folder that `train --out` or `study --out` made, or a study's record."
+            metavar="PATH [PATH]", help="A run, a study or a study's record; or two runs to compare."
         ),
     ],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Where a study's page goes; by default into its folder.")
+        Path | None, typer.Option(help="Where the page of a study goes; by default into its folder.")
     ] = None,
 ) -> None:
-    """Write the page of a run or of a study anew; of a study print its tables, too."""
-    from resnet_rs import verbs
-    from resnet_rs.studies import reports
+    """Write the page of a run or study, or compare two runs.
 
+    For a study this also prints the tables.
+    """
+    from resnet_rs import verbs
+    from resnet_rs.studies import compare_runs, reports
+
+    if len(paths) > 2 or (len(paths) == 2 and out is not None):
+        raise ValueError("give one path, or two runs to compare, which are printed and need no --out.")
+    if len(paths) == 2:
+        for line in compare_runs.compare_runs(*paths).splitlines():
+            say(line)
+        return
+    path = paths[0]
     if not reports.is_study(path):
         if out is not None:
-            raise ValueError(
-                f"--out is for studies, and {path} holds none. The page of a run lies in its folder."
-            )
+            raise ValueError(f"--out is for studies, and {path} is none. The page of a run is in its folder.")
         say(verbs.report(path))
         return
     text, page = reports.report(path, out=out)
@@ -120,47 +133,41 @@ def report(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="Somebody else's weights: a file, a folder or an archive."),
+        typer.Argument(metavar="SOURCE", help="Weights of another program: a file, a folder or an archive."),
     ],
     edits: Edits = None,
     *,
-    out: Annotated[
-        Path,
-        typer.Option(help="A new checkpoint folder; without --from a new file that ends in .safetensors."),
-    ],
+    out: Annotated[Path, typer.Option(help="A new checkpoint folder.")],
     kind: Annotated[
-        str | None,
+        str,
         typer.Option(
-            "--from", help="Whose they are: tf1, tf2, keras, timm, torchvision, or a folder of the hub."
+            "--from", help="Their format: tf1, tf2, keras, timm, torchvision, or hub for a Hub folder."
         ),
-    ] = None,
+    ],
     name: Annotated[
-        str | None, typer.Option(help="The experiment they are for, where the file does not tell.")
+        str | None, typer.Option(help="Their experiment, where the file does not name it.")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Take no averages, where there are any.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Read the raw weights, not their moving averages.")
+    ] = False,
     background: Annotated[
         bool, typer.Option("--background", help="Keep class 0 of the TF2 Model Garden.")
     ] = False,
-    key: Annotated[
-        str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")
-    ] = None,
+    key: FileKey = None,
     classes: Annotated[
-        Path | None, typer.Option(help="A text file with the name of a class in each line, in their order.")
+        Path | None,
+        typer.Option(help="A text file with one class name per line, in the order of the classes."),
     ] = None,
 ) -> None:
-    """Make a checkpoint of somebody else's weights; without --from, turn a .pth file into safetensors.
+    """Make a checkpoint of weights from another program.
 
-    Nothing in the file is run. Every variable is used once and every tensor filled once, or the file is refused.
+    No code in the file is run. Every variable must be used once and every tensor filled once, or the file is refused.
     """
-    if kind is None:
-        given = {"--name": name, "--raw": raw, "--background": background, "--classes": classes}
-        _to_safetensors(source, out, key=key, given={**given, "an edit": edits})
-        return
     from resnet_rs.config import parse_assignments
     from resnet_rs.weights.convert import convert as convert_weights
-    from resnet_rs.weights.reading import Foreign
+    from resnet_rs.weights.reading import SourceCheckpoint
 
-    foreign = Foreign(
+    foreign = SourceCheckpoint(
         path=source,
         kind=kind,
         name=name,
@@ -168,12 +175,31 @@ def convert(
         raw=raw,
         background=background,
         key=key,
-        classes=None if classes is None else tuple(classes.read_text(encoding="utf-8").splitlines()),
+        classes=None if classes is None else _read_names(classes),
     )
     done = convert_weights(foreign, out)
     say(f"{done.path}: {done.name}, {done.num_variables:,} variables")
-    for name_of_fact in ("variables", "head", "classes"):
-        say(f"{name_of_fact}: {done.origin[name_of_fact]}")
+    for fact in ("variables", "head", "classes"):
+        say(f"{fact}: {done.origin[fact]}")
+
+
+@app.command()
+def to_safetensors(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth file.")],
+    *,
+    out: Annotated[Path, typer.Option(help="A new file that ends in .safetensors.")],
+    key: FileKey = None,
+) -> None:
+    """Turn a .pth file into safetensors.
+
+    No code in the file is run.
+    """
+    from resnet_rs.bridges import torch_file
+
+    done = torch_file.convert(file, out, key=key)
+    source = "" if done.key is None else f", from {done.key!r}"
+    cut = f", without the prefix {done.prefix!r} of all names" if done.prefix else ""
+    say(f"{done.path}: {done.num_tensors:,} tensors, {done.num_parameters:,} parameters{source}{cut}")
 
 
 @app.command()
@@ -181,15 +207,15 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of a released experiment, as resnet-rs-152-i256, or OWNER/NAME[@REVISION] on the Hub."
+            help="A released experiment, such as resnet-rs-152-i256, or OWNER/NAME[@REVISION] on the Hub."
         ),
     ],
     *,
     out: Annotated[Path, typer.Option(help="A new checkpoint folder.")],
 ) -> None:
-    """Fetch the paper's weights, or somebody's from the Hub, and make a checkpoint of them.
+    """Make a checkpoint of weights from the paper or the Hub.
 
-    Without a network it says which file to put where.
+    Without a network the error message says which file to put where.
     """
     from resnet_rs.weights import pull as pulling
 
@@ -205,27 +231,30 @@ def push(
     trained: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT_OR_RUN", help="A run folder, a checkpoint in it, or what push --out has made."
+            metavar="CHECKPOINT_OR_RUN",
+            help="A run folder, a checkpoint in it, or a folder that push --out made.",
         ),
     ],
     repo: Annotated[
-        str | None, typer.Argument(metavar="[OWNER/NAME]", help="On the Hub; made, if there is none.")
+        str | None,
+        typer.Argument(metavar="[OWNER/NAME]", help="A repository on the Hub. A missing one is made."),
     ] = None,
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Write the folder here as well; without OWNER/NAME only here.")
+        Path | None, typer.Option(help="Write the folder here. Without OWNER/NAME nothing is sent.")
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(help="Of the weights, as apache-2.0; by default the one that they came with."),
+        typer.Option(
+            help="License of the weights, such as apache-2.0. The default is the license they came with."
+        ),
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Of a new repository: show it to nobody.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
-    """Write trained weights as the Hugging Face Hub holds them, with a model card, and send them there.
+    """Send trained weights to the Hugging Face Hub.
 
-    A network that timm has is loaded by timm alone; for others it wants `import resnet_rs.bridges.timm`.
+    They get a model card. timm loads the networks that it knows without this package, and others after
+    `import resnet_rs.bridges.timm`.
     """
     from tempfile import TemporaryDirectory
 
@@ -237,11 +266,13 @@ def push(
         refuse_no_repo(repo)
     if is_hub_folder(trained):
         if repo is None or out is not None or license is not None:
-            raise ValueError(f"{trained} is sent as it is: give OWNER/NAME, and neither --out nor --license.")
+            raise ValueError(
+                f"{trained} is a Hub folder and is sent as it is. Give OWNER/NAME, without --out and --license."
+            )
         say(push_to_hub(trained, repo, private=private))
         return
     if repo is None and out is None:
-        raise ValueError("nothing to do: give OWNER/NAME, or --out FOLDER, or both.")
+        raise ValueError("push has no destination. Give OWNER/NAME, --out FOLDER, or both.")
     with TemporaryDirectory(prefix="resnet-rs-push-") as scratch:
         to = out or Path(scratch, "folder")
         folder = save_pretrained(trained, to, license=license, repo=repo or NO_REPO)
@@ -252,26 +283,21 @@ def push(
 
 
 def _show_share() -> Callable[[int, int | None], None]:
-    """Says how much of a file has arrived, ten times at most."""
-    told = 0
+    """A function that prints the share of a file that has arrived, at most ten times."""
+    printed = 0
 
     def show(num_bytes: int, total: int | None) -> None:
-        nonlocal told
+        nonlocal printed
         tenth = 0 if not total else 10 * num_bytes // total
-        if tenth > told:
-            told = tenth
+        if tenth > printed:
+            printed = tenth
             say(f"{10 * tenth:>3} % of {(total or 0) / 1e6:,.0f} MB", is_error=True)
 
     return show
 
 
-def _to_safetensors(weights: Path, out: Path, *, key: str | None, given: dict[str, object]) -> None:
-    from resnet_rs import verbs
-
-    odd = next((name for name, value in given.items() if value), None)
-    if odd is not None:
-        raise ValueError(f"{odd} needs --from, which says whose weights these are.")
-    done = verbs.convert(weights, out, key=key)
-    taken = "" if done.key is None else f", taken from {done.key!r}"
-    cut = f", {done.prefix!r} taken off all names" if done.prefix else ""
-    say(f"{done.path}: {done.num_tensors:,} tensors, {done.num_parameters:,} parameters{taken}{cut}")
+def _read_names(file: Path) -> tuple[str, ...]:
+    try:
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not a UTF-8 text file; expected a class name in each line.") from None

@@ -1,11 +1,11 @@
-"""Verbs that make weights: train, fit."""
+"""Commands that make weights: train, fit."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +14,12 @@ import typer
 from resnet_rs.cli.app import EXIT_STOPPED, app
 from resnet_rs.cli.machine import machine as chosen_machine
 from resnet_rs.cli.options import (
+    MAX_PIXELS,
     AsJson,
     DataName,
     DeviceName,
     Edits,
+    MaxPixels,
     MicroBatch,
     Minutes,
     Name,
@@ -27,9 +29,8 @@ from resnet_rs.cli.options import (
 from resnet_rs.cli.output import say, say_json
 
 if TYPE_CHECKING:
-    from resnet_rs.fit import Change
     from resnet_rs.training.events import Event, Stopped
-    from resnet_rs.verbs import Machine, Prepared
+    from resnet_rs.verbs import Machine, ResolvedExperiment
 
 
 @app.command()
@@ -45,8 +46,16 @@ def train(
     minutes: Minutes = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
     precision: PrecisionName = None,
+    activation_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--activation-checkpointing",
+            help="Recompute activations in the backward pass: less memory, more time, the same weights.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Names every random draw of the run.")] = 0,
     save_every: Annotated[
         int | None,
@@ -55,11 +64,11 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train an experiment, or continue to train it; alone, or as one of the ranks that torchrun starts.
+    """Train an experiment, or continue to train it.
 
-    A signal (SIGTERM, SIGINT, SIGUSR1) saves and leaves with exit code 75; the same command continues, bit for bit.
-    Other exit codes: 2 wrong input, 3 no valid checkpoint left, 4 checkpoints cannot be saved, 5 diverged, 6 another
-    rank is lost.
+    torchrun starts it as several ranks. A signal (SIGTERM, SIGINT, SIGUSR1) saves and exits with code 75; the same
+    command continues, bit for bit. Other exit codes: 2 wrong input, 3 no valid checkpoint left, 4 checkpoints cannot be
+    saved, 5 diverged, 6 another rank is lost.
     """
     from resnet_rs import verbs
     from resnet_rs.processes import listening
@@ -68,29 +77,32 @@ def train(
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
     with (
         listening() as stop,
-        chosen_machine(device, precision=precision, micro_batch=micro_batch, workers=workers) as machine,
+        chosen_machine(
+            device, precision=precision, micro_batch=micro_batch, workers=workers, max_pixels=max_pixels
+        ) as machine,
     ):
-        prepared = prepare(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
+        machine = replace(machine, activation_checkpointing=activation_checkpointing)
+        resolved = resolve(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
         if machine.ranks.is_first:
-            for change in prepared.changes:
-                say(f"fit: {described(change)}")
+            for line in (*resolved.changes, *resolved.notes):
+                say(f"note: {line}")
         events = verbs.training(
-            prepared, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
+            resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
         )
         stopped = _show(events, is_first=machine.ranks.is_first)
     if machine.ranks.is_first and stopped is None:
         say(f"page: {out / 'page.html'}")
     if stopped is not None:
         if machine.ranks.is_first:
-            said = (
-                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues."
+            say(
+                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues.",
+                is_error=True,
             )
-            say(said, is_error=True)
         raise typer.Exit(EXIT_STOPPED)
 
 
 def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
-    """Show a run while it goes on, on the first rank; the last event if somebody stopped it."""
+    """Print the events of a run on the first rank. Returns the last event if the run was stopped by a signal."""
     from resnet_rs.progress import show_live, show_plainly
     from resnet_rs.training.events import Stopped
 
@@ -109,9 +121,7 @@ def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
         show_live(watched())
     else:
         for line in show_plainly(watched()):
-            with suppress(
-                OSError
-            ):  # a full disk or a closed pipe behind our output is no reason to end a run
+            with suppress(OSError):  # a full disk or a closed pipe must not end a run
                 say(line)
     return stopped[0] if stopped else None
 
@@ -128,19 +138,21 @@ def fit(
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the edits that make an experiment work on your data, and why."""
+    """Print the edits that adapt a recipe to your data."""
     with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
-        prepared = prepare(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
+        resolved = resolve(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
     if as_json:
-        say_json([asdict(change) for change in prepared.changes])
+        say_json([asdict(change) for change in resolved.changes])
         return
-    for change in prepared.changes:
-        say(described(change))
-    if not prepared.changes:
-        say(f"{name} fits this data as it is.")
+    for change in resolved.changes:
+        say(change)
+    for note in resolved.notes:
+        say(f"note: {note}")
+    if not resolved.changes:
+        say(f"{name} needs no edits for this data.")
 
 
-def prepare(
+def resolve(
     name: str,
     edits: list[str] | None,
     *,
@@ -149,19 +161,17 @@ def prepare(
     fit: bool,
     minutes: float | None,
     machine: Machine,
-) -> Prepared:
-    """The experiment for the data, fitted if asked for."""
+) -> ResolvedExperiment:
+    """The experiment for the data, adapted to it with `fit`."""
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
-    prepared = verbs.prepare(
-        name, parse_assignments(edits or []), data=data, run_folder=out, ranks=machine.ranks
+    resolved = verbs.resolve(
+        name,
+        parse_assignments(edits or []),
+        data=data,
+        run_folder=out,
+        ranks=machine.ranks,
+        max_pixels=machine.max_pixels,
     )
-    return verbs.fitted(prepared, minutes=minutes, machine=machine, run_folder=out) if fit else prepared
-
-
-def described(change: Change) -> str:
-    """A change of the fit as an edit, with its reason."""
-    from resnet_rs.config import as_typed
-
-    return f"{change.path}={as_typed(change.after)} (was {as_typed(change.before)}): {change.reason}"
+    return verbs.adapted(resolved, minutes=minutes, machine=machine, run_folder=out) if fit else resolved

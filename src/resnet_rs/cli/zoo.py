@@ -1,4 +1,4 @@
-"""Verbs about experiments as they are: list, show."""
+"""Commands about the experiments of the zoo: list, show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def list_(
 
 @app.command()
 def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
-    """Show what an experiment is: its four slots, its size and its schedule."""
+    """Show the fields, size and schedule of an experiment."""
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
@@ -46,11 +46,11 @@ def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
     size, macs = shown["data"]["size"], shown["macs"] / 1e9
     say(f"{name}: {shown['params']:,} parameters, {macs:.2f} billion multiply-adds at {size} pixels")
     say(
-        f"{shown['steps']:,} updates over {shown['num_images']:,} pictures, peak learning rate {shown['peak_lr']:g}"
+        f"{shown['steps']:,} updates over {shown['num_images']:,} images, peak learning rate {shown['peak_lr']:g}"
     )
     for slot in ("arch", "data", "task", "recipe"):
         for path, value in flat(slot, shown[slot]):
             say(f"  {path:<32} {value}")
     if shown["published"]:
-        readme, weights = shown["published"]["top1_readme"], shown["published"]["top1_weights"]
-        say(f"published top-1: {readme} (README), {weights} (the released weights, evaluated again)")
+        readme, weights = shown["published"]["accuracy_readme"], shown["published"]["accuracy_reevaluated"]
+        say(f"published accuracy: {readme} % (README), {weights} % (the released weights, evaluated again)")

@@ -1,4 +1,4 @@
-"""Making an experiment ready for a data set, and training it: prepare, fitted, training, train."""
+"""An experiment for a data set, and its training: resolve, adapted, training, train."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs import config, storage, zoo
-from resnet_rs.data.folders import automatic_split
-from resnet_rs.data.opening import open_data
+from resnet_rs.data import dataset
+from resnet_rs.data.dataset import DataSet
+from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, Splits
-from resnet_rs.fit import Change, fit, measure_speed, refuse_unfit
+from resnet_rs.fit import (
+    CHANNEL_FIELDS,
+    Change,
+    Images,
+    adapt_channels,
+    fit,
+    losses,
+    measure_images,
+    measure_speed,
+    refuse_unfit,
+)
 from resnet_rs.processes import Stop, listening
 from resnet_rs.training.events import Event, Finished, Stopped
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job
+from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job, usual_micro_batch
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE, Ranks
@@ -26,64 +37,111 @@ from resnet_rs.verbs.models import experiment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """An experiment made ready for a data set."""
+class ResolvedExperiment:
+    """An experiment for a data set: with its classes, and with its colors unless the user set the channels."""
 
     name: str
-    """Of the experiment of the zoo that it was made from."""
+    """Name of the experiment in the zoo on which it is based."""
     experiment: Experiment
     splits: Splits
-    data: str
-    """As typed: `builtin`, or a folder."""
-    typed: frozenset[str] = frozenset()
-    """Fields that a person has set; nothing else may change them."""
-    is_fitted: bool = False
+    data: DataSet
+    set_by_user: frozenset[str] = frozenset()
+    """Fields that the user set. Nothing else changes them."""
+    is_adapted: bool = False
+    """Whether the recipe was adapted to the data, as `--fit` does."""
     minutes: float | None = None
-    """The time budget of the fit."""
+    """The time budget."""
     changes: tuple[Change, ...] = ()
-    """What the fit changed, with its reasons."""
+    """Changes that the user did not ask for by name, with their reasons."""
+    images: Images | None = None
+    """What the training images are like; None for a run that continues, whose changes are known."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each loss of color or resolution."""
+        return () if self.images is None else tuple(losses(self.experiment, self.images))
 
 
-def prepare(
-    name: str, edits: Mapping[str, Any], *, data: str, run_folder: Path | None = None, ranks: Ranks = ALONE
-) -> Prepared:
-    """The experiment `name` with `edits` for the classes of `data`; the split of a run in `run_folder` is kept."""
-    splits = open_data(data, split=recorded_split(data, stored_run(run_folder, ranks)))
-    suited = experiment(name, edits).suited_to(splits.train.classes)
-    lost = config.diff(suited, config.edit(suited, {path: v for path, v in edits.items() if "." in path}))
-    if lost:
+def resolve(
+    name: str,
+    edits: Mapping[str, Any],
+    *,
+    data: str,
+    run_folder: Path | None = None,
+    ranks: Ranks = ALONE,
+    max_pixels: int = MAX_PIXELS,
+) -> ResolvedExperiment:
+    """The experiment `name` with `edits`, adapted to the classes and the colors of `data`.
+
+    A run in `run_folder` keeps its split and its changes.
+    """
+    chosen = dataset.find(data, max_pixels=max_pixels)
+    stored = stored_run(run_folder, ranks)
+    splits = chosen.open(split=recorded_split(chosen, stored))
+    adapted_to_classes = experiment(name, edits).with_classes(splits.train.classes)
+    undone = config.diff(
+        adapted_to_classes,
+        config.edit(adapted_to_classes, {path: v for path, v in edits.items() if "." in path}),
+    )
+    if undone:
         raise ValueError(
-            f"the data has {len(splits.train.classes)} classes, which contradicts {config.describe(lost)}. "
+            f"the data has {len(splits.train.classes)} classes, which contradicts {config.describe(undone)}. "
             "Leave that edit out."
         )
-    return Prepared(name=name, experiment=suited, splits=splits, data=data, typed=frozenset(edits))
+    resolved = ResolvedExperiment(
+        name=name,
+        experiment=adapted_to_classes,
+        splits=splits,
+        data=chosen,
+        set_by_user=frozenset(edits),
+    )
+    if stored is None:
+        return _with_channels(resolved)
+    return _with_changes(resolved, [c for c in stored["changes"] if c["path"] in CHANNEL_FIELDS])
 
 
-def fitted(
-    prepared: Prepared, *, minutes: float | None, machine: Machine, run_folder: Path | None = None
-) -> Prepared:
-    """`prepared` with a recipe that suits its data and, if given, a time budget.
+def _with_channels(resolved: ResolvedExperiment) -> ResolvedExperiment:
+    channels = 3 if resolved.experiment.data.channels == 1 else resolved.experiment.data.channels
+    images = measure_images(resolved.splits.train, channels=channels)
+    chosen, changes = adapt_channels(resolved.experiment, images, set_by_user=resolved.set_by_user)
+    return replace(resolved, experiment=chosen, changes=changes, images=images)
 
-    A run that has begun in `run_folder` keeps the fit it began with: speed is measured once, so that the same command
-    continues the same run.
+
+def _with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) -> ResolvedExperiment:
+    """`resolved` with changes that a run made when it began, except in fields that the user sets now."""
+    changes = tuple(Change(**change) for change in stored)
+    edits = {change.path: change.after for change in changes if change.path not in resolved.set_by_user}
+    return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
+
+
+def adapted(
+    resolved: ResolvedExperiment, *, minutes: float | None, machine: Machine, run_folder: Path | None = None
+) -> ResolvedExperiment:
+    """`resolved` with a recipe adapted to its data and, if given, to a time budget.
+
+    A run that began in `run_folder` keeps its changes. So speed is measured once, and the same command continues the
+    same run.
     """
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes must be above 0, got {minutes}.")
     stored = stored_run(run_folder, machine.ranks)
     if stored is not None:
-        return _fitted_before(prepared, minutes, stored, run_folder)
+        _refuse_other_budget(stored, minutes, run_folder)
+        return replace(_with_changes(resolved, stored["changes"]), is_adapted=True, minutes=minutes)
     chosen, changes = fit(
-        prepared.experiment,
-        prepared.splits.train,
+        resolved.experiment,
+        resolved.splits.train,
         minutes=minutes,
-        speed=partial(_speed, source=prepared.splits.train, machine=machine),
-        typed=prepared.typed,
+        speed=partial(_speed, source=resolved.splits.train, machine=machine),
+        set_by_user=resolved.set_by_user,
+        images=resolved.images,
     )
-    return replace(prepared, experiment=chosen, changes=tuple(changes), is_fitted=True, minutes=minutes)
+    changes = (*resolved.changes, *changes)
+    return replace(resolved, experiment=chosen, changes=changes, is_adapted=True, minutes=minutes)
 
 
 def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
-    """Pictures per second that all ranks reach together, measured side by side; the same number on each of them."""
+    """Images per second of all ranks together, measured at the same time. Every rank gets the same number."""
     mine = measure_speed(
         chosen,
         source,
@@ -94,23 +152,17 @@ def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
     return sum(float(text) for text in machine.ranks.gather(repr(mine).encode()))
 
 
-def _fitted_before(
-    prepared: Prepared, minutes: float | None, stored: Mapping[str, Any], run_folder: Path | None
-) -> Prepared:
-    if not stored["is_fitted"] or stored["minutes"] != minutes:
-        before = "without --fit" if not stored["is_fitted"] else f"with --minutes {stored['minutes']}"
+def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None, run_folder: Path | None) -> None:
+    if not stored["is_adapted"] or stored["minutes"] != minutes:
+        before = "without --fit" if not stored["is_adapted"] else f"with --minutes {stored['minutes']}"
         raise ValueError(
             f"{run_folder} holds a run that began {before}, now --minutes {minutes}. "
             "Use a new folder for `--out`, or the same command to continue that run."
         )
-    changes = tuple(Change(**change) for change in stored["changes"])
-    edits = {change.path: change.after for change in changes if change.path not in prepared.typed}
-    chosen = config.edit(prepared.experiment, edits)
-    return replace(prepared, experiment=chosen, changes=changes, is_fitted=True, minutes=minutes)
 
 
 def training(
-    prepared: Prepared,
+    resolved: ResolvedExperiment,
     *,
     out: Path,
     seed: int = 0,
@@ -118,28 +170,28 @@ def training(
     save_every: int | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Event]:
-    """Train, or continue to train, in the folder `out`; yields what happens.
+    """Events of a run that begins or continues in the folder `out`.
 
-    A checkpoint is saved every `save_every` updates; by default at every evaluation, and every ten minutes.
+    A checkpoint is saved every `save_every` updates, by default at every evaluation and every ten minutes.
     """
     machine = machine or Machine()
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
-    refuse_unfit(prepared.experiment, len(prepared.splits.train))
+    refuse_unfit(resolved.experiment, len(resolved.splits.train))
     job = Job(
-        experiment=prepared.experiment,
-        splits=prepared.splits,
+        experiment=resolved.experiment,
+        splits=resolved.splits,
         folder=out,
         seed=seed,
         machine=machine,
-        micro_batch=machine.micro_batch or _usual_micro_batch(prepared, out, machine.ranks),
+        micro_batch=machine.micro_batch or _usual_micro_batch(resolved, out, machine.ranks),
         save_every=save_every,
         stop=stop or Stop(),
-        origin=_origin(prepared),
+        origin=_origin(resolved),
     )
     for event in run(job):
         if isinstance(event, Finished) and machine.ranks.is_first:
-            write_page(out, prepared.splits)
+            write_page(out, resolved.splits)
         yield event
 
 
@@ -152,21 +204,21 @@ def train(
     minutes: float | None = None,
     machine: Machine | None = None,
 ) -> dict[str, Any]:
-    """Train an experiment, or continue to, in the folder `out`; the scores of its final weights.
+    """Scores of the final weights of a run that begins or continues in the folder `out`.
 
-    With `minutes` the recipe is fitted to the data and to that time, as `resnet-rs train --fit --minutes` does; the
-    fields in which an `Experiment` differs from the zoo stay as they are. For what happens meanwhile, see `training`.
-    Interrupted (Ctrl-C), it saves and raises `KeyboardInterrupt`; the same call continues.
+    With `minutes` the recipe is adapted to the data and to that time, as `resnet-rs train --fit --minutes` does. Fields
+    in which an `Experiment` differs from the zoo stay as they are. `training` yields the events of a run. Ctrl-C saves
+    and raises `KeyboardInterrupt`; the same call continues.
     """
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
-    prepared = prepare(name, edits, data=data, run_folder=out)
+    resolved = resolve(name, edits, data=data, run_folder=out, max_pixels=machine.max_pixels)
     if minutes is not None:
-        prepared = fitted(prepared, minutes=minutes, machine=machine, run_folder=out)
+        resolved = adapted(resolved, minutes=minutes, machine=machine, run_folder=out)
     scores: dict[str, Any] = {}
     with listening() as stop:
-        for event in training(prepared, out=out, seed=seed, machine=machine, stop=stop):
+        for event in training(resolved, out=out, seed=seed, machine=machine, stop=stop):
             if isinstance(event, Stopped):
                 raise KeyboardInterrupt(
                     f"stopped and saved after update {event.step}; the same call continues."
@@ -176,46 +228,44 @@ def train(
     return scores
 
 
-def _usual_micro_batch(prepared: Prepared, out: Path, ranks: Ranks) -> int:
-    """As many samples as the run in `out` computes at once; of a new run, up to 128, so that every rank has some."""
+def _usual_micro_batch(resolved: ResolvedExperiment, out: Path, ranks: Ranks) -> int:
+    """Samples that the run in `out` computes at once. A new run computes up to 128, so that every rank has some."""
     stored = stored_run(out, ranks)
     if stored is not None:
         return int(stored["micro_batch"])
-    return max(2, min(DEFAULT_MICRO_BATCH, prepared.experiment.recipe.batch_size // ranks.count))
+    return usual_micro_batch(resolved.experiment.recipe.batch_size, num_ranks=ranks.count)
 
 
 def stored_run(run_folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
-    """What the run in `run_folder` has written down of itself, if there is one. Only the first rank reads it."""
+    """The record of the run in `run_folder`, if there is one. Only the first rank reads it."""
     if run_folder is None:
         return None
     found = None
     if ranks.is_first and (run_folder / "experiment.json").is_file():
-        needs = ("data", "split", "micro_batch", "changes", "is_fitted", "minutes")
+        needs = ("data", "split", "micro_batch", "changes", "is_adapted", "minutes")
         found = storage.read_json(run_folder / "run.json", needs=needs)
     return json.loads(ranks.gather(json.dumps(found).encode())[0])
 
 
-def recorded_split(data: str, stored: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
-    """The automatic split that a run has written down, if it was one of the data set `data`."""
-    if data == "builtin" or stored is None:
-        return None
-    return stored["split"] if stored["data"] == str(Path(data).resolve()) else None
+def recorded_split(data: DataSet, stored: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
+    """The automatic split that a run recorded, if its data is `data`."""
+    return stored["split"] if stored is not None and stored["data"] == data.name else None
 
 
-def _origin(prepared: Prepared) -> dict[str, Any]:
-    """What the run's folder says of where its experiment comes from."""
-    base = zoo.experiment(prepared.name)
-    there, back = config.diff(base, prepared.experiment), config.diff(prepared.experiment, base)
-    is_builtin = prepared.data == "builtin"
+def _origin(resolved: ResolvedExperiment) -> dict[str, Any]:
+    """What `run.json` says about the experiment, its changes and its data."""
+    base = zoo.experiment(resolved.name)
+    there, back = config.diff(base, resolved.experiment), config.diff(resolved.experiment, base)
     return {
-        "name": prepared.name,
+        "name": resolved.name,
         "edits": {path: [config.to_plain(back[path]), config.to_plain(there[path])] for path in there},
-        "is_fitted": prepared.is_fitted,
-        "minutes": prepared.minutes,
-        "changes": [asdict(change) for change in prepared.changes],
-        "data": "builtin" if is_builtin else str(Path(prepared.data).resolve()),
-        "num_train": len(prepared.splits.train),
-        "num_test": len(prepared.splits.test),
-        "classes": list(prepared.splits.train.classes),
-        "split": None if is_builtin else automatic_split(prepared.splits),
+        "is_adapted": resolved.is_adapted,
+        "minutes": resolved.minutes,
+        "changes": [asdict(change) for change in resolved.changes],
+        "data": resolved.data.name,
+        "data_title": resolved.data.title,
+        "num_train": len(resolved.splits.train),
+        "num_test": len(resolved.splits.test),
+        "classes": list(resolved.splits.train.classes),
+        "split": resolved.data.automatic_split(resolved.splits),
     }

@@ -1,40 +1,44 @@
-"""Using what was trained, by us or by others: evaluate, load, report, convert."""
+"""Using what was trained, by us or by others: evaluate, load, report."""
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import nn
-
 from resnet_rs import config, storage, zoo
-from resnet_rs.bridges import hub_folder, torch_file
-from resnet_rs.data import imagenet
-from resnet_rs.data.opening import open_data, open_test
+from resnet_rs.bridges import hub_folder
+from resnet_rs.data import dataset, imagenet
+from resnet_rs.data.dataset import DataSet
+from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
-from resnet_rs.models.backbone import Model
 from resnet_rs.paper import TIMM
-from resnet_rs.report.statistics import is_telling, wilson_interval
-from resnet_rs.tasks.classification import ClassificationHead, ClassificationMeter
+from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
+from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
-from resnet_rs.training.evaluate import Evaluation
 from resnet_rs.training.evaluate import evaluate as score_models
 from resnet_rs.training.evaluate import scores as final_scores
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE
+from resnet_rs.training.split_record import split_digest
+from resnet_rs.verbs.models import name_of
 from resnet_rs.verbs.runs import recorded_split, stored_run
 from resnet_rs.weights import pull
+from resnet_rs.weights.convert import convert
+from resnet_rs.weights.reading import SourceCheckpoint
 
+_WEIGHTS = {"ema": "EMA weights", "model": "raw weights"}
 PROTOCOLS = ("own", "timm")
 """Of evaluation: as the weights were trained, or as timm evaluates the released ones."""
 _READ_BY_EVALUATION = ("data.size", "data.crop_ratio", "data.crop_first", "data.resampling")
-_NUM_CLASSES_SHOWN = 50
 
 
 def evaluate(
@@ -48,43 +52,55 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of a checkpoint, or of a run's newest, on the test half of `data`; classes are matched by name.
 
-    A name of the zoo means the published weights, which are fetched once. Of a folder without halves all pictures are
+    A name of the zoo means the published weights, which are fetched once. Of a folder without halves all images are
     scored, unless it is the one that was split for training, wherever it lies by now: then its recorded test half is
-    scored, so that nothing learned from is. Pictures are prepared as in training, or as `protocol` and `edits` of
+    scored, so that nothing learned from is. Images are prepared as in training, or as `protocol` and `edits` of
     `data.size`, `data.crop_ratio`, `data.crop_first` and `data.resampling` say. `labels` are those of a test set made
-    after ImageNet, one of `imagenet.LABELS`. Scores with `is_split_lost` may be of pictures that were learned from.
+    after ImageNet, one of `imagenet.LABELS`. Scores with `is_split_lost` may be of images that were learned from.
     """
-    machine, source = machine or Machine(), open_test(data)  # before a network is fetched
+    machine = machine or Machine()
+    chosen = dataset.find(data, max_pixels=machine.max_pixels)
+    source = chosen.open_test()  # before a network is fetched
     saved = opened(trained)
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
-    is_split_lost = hub_folder.SPLIT_LOST in saved.origin.values() and _has_no_halves(source)
+    again = _split_again(chosen, saved)
+    if again is not None:
+        source = again
+    is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
+    is_split_lost = again is None and is_split_unknown and _has_no_halves(source)
     if is_split_lost:
         warnings.warn(
-            "these weights have left their run, and which pictures they were trained on is not known here: if they are "
+            "these weights have left their run, and which images they were trained on is not known here: if they are "
             f"among those of {data}, the scores are too high. Evaluate the run itself.",
             stacklevel=2,
         )
     if saved.split is not None and _is_of_split(source, saved.split):
-        source = open_test(data, split=saved.split)
+        source = chosen.open_test(split=saved.split)
     if labels is not None:
         known = _known_labels(labels, saved)
         source, classes = imagenet.labeled(source, known), imagenet.classes_of(known)
-        _answer_among(model, [saved.classes.index(name) for name in classes])
+        keep_classes(model, [saved.classes.index(name) for name in classes])
     source = match_classes(source, classes)
     result = score_models({saved.weights: machine.device.place(model)}, source, experiment, machine=machine)
-    found = final_scores(result, source) | ({"is_split_lost": True} if is_split_lost else {})
-    return found | _reassessed(result, source) if labels == "imagenet-real" else found
+    found = final_scores(result, source, experiment.task) | ({"is_split_lost": True} if is_split_lost else {})
+    if labels == "imagenet-real":
+        found |= real_scores(next(iter(result.meters.values())), source)
+    return found
 
 
 def opened(trained: str | Path) -> checkpoint.Checkpoint:
-    """The checkpoint in a folder, or of the published weights of that name in the zoo."""
-    if str(trained) in zoo.EXPERIMENTS and not Path(trained).exists():
-        return checkpoint.read(pull.pretrained(str(trained)))
+    """The checkpoint of a run, a checkpoint folder, a Hub folder, or the published weights of a name in the zoo.
+
+    A Hub folder is converted to a checkpoint that lasts until the program ends.
+    """
+    if (name := name_of(trained)) is not None:
+        return checkpoint.read(pull.pretrained(name))
     if hub_folder.is_hub_folder(Path(trained)):
-        raise ValueError(
-            f"{trained} holds weights as the Hub has them. Make a checkpoint of them: "
-            f"`resnet-rs convert {trained} --from hub --out FOLDER`."
+        scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
+        atexit.register(scratch.cleanup)
+        return checkpoint.read(
+            convert(SourceCheckpoint(path=Path(trained), kind="hub"), Path(scratch.name, "checkpoint")).path
         )
     return checkpoint.read(Path(trained))
 
@@ -105,7 +121,7 @@ def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any
                 f"timm evaluates none of these weights, but {', '.join(TIMM)}. Give data.size and data.crop_ratio."
             )
         facts = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "crop_first": False}
-        facts |= {"resampling": "antialiased"}
+        facts |= {"resampling": "bicubic"}
         experiment = config.edit(experiment, {f"data.{name}": value for name, value in facts.items()})
     return config.edit(experiment, edits)
 
@@ -121,33 +137,16 @@ def _known_labels(labels: str, saved: checkpoint.Checkpoint) -> imagenet.Labels:
     return labels
 
 
-def _answer_among(model: Model, places: Sequence[int]) -> None:
-    """Take from a classifier all answers but those at `places`."""
-    head = model.head
-    if not isinstance(head, ClassificationHead) or not isinstance(head.classifier, nn.Linear):
-        raise ValueError("only a classifier has answers to choose from.")
-    layer = head.classifier
-    layer.weight = nn.Parameter(layer.weight.detach()[list(places)])
-    layer.bias = nn.Parameter(layer.bias.detach()[list(places)])
-
-
-def _reassessed(result: Evaluation, source: Source) -> dict[str, Any]:
-    """The share of answers that are right by ReaL's labels, with its interval."""
-    (meter,) = result.meters.values()
-    if not isinstance(meter, ClassificationMeter):
-        raise ValueError("only a classifier has answers to judge.")
-    keys = [source.key(int(i)) for i in meter.rows["index"]]
-    judged = imagenet.reassess(keys, meter.rows["predicted"])
-    if not len(judged.hits):
-        raise ValueError("none of these pictures has labels of ReaL.")
-    interval = wilson_interval(int(judged.hits.sum()), len(judged.hits))
-    return {
-        "real": float(judged.hits.mean()),
-        "real_low": interval.low,
-        "real_high": interval.high,
-        "real_count": len(judged.hits),
-        "real_without": judged.num_without,
-    }
+def _split_again(data: DataSet, saved: checkpoint.Checkpoint) -> Source | None:
+    """The test half of `data` where its automatic split is the one of a checkpoint that has lost its record."""
+    if not saved.is_split_lost:
+        return None
+    with suppress(ValueError):  # a folder that cannot be split is another one
+        splits = data.open()
+        split = data.automatic_split(splits)
+        if split is not None and split_digest(split) == saved.split_digest:
+            return splits.test
+    return None
 
 
 def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
@@ -161,35 +160,28 @@ def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _has_no_halves(source: Source) -> bool:
-    """Whether the pictures lie in class folders alone, so that none are set apart for scoring."""
+    """Whether the images lie in class folders alone, so that none are set apart for scoring."""
     return source.key(0).partition("/")[0] in source.classes
 
 
-def load(path: str | Path, *, device: str | None = None) -> Predictor:
+def load(path: str | Path, *, device: str | None = None, max_pixels: int = MAX_PIXELS) -> Predictor:
     """The predictor of a checkpoint folder, of a run's newest checkpoint, or of the published weights of a name."""
-    return Predictor(opened(path), device=Device.choose(device))
-
-
-def convert(weights: str | Path, out: str | Path, *, key: str | None = None) -> torch_file.Conversion:
-    """Write the weights in a file of `torch.save` to `out`, a new safetensors file, without running what is in it."""
-    return torch_file.convert(Path(weights), Path(out), key=key)
+    return Predictor(opened(path), device=Device.choose(device), max_pixels=max_pixels)
 
 
 def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
     """Scores as lines of text."""
-    num_classes = len(scores.get("classes", []))
-    for name, value in scores.items():
-        if f"{name}_low" in scores and value is not None and is_telling(name, num_classes):
-            yield f"{name:<6} {value:.4f}  (95 %: {scores[f'{name}_low']:.4f} to {scores[f'{name}_high']:.4f})"
+    task: Task = config.from_plain(scores["task"], kinds=(Task,))
+    for number in task.numbers(scores):
+        if number.value is not None:
+            interval = f"  (95 %: {number.interval})" if number.interval else ""
+            yield f"{number.name.label}: {number.name.text(number.value)}{interval}"
     if "real" in scores:
-        yield f"real: of {scores['real_count']:,} pictures; {scores['real_without']:,} have no label of ReaL"
-    yield f"scored {scores['count']:,} pictures with the weights of the {scores['weights']}"
+        yield real_line(scores)
+    yield f"scored {scores['count']:,} images with the {_WEIGHTS[scores['weights']]}"
     for item in scores["unreadable"]:
         yield f"not scored: {item['key']!r}: {item['reason']}"
-    for item in scores.get("classes", [])[:_NUM_CLASSES_SHOWN]:
-        if item["recall"] is not None:
-            interval = f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
-            yield f"  {item['name']:<24} recall {item['recall']:>6.1%} ({interval}) of {item['count']:,}"
+    yield from task.lines(scores)
 
 
 def report(run_folder: str | Path) -> Path:
@@ -201,7 +193,8 @@ def report(run_folder: str | Path) -> Path:
         )
     data = storage.read_json(folder / "run.json", needs=("data",))["data"]
     try:
-        splits = open_data(data, split=recorded_split(data, stored_run(folder, ALONE)))
+        chosen = dataset.find(data)
+        splits = chosen.open(split=recorded_split(chosen, stored_run(folder, ALONE)))
     except (FileNotFoundError, ValueError):
-        splits = None  # the data has moved away; the page goes without its pictures
+        splits = None  # the data has moved away; the page goes without its images
     return write_page(folder, splits)
