@@ -6,19 +6,23 @@ BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 CHAOS_TESTS ?= tests/chaos
 
-.PHONY: demo test chaos check clean
+.PHONY: demo test chaos gpu check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/resnet-rs train resnet-rs-small --data builtin --out $(DEMO_OUT)
 	$(BIN)/resnet-rs evaluate $(DEMO_OUT) --data builtin
 
 test: check
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster --ignore tests/gpu
 	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests
 
 # Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
 chaos: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
+
+# What needs a CUDA device, and a benchmark that appends to results/gpu.jsonl; without a device all of it is skipped.
+gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -rs tests/gpu
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check src tests benchmarks tools
