@@ -77,3 +77,14 @@ def test_a_folder_without_scores_is_refused_with_what_is_missing(tmp_path):
     (run / "scores.json").unlink()
     with pytest.raises(ValueError, match=r"is no finished run: scores.json is missing"):
         compare_runs(run, run)
+
+
+@pytest.mark.parametrize(
+    "per_sample", [3, {"default": 1.0, "indices": [10**6], "values": [0.0]}, {"default": 1}]
+)
+def test_damaged_values_per_sample_are_refused_with_their_file(tmp_path, per_sample):
+    old, new = stored_run(tmp_path / "old", range(60)), stored_run(tmp_path / "new", range(20))
+    scores = json.loads((new / "scores.json").read_text())
+    (new / "scores.json").write_text(json.dumps(scores | {"per_sample": per_sample}))
+    with pytest.raises(ValueError, match=r"scores\.json has no values per sample"):
+        compare_runs(old, new)
