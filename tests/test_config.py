@@ -66,9 +66,10 @@ def test_edits_are_applied_all_at_once():
 @pytest.mark.parametrize(
     ("edits", "said"),
     [
-        ({"arch.se_rate": 0.5}, "ResNetArch has no field 'se_rate'. Closest: se_ratio."),
+        ({"arch.se_rate": 0.5}, "ResNetArch has no field 'se_rate'. Closest: arch.se_ratio."),
         ({"arhc.width": 2.0}, "Experiment has no field 'arhc'. Closest: arch.width."),
         ({"lr": "3"}, "Experiment has no field 'lr'. Closest: recipe.base_lr."),
+        ({"recipe.lr": "3"}, "has no field 'lr'. Closest: recipe.base_lr."),
         ({"Recipe.epoch": "3"}, "Closest: recipe.epochs."),
         ({"zzzz": "3"}, "has no field 'zzzz'. Its fields are: arch, data, task, recipe."),
         ({"recipe.epochs": "many"}, "cannot set 'recipe.epochs' to 'many': it must be a number."),

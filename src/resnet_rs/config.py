@@ -128,7 +128,8 @@ def as_text(value: Any) -> str:
 
 def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) -> Any:
     """Apply `edits`. `paths` holds the rest of each edit's path, relative to `value`."""
-    _refuse_unknown(value, {keys[0]: path for path, keys in paths.items()}, is_edit=True)
+    parent = next((path.removesuffix(".".join(keys)) for path, keys in paths.items()), "")
+    _refuse_unknown(value, (".".join(keys) for keys in paths.values()), parent=parent)
     hints = _hints(type(value))
     changes: dict[str, Any] = {}
     for name in dict.fromkeys(keys[0] for keys in paths.values()):
@@ -245,14 +246,18 @@ def _none_if_text(value: Any, hint: Any) -> Any:
     return None if is_none and type(None) in _members(hint) else value
 
 
-def _refuse_unknown(owner: Any, names: Mapping[str, Any], *, is_edit: bool = False) -> None:
+def _refuse_unknown(owner: Any, names: Iterable[str], *, parent: str | None = None) -> None:
+    """Refuse names, or paths such as `schedule.cycles`, that are no fields of `owner`.
+
+    `parent` is the path of `owner` in an edit with a point after it, such as `recipe.`, and none in a stored file.
+    """
     cls = owner if isinstance(owner, type) else type(owner)
     known = [field.name for field in dataclasses.fields(cls)]
-    for name in names:
+    for path in names:
+        name = path.partition(".")[0]
         if name not in known:
-            is_first = is_edit and names[name].partition(".")[0] == name
-            closest = _closest_path(names[name], owner) if is_first else _closest(name, known)
-            subject = f"cannot edit {_shown(names[name])}: " if is_edit else ""
+            closest = _closest(name, known) if parent is None else _closest_path(path, owner, parent)
+            subject = f"cannot edit {_shown(parent + path)}: " if parent is not None else ""
             raise ValueError(
                 f"{subject}{cls.__name__} has no field {_shown(name)}.{closest} "
                 f"Its fields are: {', '.join(known)}."
@@ -324,8 +329,10 @@ def _closest(word: str, known: Iterable[str], *, cutoff: float = _LIKENESS) -> s
     return f" Closest: {close[0]}." if close else ""
 
 
-def _closest_path(text: str, value: Any) -> str:
+def _closest_path(text: str, value: Any, parent: str) -> str:
     """A sentence with the closest field of `value` at any depth, such as `recipe.base_lr` for `lr`."""
+    if len(text) > _MAX_WORD:
+        return ""
     word = text.rpartition(".")[2]
 
     def likeness(path: str) -> float:
@@ -334,7 +341,7 @@ def _closest_path(text: str, value: Any) -> str:
         return max(is_part, *(SequenceMatcher(None, text, known).ratio() for known in (path, name)))
 
     likely = max(_paths(value), key=likeness)
-    return f" Closest: {likely}." if len(text) <= _MAX_WORD and likeness(likely) >= _LIKENESS else ""
+    return f" Closest: {parent}{likely}." if likeness(likely) >= _LIKENESS else ""
 
 
 def _paths(value: Any) -> Iterator[str]:
