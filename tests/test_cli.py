@@ -92,7 +92,7 @@ def test_show_takes_edits(command):
     ("arguments", "said"),
     [
         (["show", "resnet-rs-50"], "'resnet-rs-50' is not in the zoo. Closest: resnet-rs-50-i160"),
-        (["show", "resnet-rs-50-i160", "arch.se_rate=1"], "has no field 'se_rate'. Closest: se_ratio."),
+        (["show", "resnet-rs-50-i160", "arch.se_rate=1"], "has no field 'se_rate'. Closest: arch.se_ratio."),
         (
             ["show", "resnet-rs-50-i160", "recipe.epochs=x"],
             "cannot set 'recipe.epochs' to 'x': it must be a number.",
