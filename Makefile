@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
-CHAOS_TESTS ?= tests/chaos
+CHAOS_TESTS ?= tests/chaos $(if $(filter full,$(CHAOS)),tests/security)
 
 .PHONY: demo test chaos gpu check clean
 
@@ -16,7 +16,8 @@ test: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster --ignore tests/gpu
 	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests
 
-# Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often.
+# Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often, and every hostile
+# file and value, of which `make test` tries a sample.
 chaos: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 
 import pytest
 import torch
+from sampling import IS_FULL
 
 from resnet_rs import storage
 from resnet_rs.config import edit
@@ -22,7 +22,7 @@ from resnet_rs.training.run import run
 from resnet_rs.zoo import EXPERIMENTS
 
 torch.set_num_threads(1)
-SCALE = 10 if os.environ.get("CHAOS") == "full" else 1
+SCALE = 10 if IS_FULL else 1
 """How many times more often a fault is tried in a full-size run, where that is not fixed."""
 
 TINY = edit(

@@ -8,8 +8,10 @@ import importlib
 import json
 import pkgutil
 import time
+from itertools import product
 
 import pytest
+from sampling import sample
 
 import resnet_rs
 from resnet_rs import storage, verbs
@@ -149,8 +151,10 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("slot", [(), ("arch",), ("data", "randaugment"), ("recipe", "schedule")])
+SLOTS = [(), ("arch",), ("data", "randaugment"), ("recipe", "schedule")]
+
+
+@pytest.mark.parametrize(("name", "slot"), sample(product(TYPES, SLOTS), of=4))
 def test_no_other_type_is_built(name, slot):
     refuse(from_plain, replaced(to_plain(BASE), (*slot, "type"), TYPES[name]))
 
@@ -202,8 +206,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(("base", "name"), sample(product(BASES, ODD), of=2))
 def test_a_field_takes_a_value_of_its_type_or_none(base, name):
     plain = to_plain(BASES[base])
     for path in fields(plain):
@@ -249,12 +252,13 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("name", TYPED)
-@pytest.mark.parametrize(
-    "path",
+TYPED_AT = (
     "recipe.epochs recipe.batch_size recipe.nesterov recipe.ema_decay recipe.schedule recipe arch.stem arch.blocks "
-    "arch data.randaugment data.mean task".split(),
-)
+    "arch data.randaugment data.mean task"
+).split()
+
+
+@pytest.mark.parametrize(("path", "name"), sample(product(TYPED_AT, TYPED), of=4))
 def test_typed_text_is_never_more_than_a_value(path, name):
     edits = parse_assignments([f"{path}={made(TYPED[name])}"])
     refuse(edit, BASE, edits, seconds=1.0 if "long" in name or "many" in name else 0.1)
@@ -337,8 +341,10 @@ FINE = {("split", "null"), ("seed", "0"), ("environment", "{}"), ("environment",
 FINE |= {("skipped", "[]"), ("skipped", "a long list")}
 
 
-@pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("field", ["format", "step", "seed", "classes", "split", "skipped", "environment"])
+FIELDS = ["format", "step", "seed", "classes", "split", "skipped", "environment"]
+
+
+@pytest.mark.parametrize(("field", "name"), sample(product(FIELDS, ODD), of=4))
 def test_a_field_of_a_checkpoint_takes_a_value_of_its_type_or_none(field, name, folder, reseal):
     info = json.loads((folder / "checkpoint.json").read_text())
     (folder / "checkpoint.json").write_text(json.dumps({**info, field: ODD[name]}))

@@ -1,10 +1,9 @@
 """Damaged and doctored checkpoints: rot is always found, and a doctored one is loaded or refused, never more.
 
-`RESNET_RS_CASES` sets the number of mutations, by default 600: half of them rot, half of them doctored.
+Half of the mutations rot a file, half doctor it and seal it anew.
 """
 
 import json
-import os
 import random
 import re
 import time
@@ -13,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save
+from sampling import IS_FULL
 
 from resnet_rs import storage, verbs
 from resnet_rs.training import checkpoint
 
-NUM_CASES = int(os.environ.get("RESNET_RS_CASES", "600"))
+NUM_CASES = 10_000 if IS_FULL else 600
 NAME = "head.classifier.weight"
 PARTS = 10
 """Tests that the cases are spread over."""
