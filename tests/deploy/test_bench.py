@@ -2,6 +2,7 @@
 
 import multiprocessing
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -22,9 +23,14 @@ class TwoViews(Classification):
         return 2
 
 
-@pytest.fixture(scope="module", params=["infer", "train"])
+@cache
+def measured(mode):
+    return list(bench({"tiny": TINY, "wide": WIDE}, replace(QUICK, mode=mode)))
+
+
+@pytest.fixture(params=["infer", "train"])
 def rows(request):
-    return list(bench({"tiny": TINY, "wide": WIDE}, replace(QUICK, mode=request.param)))
+    return measured(request.param)
 
 
 def test_every_network_has_a_row_in_its_order(rows):
@@ -52,9 +58,7 @@ def test_a_network_of_two_hundred_times_the_multiply_adds_is_slower_and_larger(r
 
 
 def test_training_takes_longer_and_more_memory_than_inference():
-    (used,), (trained,) = (
-        list(bench({"wide": WIDE}, replace(QUICK, mode=mode))) for mode in ("infer", "train")
-    )
+    used, trained = measured("infer")[1], measured("train")[1]
     assert trained.latency_ms > 1.5 * used.latency_ms
     assert trained.peak_memory_mib > 1.5 * used.peak_memory_mib
 
