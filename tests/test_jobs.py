@@ -12,27 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from resnet_rs.jobs import Cluster, InProcess, Interrupted, Local, Outcome, parse
+from resnet_rs.jobs import Cluster, InProcess, Interrupted, Local, Outcome, _in_child, parse
 from resnet_rs.processes import Stop, listening, num_cores
 
 RUNNERS = [InProcess(), Local(2)]
 
 
-def note(payload, share, stop):
+def note(payload, num_threads, stop):
     """Write down who did it, with how many threads."""
     order = json.loads(payload)
-    Path(order["path"]).write_text(json.dumps([os.getpid(), share.num_threads]))
+    Path(order["path"]).write_text(json.dumps([os.getpid(), num_threads]))
     if order.get("fails"):
         raise ValueError("the first line\nand the second")
     if order.get("bug"):
         raise KeyError("lost")
 
 
-def die(payload, share, stop):
+def die(payload, num_threads, stop):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_stop(payload, share, stop):
+def wait_for_stop(payload, num_threads, stop):
     Path(payload).touch()
     while not stop.is_requested:
         time.sleep(0.01)
@@ -75,7 +75,15 @@ def test_workers_are_other_processes_with_their_share_of_the_cores(tmp_path):
     assert {threads for _, threads in found} == {max(1, num_cores() // 2)}
 
 
-def talk(payload, share, stop):
+def test_work_runs_where_signals_cannot_be_blocked(tmp_path, monkeypatch):
+    """As on Windows."""
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    (payload,) = orders(tmp_path, 1).values()
+    assert _in_child(note, payload, 1) == b""
+    assert (tmp_path / "0").exists()
+
+
+def talk(payload, num_threads, stop):
     raise ValueError("much " * 100_000)
 
 
@@ -147,7 +155,7 @@ def test_in_this_process_the_same_request_is_heard(tmp_path):
     assert (tmp_path / "a").read_text() == "saved"
 
 
-def sleep_or_follow(payload, share, stop):
+def sleep_or_follow(payload, num_threads, stop):
     """Sleep at a path, or end as soon as somebody sleeps there."""
     kind, _, path = payload.partition(" ")
     if kind == "sleep":

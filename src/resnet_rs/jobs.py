@@ -20,30 +20,24 @@ from importlib.util import find_spec
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from resnet_rs.processes import SIGNALS, Child, Stop, listening, num_cores
+from resnet_rs.processes import Child, Stop, listening, num_cores, unblock_signals
 
-Work = Callable[[str, "Share", Stop], None]
-"""Takes a payload, its share of the machine, and the stop request. It must be importable by name."""
+Work = Callable[[str, int | None, Stop], None]
+"""Takes a payload, the number of CPU threads it may use (None for no limit), and the stop request. It must be
+importable by name."""
 
 _POLL_SECONDS = 0.2
 _NUM_RAY_RETRIES = 3
 _SECONDS_TO_SAVE = 120.0
 """Seconds that work on a cluster has to save after a stop request; then it is killed."""
-_INTERRUPTED = "interrupted"
+_INTERRUPTED = "\0"
+"""Stands for the error of interrupted work."""
 _LONGEST_ERROR = 2000
 """Characters. An answer must fit into the buffer of a pipe, because it is read after the process has ended."""
 
 
 class Interrupted(Exception):
     """The work obeyed a stop request before its end; it can be continued."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What a piece of work may use of the machine."""
-
-    num_threads: int | None = None
-    """CPU threads; None for no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +79,10 @@ class InProcess(Runner):
         for key, payload in payloads.items():
             if stop.is_requested:
                 return
-            try:
-                work(payload, Share(), stop)
-            except Interrupted:
+            error = _attempt(work, payload, None, stop)
+            if error == _INTERRUPTED:
                 return
-            except Exception as error:
-                yield Outcome(key, _message(error))
-            else:
-                yield Outcome(key, None)
+            yield Outcome(key, error)
 
 
 @dataclass(frozen=True)
@@ -110,26 +100,25 @@ class Local(Runner):
     def run(
         self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
-        share = Share(num_threads=max(1, num_cores() // self.num_workers))
+        num_threads = max(1, num_cores() // self.num_workers)
         waiting = list(payloads.items())
-        running: dict[str, _Running] = {}
+        running: dict[str, Child] = {}
         try:
             while running or (waiting and not stop.is_requested):
                 while waiting and len(running) < self.num_workers and not stop.is_requested:
                     key, payload = waiting.pop(0)
-                    running[key] = _Running(Child.start(_in_child, work, payload, share))
+                    running[key] = Child.start(_in_child, work, payload, num_threads)
                 if stop.is_requested:
-                    for piece in running.values():
-                        piece.ask_to_stop()
-                wait([piece.child.process.sentinel for piece in running.values()], timeout=_POLL_SECONDS)
-                for key in [key for key, piece in running.items() if not piece.child.process.is_alive()]:
-                    error, is_interrupted = running.pop(key).end()
-                    if not is_interrupted:
+                    for child in running.values():
+                        child.ask_to_stop()
+                wait([child.process.sentinel for child in running.values()], timeout=_POLL_SECONDS)
+                for key in [key for key, child in running.items() if not child.process.is_alive()]:
+                    error = _error_of(running.pop(key))
+                    if error != _INTERRUPTED:
                         yield Outcome(key, error)
         finally:
-            for piece in running.values():
-                piece.child.process.kill()
-                piece.end()
+            for child in running.values():
+                child.kill()
 
 
 @dataclass(frozen=True)
@@ -167,18 +156,17 @@ class Cluster(Runner):
         needs: Resources,
     ) -> Iterator[Outcome]:
         _refuse_unmet(ray, needs)
-        share = Share(num_threads=needs.num_cores)
         task = ray.remote(num_cpus=needs.num_cores, num_gpus=needs.num_gpus, max_retries=_NUM_RAY_RETRIES)(
             _on_a_node
         )
-        tasks = {task.remote(work, payload, share): key for key, payload in payloads.items()}
+        tasks = {task.remote(work, payload, needs.num_cores): key for key, payload in payloads.items()}
         try:
             while tasks and not stop.is_requested:
                 done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
                 for ended in done:
                     key, error = tasks.pop(ended), _result(ray, ended)
                     if error == _INTERRUPTED:  # its node has to stop; another node continues
-                        tasks[task.remote(work, payloads[key], share)] = key
+                        tasks[task.remote(work, payloads[key], needs.num_cores)] = key
                     else:
                         yield Outcome(key, error)
         finally:
@@ -201,53 +189,37 @@ def parse(text: str | None) -> Runner:
     raise ValueError(f"jobs must be local:N, ray or ray://HOST:PORT, got {text!r}. Example: --jobs local:2.")
 
 
-@dataclass
-class _Running:
-    """A piece of work in a process of its own."""
-
-    child: Child
-    is_asked: bool = False
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM once, since a second one would end the work before it can save."""
-        if not self.is_asked and self.child.process.is_alive():
-            self.is_asked = True
-            self.child.process.terminate()
-
-    def end(self) -> tuple[str | None, bool]:
-        """Its error, if any, and whether it was interrupted."""
-        answer = self.child.end()
-        if isinstance(answer, bytes):
-            kind, _, text = answer.decode().partition(":")
-            return (text or None), kind == "interrupted"
-        if self.is_asked:
-            return None, True  # the signal came before the process could handle it
-        return f"its process ended with exit code {answer} and without a message", False
-
-
-def _in_child(work: Work, payload: str, share: Share) -> bytes:
-    with listening() as stop:
-        # Ctrl-C stays blocked: it also reaches the parent, which passes it on.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGINT})
-        try:
-            work(payload, share, stop)
-        except Interrupted:
-            return b"interrupted:"
-        except Exception as error:
-            return f"done:{_message(error)}".encode("utf-8", "backslashreplace")
-    return b"done:"
-
-
-def _on_a_node(work: Work, payload: str, share: Share) -> str | None:
-    """Run the work as a Ray task; its error as text, since Ray would take a raised one for a failure of the node."""
-    with listening() as stop:
-        try:
-            work(payload, share, stop)
-        except Interrupted:
-            return _INTERRUPTED
-        except Exception as error:
-            return _message(error)
+def _attempt(work: Work, payload: str, num_threads: int | None, stop: Stop) -> str | None:
+    """Do the work. Returns its error in one line, None after success, or `_INTERRUPTED`."""
+    try:
+        work(payload, num_threads, stop)
+    except Interrupted:
+        return _INTERRUPTED
+    except Exception as error:
+        return _message(error)
     return None
+
+
+def _in_child(work: Work, payload: str, num_threads: int) -> bytes:
+    with listening() as stop:
+        unblock_signals()
+        return (_attempt(work, payload, num_threads, stop) or "").encode("utf-8", "backslashreplace")
+
+
+def _error_of(child: Child) -> str | None:
+    """What `_attempt` returned in a child that has ended."""
+    answer = child.end()
+    if isinstance(answer, bytes):
+        return answer.decode() or None
+    if child.is_asked_to_stop:  # the signal came before the process could handle it
+        return _INTERRUPTED
+    return f"its process ended with exit code {answer} and without a message"
+
+
+def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
+    """Do the work as a Ray task. Its error is returned, since Ray takes a raised one for a failure of the node."""
+    with listening() as stop:
+        return _attempt(work, payload, num_threads, stop)
 
 
 def _refuse_unmet(ray: Any, needs: Resources) -> None:  # noqa: ANN401 - types of Ray, which may not be installed

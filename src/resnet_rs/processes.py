@@ -9,7 +9,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -93,23 +93,33 @@ class Child:
 
     process: BaseProcess
     _answers: Connection
+    is_asked_to_stop: bool = False
 
     @classmethod
     def start(cls, function: Callable[..., bytes], *arguments: object) -> Child:
         """Start `function`, which must be importable, with `arguments`, which must be picklable.
 
         The child starts with `SIGNALS` blocked. A signal to the whole process group therefore cannot end it before it
-        can handle signals; `function` unblocks the ones that it handles.
+        can handle signals; then it calls `unblock_signals`.
         """
         context = multiprocessing.get_context("spawn")
         answers, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_run_as_child, args=(theirs, function, arguments))
         # The first child would also start the resource tracker, which unblocks the signals again. So start it before.
         resource_tracker.ensure_running()
-        with _blocked_signals():
+        before = _mask_signals("SIG_BLOCK", SIGNALS)
+        try:
             process.start()
+        finally:
+            _mask_signals("SIG_SETMASK", before)
         theirs.close()
         return cls(process, answers)
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM once, since a second one would end the process before it can save."""
+        if not self.is_asked_to_stop and self.process.is_alive():
+            self.is_asked_to_stop = True
+            self.process.terminate()
 
     def end(self) -> bytes | int:
         """Wait for the end of the process: what the function returned, or the exit code if it returned nothing."""
@@ -120,18 +130,11 @@ class Child:
         self.process.join()
         return self.process.exitcode or 0
 
-
-@contextmanager
-def _blocked_signals() -> Generator[None]:
-    """Block `SIGNALS` within the block; Windows cannot do that."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.join()
+        self._answers.close()
 
 
 def run_in_child(function: Callable[..., bytes], *arguments: object) -> bytes | int:
@@ -140,8 +143,19 @@ def run_in_child(function: Callable[..., bytes], *arguments: object) -> bytes | 
     try:
         return child.end()
     finally:
-        child.process.kill()
-        child.process.join()
+        child.kill()
+
+
+def unblock_signals() -> None:
+    """Let a child hear `SIGNALS`, except Ctrl-C, which also reaches its parent and which the parent passes on."""
+    _mask_signals("SIG_UNBLOCK", {*SIGNALS} - {signal.SIGINT})
+
+
+def _mask_signals(how: str, numbers: Iterable[int]) -> Iterable[int]:
+    """Change which signals this thread blocks; the ones it blocked before. Windows cannot block signals."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return ()
+    return signal.pthread_sigmask(getattr(signal, how), numbers)
 
 
 def _run_as_child(answers: Connection, function: Callable[..., bytes], arguments: tuple[object, ...]) -> None:

@@ -23,7 +23,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is an extra
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 
 
-def note(payload, share, stop):
+def note(payload, num_threads, stop):
     """Write down on which node and how often it was begun; the first time, take long."""
     import ray
 
@@ -39,7 +39,7 @@ def note(payload, share, stop):
     deadline = time.monotonic() + 60
     while begun == 0 and not (folder / "go on").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    (folder / f"{order['key']}.done").write_text(json.dumps([node, share.num_threads]))
+    (folder / f"{order['key']}.done").write_text(json.dumps([node, num_threads]))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_study_has_the_same_results_when_a_node_dies_while_it_trains(two_nodes
     assert essence(results) == expected
 
 
-def patient(payload, share, stop):
+def patient(payload, num_threads, stop):
     """Wait to be asked to stop, save and leave; what has been saved is finished at once."""
     folder, key = (json.loads(payload)[name] for name in ("folder", "key"))
     saved = Path(folder) / f"{key}.saved"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,28 +33,22 @@ class IndexRange:
     count: int
 
 
+@dataclass(frozen=True)
 class TrainingBatches(Dataset[Batch]):
     """Index range -> augmented training batch."""
 
-    def __init__(
-        self, source: Source, data: Data, *, collate: Collate, seed: int, num_views: int = 1
-    ) -> None:
-        self.source = source
-        self.data = data
-        self.collate = collate
-        self.seed = seed
-        self.num_views = num_views
+    source: Source
+    data: Data
+    collate: Collate
+    seed: int
+    num_views: int = 1
 
     def __getitem__(self, index_range: IndexRange) -> Batch:
-        first, count = index_range.first, index_range.count
-        order = self.source.order(first, count, seed=self.seed)
-        items: list[_Item] = []
-        unreadable: list[Unreadable] = []
-        for global_index, index, epoch in zip(
-            range(first, first + count), order.samples.tolist(), order.passes.tolist(), strict=True
-        ):
+        order = self.source.order(index_range.first, index_range.count, seed=self.seed)
+        items, unreadable = list[_Item](), list[Unreadable]()
+        for i, (index, epoch) in enumerate(zip(order.samples.tolist(), order.passes.tolist(), strict=True)):
             with _reading(self.source, index, unreadable):
-                items.append(_Item(global_index, index, *self._input(epoch, index)))
+                items.append(_Item(index_range.first + i, index, *self._input(epoch, index)))
         return _stack(items, unreadable, self.collate)
 
     def _input(self, epoch: int, index: int) -> tuple[Tensor, Target]:
@@ -73,17 +67,16 @@ class TrainingBatches(Dataset[Batch]):
         return (inputs if self.num_views == 1 else torch.stack([pixels for pixels, _ in views])), target
 
 
+@dataclass(frozen=True)
 class EvaluationBatches(Dataset[Batch]):
     """Index range -> batch for evaluation, in the source's own order."""
 
-    def __init__(self, source: Source, data: Data, *, collate: Collate) -> None:
-        self.source = source
-        self.data = data
-        self.collate = collate
+    source: Source
+    data: Data
+    collate: Collate
 
     def __getitem__(self, index_range: IndexRange) -> Batch:
-        items: list[_Item] = []
-        unreadable: list[Unreadable] = []
+        items, unreadable = list[_Item](), list[Unreadable]()
         for index in range(index_range.first, index_range.first + index_range.count):
             with _reading(self.source, index, unreadable):
                 sample = self.source.read(index, self.data.test_request())
@@ -91,11 +84,15 @@ class EvaluationBatches(Dataset[Batch]):
         return _stack(items, unreadable, self.collate)
 
 
-class _Item(NamedTuple):
-    global_index: int
-    sample_index: int
-    inputs: Tensor
-    target: Target
+def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]:
+    """The indices `first, ..., first + count - 1` as few ranges of about `at_most`; their lengths differ by 1 at most.
+
+    No range has a single sample, because batch norm cannot train on one: three indices with `at_most` 2 stay together.
+    """
+    num_ranges = min(-(-count // at_most), max(1, count // 2))
+    for i in range(num_ranges):
+        start, end = count * i // num_ranges, count * (i + 1) // num_ranges
+        yield IndexRange(first + start, end - start)
 
 
 def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
@@ -107,56 +104,38 @@ def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int)
     with warnings.catch_warnings():
         # torch warns about more workers than cores. The user set that number: it helps with a slow disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-        loader = DataLoader(
-            _Sent(dataset),
-            sampler=ranges,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_is,
-            worker_init_fn=_begin_worker,
+        sent = iter(
+            DataLoader(
+                _Sent(dataset),
+                sampler=ranges,
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_is,
+                worker_init_fn=_begin_worker,
+            )
         )
-        sent = iter(loader)
     for item in sent:
         if isinstance(item, Exception):
             raise item
-        yield _received(item)
+        yield _map(item, _tensor)
 
 
-class _Sent(Dataset[Any]):
-    """A data set in the form that workers send: arrays instead of tensors, and errors as values."""
-
-    def __init__(self, dataset: Dataset[Batch]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index_range: IndexRange) -> Batch | Exception:
-        try:
-            batch = self.dataset[index_range]
-        except Exception as error:
-            return _portable(error)
-        inputs, targets, indices, global_indices = (map_targets(np.asarray, part) for part in batch[:4])
-        return Batch(inputs, targets, indices, global_indices, batch.unreadable)
+class _Item(NamedTuple):
+    global_index: int
+    sample_index: int
+    inputs: Tensor
+    target: Target
 
 
-def _received(sent: Batch) -> Batch:
-    """The batch that a worker sent, as tensors; in pinned memory if there is CUDA, for asynchronous copies."""
-
-    def tensor(array: np.ndarray) -> Tensor:
-        made = torch.from_numpy(array)
-        return made.pin_memory() if torch.cuda.is_available() else made
-
-    inputs, targets, indices, global_indices = (map_targets(tensor, part) for part in sent[:4])
-    return Batch(inputs, targets, indices, global_indices, sent.unreadable)
-
-
-def _portable(error: Exception) -> Exception:
-    """`error` in a form that can be sent: `ValueError` and `OSError` keep their type, others become `RuntimeError`."""
-    text = "".join(traceback.format_exception(error))
-    if not isinstance(error, ValueError | OSError):
-        return RuntimeError(text)
-    kind = ValueError if isinstance(error, ValueError) else OSError
-    portable = kind(str(error))
-    portable.add_note(f"in a process that reads images:\n{text}")
-    return portable
+def _stack(items: list[_Item], unreadable: list[Unreadable], collate: Collate) -> Batch:
+    empty = torch.empty(0)
+    return Batch(
+        inputs=torch.stack([item.inputs for item in items]) if items else empty,
+        targets=collate([item.target for item in items]) if items else empty,
+        indices=torch.tensor([item.sample_index for item in items], dtype=torch.int64),
+        global_indices=torch.tensor([item.global_index for item in items], dtype=torch.int64),
+        unreadable=tuple(unreadable),
+    )
 
 
 @contextmanager
@@ -171,32 +150,46 @@ def _reading(source: Source, index: int, unreadable: list[Unreadable]) -> Genera
         raise
 
 
-def _begin_worker(number: int) -> None:
-    del number
-    serve_parent()
+@dataclass(frozen=True)
+class _Sent(Dataset[Any]):
+    """A data set in the form that workers send: arrays instead of tensors, and errors as values."""
+
+    dataset: Dataset[Batch]
+
+    def __getitem__(self, index_range: IndexRange) -> Batch | Exception:
+        try:
+            return _map(self.dataset[index_range], np.asarray)
+        except Exception as error:
+            return _portable(error)
 
 
-def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]:
-    """The indices `first, ..., first + count - 1` as few ranges of about `at_most`; their lengths differ by 1 at most.
+def _map(batch: Batch, function: Callable[[Any], Any]) -> Batch:
+    """`batch` with `function` of each of its tensors."""
+    inputs, targets, indices, global_indices = (map_targets(function, part) for part in batch[:4])
+    return Batch(inputs, targets, indices, global_indices, batch.unreadable)
 
-    No range has a single sample, because batch norm cannot train on one: three indices with `at_most` 2 stay together.
-    """
-    num_ranges = min(-(-count // at_most), max(1, count // 2))
-    for i in range(num_ranges):
-        start, end = count * i // num_ranges, count * (i + 1) // num_ranges
-        yield IndexRange(first + start, end - start)
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor of what a worker sent; in pinned memory if there is CUDA, for asynchronous copies."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+
+def _portable(error: Exception) -> Exception:
+    """`error` in a form that can be sent: `ValueError` and `OSError` keep their type, others become `RuntimeError`."""
+    text = "".join(traceback.format_exception(error))
+    if not isinstance(error, ValueError | OSError):
+        return RuntimeError(text)
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    portable = kind(str(error))
+    portable.add_note(f"in a process that reads images:\n{text}")
+    return portable
 
 
 def _as_is(item: Any) -> Any:  # noqa: ANN401 - any item of the data set
     return item
 
 
-def _stack(items: list[_Item], unreadable: list[Unreadable], collate: Collate) -> Batch:
-    empty = torch.empty(0)
-    return Batch(
-        inputs=torch.stack([item.inputs for item in items]) if items else empty,
-        targets=collate([item.target for item in items]) if items else empty,
-        indices=torch.tensor([item.sample_index for item in items], dtype=torch.int64),
-        global_indices=torch.tensor([item.global_index for item in items], dtype=torch.int64),
-        unreadable=tuple(unreadable),
-    )
+def _begin_worker(number: int) -> None:
+    del number
+    serve_parent()

@@ -20,7 +20,7 @@ from typing import Any
 
 from resnet_rs import config, storage, verbs, zoo
 from resnet_rs.data import dataset
-from resnet_rs.jobs import Interrupted, Resources, Runner, Share
+from resnet_rs.jobs import Interrupted, Resources, Runner
 from resnet_rs.processes import Stop
 from resnet_rs.report.score import PerSample
 from resnet_rs.studies.record import RECORD, Context, Record, Result, read
@@ -89,12 +89,12 @@ def run(plan: Plan, folder: Path, runner: Runner, *, stop: Stop) -> Iterator[Res
             yield result
 
 
-def work(payload: str, share: Share, stop: Stop) -> None:
+def work(payload: str, num_threads: int | None, stop: Stop) -> None:
     """Train one trial; the payload is an order of `run`."""
     order = json.loads(payload)
     device = Device.choose(order["device"])
-    if share.num_threads is not None:
-        device.limit_threads(share.num_threads)
+    if num_threads is not None:
+        device.limit_threads(num_threads)
     experiment = config.from_plain(order["experiment"], kinds=(Experiment,))
     folder, name = Path(order["folder"]), order["base"]
     # The trial decides on channels, also where they are the zoo's: nothing may adapt them to the data once more.

@@ -125,7 +125,7 @@ class ProcessGroup(Ranks):
         total = TreeSum()
         for rank, nodes in enumerate(held):
             for i, (first, count) in enumerate(nodes):
-                total.add(Subtree(first, count, [received[i][rank]]))
+                total.add(first, count, [received[i][rank]])
         whole = mine[0].new_empty(self.count * part)
         mine_of_total = total.total()[0].contiguous()
         with _touch():

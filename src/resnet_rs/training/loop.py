@@ -1,8 +1,8 @@
 """The loop: one optimizer step per batch, yielded to whoever called.
 
-A batch is split into micro-batches, which the ranks share. Each of them gives a `MicroBatchGradient`: gradients, the
-batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the
-number of ranks nor an interruption can change it.
+A batch is split into micro-batches, which the ranks share. Each of them gives its gradients, the batch-norm statistics
+after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the number of ranks nor
+an interruption can change it.
 
 An update with NaN or infinity in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit
 for bit, on all ranks.
@@ -27,7 +27,7 @@ from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.training.recipe import Plan
-from resnet_rs.training.reduction import MicroBatchGradient
+from resnet_rs.training.reduction import TreeSum
 from resnet_rs.training.state import Statistics, TrainState
 
 
@@ -103,38 +103,40 @@ class Loop:
         state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         statistics.begin()
-        reduction, parts = self.ranks.reduction(self.micro_batches), list[_Part]()
-        for _ in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
-            part, gradient = self._micro_batch(work, batches)
-            reduction.add(gradient)
+        partial, parts = TreeSum(), list[_Part]()
+        for i in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
+            part, tensors = self._micro_batch(work, batches)
+            partial.add(i, 1, tensors)
             parts.append(part)
-        total = reduction.total()
+        *gradients, statistics_sum, counts = self.ranks.total(partial, self.micro_batches)
         # One transfer from the device for all numbers.
-        *values, norm = torch.cat([total.counts, get_total_norm(total.gradients)[None]]).tolist()
-        update = self._checked(state, _Counts(*values), norm, parts)
+        *values, norm = torch.cat([counts, get_total_norm(gradients)[None]]).tolist()
+        sums = _Counts(*values)
+        update = self._checked(state, sums, norm, parts)
         if update is not None:
             state.step = update.step
             if not update.is_skipped:
-                self._apply(state, statistics, total, _Counts(*values))
+                self._move(state, gradients, factor=self.plan.batch_size / sums.num_samples)
+                statistics.accept(statistics_sum / sums.num_micro_batches)
+                self._update_ema(state)
         return update
 
-    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, MicroBatchGradient]:
-        """Compute the next micro-batch; without a readable sample its gradient is zero."""
+    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, list[Tensor]]:
+        """Compute the next micro-batch: its gradients, its statistics and its counts; without a sample all zero."""
         state, statistics = work.state, work.statistics
         batch = None if self.stop.is_requested else next(batches)
         parameters = _trained(state)
         if batch is None or not len(batch.indices):
             nothing = parameters[0].new_zeros(())
             gradients = [torch.zeros_like(p) for p in parameters]
-            counts = _counts(nothing, nothing, batch)
-            return _Part(batch, nothing), MicroBatchGradient(gradients, statistics.nothing(), counts)
+            return _Part(batch, nothing), [*gradients, statistics.nothing(), _counts(nothing, nothing, batch)]
         loss = self._backward(work, batch)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         after = statistics.take()
         # Zero times a finite statistic is zero; zero times NaN or infinity is NaN, which the check then carries.
         check = get_total_norm(gradients) + loss + 0 * after.sum()
         state.optimizer.zero_grad(set_to_none=True)
-        return _Part(batch, check), MicroBatchGradient(gradients, after, _counts(loss, check, batch))
+        return _Part(batch, check), [*gradients, after, _counts(loss, check, batch)]
 
     def _backward(self, work: _Work, batch: Batch) -> Tensor:
         """Compute the gradient of `batch`'s share of the whole batch's mean loss. Returns the sum of its losses."""
@@ -181,17 +183,15 @@ class Loop:
             is_skipped=not is_finite,
         )
 
-    def _apply(
-        self, state: TrainState, statistics: Statistics, total: MicroBatchGradient, counts: _Counts
-    ) -> None:
-        """Move weights along the mean gradient, statistics to their mean over micro-batches, then the EMA weights."""
-        factor = self.plan.batch_size / counts.num_samples
-        for parameter, gradient in zip(_trained(state), total.gradients, strict=True):
+    def _move(self, state: TrainState, gradients: list[Tensor], *, factor: float) -> None:
+        """Move the weights along `factor * gradients`."""
+        for parameter, gradient in zip(_trained(state), gradients, strict=True):
             parameter.grad = gradient if factor == 1 else gradient.mul_(factor)
         for group in state.optimizer.param_groups:
             group["lr"] = self.plan.lr(state.step - 1)
         state.optimizer.step()
-        statistics.accept(total.statistics / counts.num_micro_batches)
+
+    def _update_ema(self, state: TrainState) -> None:
         decay = self.experiment.recipe.ema_decay
         if decay is not None and state.ema is not None:
             now = ramped_decay(state.step - 1, decay=decay)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from resnet_rs.training.reduction import Reduction, TreeReduction, TreeSum
+from resnet_rs.training.reduction import TreeSum
 
 T = TypeVar("T")
 
@@ -49,16 +49,12 @@ class Ranks:
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with the tensors of the first rank."""
 
-    def reduction(self, num_micro_batches: int) -> Reduction:
-        """Adds up the micro-batches of one update; `bounds(num_micro_batches, index)` says which are this rank's.
-
-        The sum has the same bits on every rank, for any number of ranks.
-        """
-        first, _ = self.bounds(num_micro_batches, self.index)
-        return TreeReduction(first, lambda partial: self.total(partial, num_micro_batches))
-
     def total(self, partial: TreeSum, num_micro_batches: int) -> list[Tensor]:
-        """The sum over the partial sums of all ranks."""
+        """The sum over the micro-batches of all ranks, of which `partial` has those of this one.
+
+        `bounds(num_micro_batches, index)` says which these are. The sum has the same bits on every rank, for any number
+        of ranks.
+        """
         del num_micro_batches
         return partial.total()
 
