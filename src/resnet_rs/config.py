@@ -17,6 +17,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar
@@ -49,7 +50,7 @@ def edit(value: V, edits: Mapping[str, Any]) -> V:
     A dataclass may be set first and then its fields. Raises `ValueError` for an unknown field, a value of the wrong
     type or out of range, and edits that contradict each other.
     """
-    return _edit(value, {path: path.split(".") for path in edits}, edits)
+    return _edit(value, edits, parent="")
 
 
 def diff(old: Any, new: Any) -> dict[str, Any]:
@@ -126,37 +127,36 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(to_plain(value))
 
 
-def _edit(value: Any, paths: Mapping[str, list[str]], edits: Mapping[str, Any]) -> Any:
-    """Apply `edits`. `paths` holds the rest of each edit's path, relative to `value`."""
-    parent = next((path.removesuffix(".".join(keys)) for path, keys in paths.items()), "")
-    _refuse_unknown(value, (".".join(keys) for keys in paths.values()), parent=parent)
-    hints = _hints(type(value))
-    changes: dict[str, Any] = {}
-    for name in dict.fromkeys(keys[0] for keys in paths.values()):
-        below = {path: keys[1:] for path, keys in paths.items() if keys[0] == name}
-        whole = next((path for path, keys in below.items() if not keys), None)
-        deeper = {path: keys for path, keys in below.items() if keys}
-        inner = getattr(value, name)
-        if whole is not None:
-            inner = _read(edits[whole], hints[name], whole, present=type(inner), is_edit=True)
-        is_undone = whole is not None and whole != next(iter(below))
-        if deeper and (is_undone or (whole is not None and not dataclasses.is_dataclass(inner))):
-            cure = (
-                f"set {whole} first and then its fields" if is_undone else f"give {whole} a value with fields"
-            )
-            raise ValueError(
-                f"{_shown(whole)} and {_shown(next(iter(deeper)))} contradict each other. Keep one of them, or {cure}."
-            )
-        if deeper and not dataclasses.is_dataclass(inner):
-            path = next(iter(deeper))
-            parent = path[: -len(".".join(deeper[path])) - 1]
-            raise ValueError(
-                f"cannot edit {_shown(path)}: {parent!r} is {as_text(inner)}, which has no fields."
-                f"{_cure(hints[name], parent)}"
-            )
-        changes[name] = _edit(inner, deeper, edits) if deeper else inner
+def _edit(value: Any, edits: Mapping[str, Any], *, parent: str) -> Any:
+    """Apply `edits`, whose paths are relative to `value`. `parent` is the path of `value` with a point after it."""
+    _refuse_unknown(value, edits, parent=parent)
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return _build(type(value), fields | changes, among=list(paths))
+    by_field: dict[str, dict[str, Any]] = {}
+    for path, new in edits.items():
+        name, point, rest = path.partition(".")
+        by_field.setdefault(name, {})[point + rest] = new
+    for name, new in by_field.items():
+        fields[name] = _edited(fields[name], _hints(type(value))[name], new, path=parent + name)
+    return _build(type(value), fields, among=[parent + path for path in edits])
+
+
+def _edited(inner: Any, hint: Any, edits: Mapping[str, Any], *, path: str) -> Any:
+    """The value of the field at `path`. The keys of `edits` are "" for the whole value, and `.name` for its fields."""
+    below = {key[1:]: new for key, new in edits.items() if key}
+    is_undone = bool(below) and "" in list(edits)[1:]
+    if "" in edits:
+        inner = _read(edits[""], hint, path, present=type(inner), is_edit=True)
+    if not below:
+        return inner
+    first = _shown(f"{path}.{next(iter(below))}")
+    if dataclasses.is_dataclass(inner) and not is_undone:
+        return _edit(inner, below, parent=f"{path}.")
+    if "" in edits:
+        cure = f"set {path} first and then its fields" if is_undone else f"give {path} a value with fields"
+        raise ValueError(f"{_shown(path)} and {first} contradict each other. Keep one of them, or {cure}.")
+    raise ValueError(
+        f"cannot edit {first}: {path!r} is {as_text(inner)}, which has no fields.{_cure(hint, path)}"
+    )
 
 
 def _cure(hint: Any, path: str) -> str:
@@ -191,12 +191,9 @@ def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_e
             value = {_TYPE: f"{cls.__module__}.{cls.__qualname__}", **value}
         return _read_dataclass(value, hint, kinds, path)
     for text in _as_json(value, is_text=is_text):
-        try:
+        # `PydanticUserError`: a type that JSON cannot represent, in a file that was changed by hand.
+        with suppress(ValidationError, PydanticUserError):
             return _adapter(hint).validate_json(text, strict=True)
-        except ValidationError:
-            continue
-        except PydanticUserError:
-            break  # a type that JSON cannot represent, in a file that was changed by hand
     closest = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_text else ""
     raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{closest}")
 

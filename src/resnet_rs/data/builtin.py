@@ -1,6 +1,6 @@
 """The built-in data set: 10,000 + 2,000 images of Fashion-MNIST, contained in the package.
 
-Balanced over ten classes of clothing, 28x28 grey pixels. Source: Xiao et al. 2017, arXiv:1708.07747; MIT
+Balanced over ten classes of clothing, 28x28 gray pixels. Source: Xiao et al. 2017, arXiv:1708.07747; MIT
 license, beside the file.
 """
 
@@ -35,7 +35,7 @@ class Builtin(Source):
         return f"builtin/{self.split}/{index}"
 
     def read(self, index: int, request: Request) -> Sample:
-        """Sample `index`, with its grey values repeated in every channel."""
+        """Sample `index`, with its gray values repeated in every channel."""
         image = _arrays()[f"{self.split}_images"][index, :, :, None]
         label = int(_arrays()[f"{self.split}_labels"][index])
         return Sample(np.repeat(image, request.channels, axis=2), Label(label), self.key(index))

@@ -6,14 +6,14 @@ file to [H, W, C] in 0-255:
 - The first bytes decide the format, not the file name. In animations and multi-page files the first image counts.
 - The EXIF orientation is applied. A damaged EXIF block is ignored, because the pixels are complete.
 - Transparent images are composited over white, including images with a transparent palette entry or color.
-- 16-bit grey is divided by 257, and 12-bit grey is scaled accordingly. 16-bit color becomes 8-bit to within 1.
+- 16-bit gray is divided by 257, and 12-bit gray is scaled accordingly. 16-bit color becomes 8-bit to within 1.
 - Other integers and floats have no defined white. White is the smallest of 1 (floats only), 255 and 65,535 that is not
   below the largest value. Images with negative, larger or non-finite values are refused.
-- CMYK becomes RGB by `(255 - c) * (255 - k) / 255`. JPEG stores CMYK inverted, as Adobe does. Color becomes grey by the
+- CMYK becomes RGB by `(255 - c) * (255 - k) / 255`. JPEG stores CMYK inverted, as Adobe does. Color becomes gray by the
   luma of ITU-R 601. Color profiles (ICC) are ignored.
 - A `.npy` array [H, W, C] or [H, W] of uint8 is also an image, and the only kind with other than 1 or 3 channels.
 
-JPEG 2000 is not supported: its decoder returns a grey image for a file that ends after the header.
+JPEG 2000 is not supported: its decoder returns a gray image for a file that ends after the header.
 Source: ours; the formats are read by Pillow.
 """
 
@@ -68,7 +68,7 @@ _HARD_LIMIT = 178_956_970
 def decode(
     encoded: bytes, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
-    """The upright image in `encoded`, read-only, with `channels` channels: 1 is grey, 3 is RGB.
+    """The upright image in `encoded`, read-only, with `channels` channels: 1 is gray, 3 is RGB.
 
     Raises `Unreadable`, with `key`, for anything that is not a complete image. Images with more than `max_pixels`
     pixels and JPEGs with more than 100 scans are refused before any pixel is decoded.
@@ -153,7 +153,7 @@ def _as_channels(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W
 def _flattened(image: Image.Image) -> Image.Image:
     """An 8-bit image in mode L or RGB, without transparency."""
     if image.has_transparency_data:
-        # Pillow converts premultiplied grey only to straight grey.
+        # Pillow converts premultiplied gray only to straight gray.
         straight = image.convert("LA") if image.mode == "La" else image
         colors = straight.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -162,7 +162,7 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 
 def _from_numbers(image: Image.Image) -> Image.Image:
-    """A grey image with 16 or 32 bits per pixel in mode L."""
+    """A gray image with 16 or 32 bits per pixel in mode L."""
     values = np.asarray(image)
     white = _white(image, values)
     scaled = np.rint(values * np.float32(255 / white)).astype(np.uint8)

@@ -61,7 +61,7 @@ class Data:
     """`bicubic` and `bilinear` (torchvision) antialias. `tf1_bicubic` does not: the released weights were trained so.
     `tf2_bilinear` does not either: it is for weights of the TF2 Model Garden."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of each channel on the 0-1 scale. Its length is the number of channels: 1 makes images grey."""
+    """Mean of each channel on the 0-1 scale. Its length is the number of channels: 1 makes images gray."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation of each channel on the 0-1 scale."""
     frames: FrameSampling | None = None
@@ -79,7 +79,7 @@ class Data:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
                 f"mean and std must have one value per channel, got {len(self.mean)} and {len(self.std)} values. "
-                "Change both, as in `data.mean=[0.5] data.std=[0.25]` for grey images."
+                "Change both, as in `data.mean=[0.5] data.std=[0.25]` for gray images."
             )
         if not (0 <= min(self.mean) <= max(self.mean) <= 1 and 0 < min(self.std) <= max(self.std) <= 1):
             raise ValueError(

@@ -26,7 +26,7 @@ _LEVEL_SCALE = 10
 _TRANSLATE_CONST = 100
 _CUTOUT_CONST = 40
 SMALLEST_RELEASED_SIZE = 160
-_GREY = 128
+_GRAY = 128
 _LUMA_WEIGHTS = np.array([[0.2989], [0.587], [0.114]], dtype=np.float32)
 _SMOOTH_WEIGHTS = np.array([[1 / 13]] * 4 + [[5 / 13]] + [[1 / 13]] * 4, dtype=np.float32).astype(np.float64)
 
@@ -41,8 +41,8 @@ class RandAugment:
     """Strength, 0 to 30; 10 is the nominal maximum. The larger released configurations use 15."""
     variant: Variant = "released"
     """`released` keeps two bugs that the released weights were trained with: Solarize's threshold wraps
-    around at 256 (magnitude 10 inverts the whole image), and Contrast's grey level is the number of pixels
-    / 256. `corrected`: a threshold of 256 is never reached, and the grey level is the mean of the image."""
+    around at 256 (magnitude 10 inverts the whole image), and Contrast's gray level is the number of pixels
+    / 256. `corrected`: a threshold of 256 is never reached, and the gray level is the mean of the image."""
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -90,36 +90,37 @@ class Amount(NamedTuple):
 
 
 OPERATIONS: dict[str, Callable[[Pixels, Amount], Pixels]] = {
-    "AutoContrast": lambda image, amount: autocontrast(image),
-    "Equalize": lambda image, amount: equalize(image),
-    "Invert": lambda image, amount: invert(image),
+    "AutoContrast": lambda image, amount: _per_channel(image, _stretching_table),
+    "Equalize": lambda image, amount: _per_channel(image, _equalizing_table),
+    "Invert": lambda image, amount: ~image,
     "Rotate": lambda image, amount: rotate(image, degrees=amount.sign * amount.of(30.0)),
     "Posterize": lambda image, amount: posterize(image, bits=int(amount.of(4.0))),
-    "Solarize": lambda image, amount: solarize(
-        image, threshold=int(amount.of(256.0)), variant=amount.variant
-    ),
-    "SolarizeAdd": lambda image, amount: solarize_add(image, addition=int(amount.of(110.0))),
+    "Solarize": lambda image, amount: solarize(image, int(amount.of(256.0)), variant=amount.variant),
+    "SolarizeAdd": lambda image, amount: _look_up(image, _raising_table(int(amount.of(110.0)))),
     "Color": lambda image, amount: color(image, factor=amount.factor),
     "Contrast": lambda image, amount: contrast(image, factor=amount.factor, variant=amount.variant),
-    "Brightness": lambda image, amount: brightness(image, factor=amount.factor),
+    "Brightness": lambda image, amount: _look_up(image, _blending_table(0, amount.factor)),
     "Sharpness": lambda image, amount: sharpness(image, factor=amount.factor),
-    "ShearX": lambda image, amount: shear_x(image, slope=amount.sign * amount.of(0.3)),
-    "ShearY": lambda image, amount: shear_y(image, slope=amount.sign * amount.of(0.3)),
-    "TranslateX": lambda image, amount: translate_x(
-        image, pixels=amount.sign * amount.of(translate_const(image))
-    ),
-    "TranslateY": lambda image, amount: translate_y(
-        image, pixels=amount.sign * amount.of(translate_const(image))
-    ),
+    "ShearX": lambda image, amount: move(image, (1.0, amount.sign * amount.of(0.3), 0.0, 0.0, 1.0, 0.0)),
+    "ShearY": lambda image, amount: move(image, (1.0, 0.0, 0.0, amount.sign * amount.of(0.3), 1.0, 0.0)),
+    "TranslateX": lambda image, amount: move(image, (1.0, 0.0, _translation(image, amount), 0.0, 1.0, 0.0)),
+    "TranslateY": lambda image, amount: move(image, (1.0, 0.0, 0.0, 0.0, 1.0, _translation(image, amount))),
     "Cutout": lambda image, amount: cutout(
-        image,
-        half_size=int(amount.of(cutout_const(image))),
-        center=(int(amount.center[0] * image.shape[0]), int(amount.center[1] * image.shape[1])),
+        image, half_size=int(amount.of(cutout_const(image))), center=amount.center
     ),
 }
-"""The operations by their released names. The numbers are the arguments at magnitude 10."""
+"""The operations by their released names. The numbers are the arguments at magnitude 10.
+
+AutoContrast stretches each channel to 0-255, and Equalize equalizes its histogram. SolarizeAdd raises values below 128,
+to at most 255. Brightness multiplies values. With sign 1, ShearX moves row y left by 0.3 y, ShearY moves column x up by
+0.3 x, and TranslateX and TranslateY move left and up.
+"""
 
 _EVENLY = tuple(OPERATIONS.values())
+
+
+def _translation(image: Pixels, amount: Amount) -> float:
+    return amount.sign * amount.of(translate_const(image))
 
 
 def translate_const(image: Pixels) -> float:
@@ -135,21 +136,6 @@ def cutout_const(image: Pixels) -> float:
     return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
-def autocontrast(image: Pixels) -> Pixels:
-    """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
-    return _per_channel(image, _stretching_table)
-
-
-def equalize(image: Pixels) -> Pixels:
-    """Each channel with its histogram equalized."""
-    return _per_channel(image, _equalizing_table)
-
-
-def invert(image: Pixels) -> Pixels:
-    """255 minus every value."""
-    return ~image
-
-
 def rotate(image: Pixels, *, degrees: float) -> Pixels:
     """Rotated about the center with nearest-neighbor sampling; positive degrees move the top to the left."""
     height, width = image.shape[:2]
@@ -158,7 +144,7 @@ def rotate(image: Pixels, *, degrees: float) -> Pixels:
     # In float64 up to here: otherwise ties at 45 degrees come out differently from the release.
     x_offset = (width - 1 - (cos * (width - 1) - sin * (height - 1))) / 2
     y_offset = (height - 1 - (sin * (width - 1) + cos * (height - 1))) / 2
-    return _move(image, (cos, -sin, x_offset, sin, cos, y_offset))
+    return move(image, (cos, -sin, x_offset, sin, cos, y_offset))
 
 
 def posterize(image: Pixels, *, bits: int) -> Pixels:
@@ -171,43 +157,33 @@ def posterize(image: Pixels, *, bits: int) -> Pixels:
     return image & np.uint8(0xFF << dropped & 0xFF)
 
 
-def solarize(image: Pixels, *, threshold: int, variant: Variant = "released") -> Pixels:
+def solarize(image: Pixels, threshold: int, *, variant: Variant) -> Pixels:
     """Inverts values of `threshold` and above. `released` wraps the threshold to 8 bits: 256 becomes 0."""
     if variant == "released":
         threshold %= 256
     return image if threshold > 255 else _look_up(image, _solarizing_table(threshold))
 
 
-def solarize_add(image: Pixels, *, addition: int, threshold: int = 128) -> Pixels:
-    """Values below `threshold` raised by `addition`, to at most 255."""
-    return _look_up(image, _raising_table(addition, threshold))
-
-
 def color(image: Pixels, *, factor: float) -> Pixels:
-    """Multiplies the difference from the grey version by `factor`. No change unless there are three channels."""
+    """Multiplies the difference from the gray version by `factor`. No change unless there are three channels."""
     if image.shape[2] != 3:
         return image
-    # One row per channel, so that grey is repeated along the slow axis.
+    # One row per channel, so that gray is repeated along the slow axis.
     rows = np.ascontiguousarray(image.reshape(-1, 3).T)
-    return np.ascontiguousarray(_blend(_grey(rows), rows, factor).T).reshape(image.shape)
+    return np.ascontiguousarray(_blend(_gray(rows), rows, factor).T).reshape(image.shape)
 
 
-def contrast(image: Pixels, *, factor: float, variant: Variant = "released") -> Pixels:
-    """Multiplies the difference from one grey level by `factor`.
+def contrast(image: Pixels, *, factor: float, variant: Variant) -> Pixels:
+    """Multiplies the difference from one gray level by `factor`.
 
     The released level is the mean of the histogram's counts: the number of pixels / 256, at most 255,
-    whatever the image shows. `corrected` takes the mean grey, rounded, as Pillow does.
+    whatever the image shows. `corrected` takes the mean gray, rounded, as Pillow does.
     """
     if variant == "released":
         level = min(image.shape[0] * image.shape[1] // 256, 255)
     else:
-        level = int((_grey(image.reshape(-1, 3).T) if image.shape[2] == 3 else image).mean() + 0.5)
+        level = int((_gray(image.reshape(-1, 3).T) if image.shape[2] == 3 else image).mean() + 0.5)
     return _look_up(image, _blending_table(level, factor))
-
-
-def brightness(image: Pixels, *, factor: float) -> Pixels:
-    """Every value times `factor`, at most 255."""
-    return _look_up(image, _blending_table(0, factor))
 
 
 def sharpness(image: Pixels, *, factor: float) -> Pixels:
@@ -219,31 +195,26 @@ def sharpness(image: Pixels, *, factor: float) -> Pixels:
     return _blend(smooth, image, factor)
 
 
-def shear_x(image: Pixels, *, slope: float) -> Pixels:
-    """Row y moved left by `slope * y` pixels."""
-    return _move(image, (1.0, slope, 0.0, 0.0, 1.0, 0.0))
+def move(image: Pixels, transform: tuple[float, float, float, float, float, float]) -> Pixels:
+    """`image` under an affine transform (a, b, c, d, e, f), with nearest-neighbor sampling.
+
+    Pixel (x, y) comes from (a x + b y + c, d x + e y + f). Outside of `image` it is gray.
+    """
+    height, width, channels = image.shape
+    pixels = np.empty((height * width + 1, channels), dtype=np.uint8)
+    pixels[:-1] = image.reshape(-1, channels)
+    pixels[-1] = _GRAY
+    return pixels.take(_origins(height, width, transform), axis=0).reshape(image.shape)
 
 
-def shear_y(image: Pixels, *, slope: float) -> Pixels:
-    """Column x moved up by `slope * x` pixels."""
-    return _move(image, (1.0, 0.0, 0.0, slope, 1.0, 0.0))
+def cutout(image: Pixels, *, half_size: int, center: tuple[float, float]) -> Pixels:
+    """Gray in the square of side `2 * half_size` around `center`, cut at the borders.
 
-
-def translate_x(image: Pixels, *, pixels: float) -> Pixels:
-    """Moved left by `pixels`."""
-    return _move(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0))
-
-
-def translate_y(image: Pixels, *, pixels: float) -> Pixels:
-    """Moved up by `pixels`."""
-    return _move(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels))
-
-
-def cutout(image: Pixels, *, half_size: int, center: tuple[int, int]) -> Pixels:
-    """Grey in the square of side `2 * half_size` around `center` (row, column), cut at the borders."""
-    row, column = center
+    `center` is row and column as fractions of height and width, in [0, 1).
+    """
+    row, column = int(center[0] * image.shape[0]), int(center[1] * image.shape[1])
     result = image.copy()
-    result[max(0, row - half_size) : row + half_size, max(0, column - half_size) : column + half_size] = _GREY
+    result[max(0, row - half_size) : row + half_size, max(0, column - half_size) : column + half_size] = _GRAY
     return result
 
 
@@ -290,13 +261,13 @@ def _solarizing_table(threshold: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _raising_table(addition: int, threshold: int) -> bytes:
-    return bytes(min(value + addition, 255) if value < threshold else value for value in range(256))
+def _raising_table(addition: int) -> bytes:
+    return bytes(min(value + addition, 255) if value < 128 else value for value in range(256))
 
 
 @lru_cache(maxsize=64)
 def _blending_table(level: int, factor: float) -> bytes:
-    """Values of `_blend` between the grey `level` and each of 0 to 255."""
+    """Values of `_blend` between the gray `level` and each of 0 to 255."""
     values = np.arange(256, dtype=np.uint8)
     return _blend(np.full_like(values, level), values, factor).tobytes()
 
@@ -319,7 +290,7 @@ def _to_bytes(values: Float32[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def _grey(rows: UInt8[np.ndarray, "3 N"]) -> UInt8[np.ndarray, "1 N"]:
+def _gray(rows: UInt8[np.ndarray, "3 N"]) -> UInt8[np.ndarray, "1 N"]:
     """Luma of red, green and blue with TensorFlow's weights and rounding (`rgb_to_grayscale`)."""
     shares = rows.astype(np.float32)
     shares *= np.float32(1 / 255)
@@ -362,18 +333,6 @@ def _fused_means(image: Pixels, corners: Int[np.ndarray, " N"]) -> UInt8[np.ndar
         product += sums
         sums[:] = product
     return sums.astype(np.uint8)
-
-
-def _move(image: Pixels, transform: tuple[float, float, float, float, float, float]) -> Pixels:
-    """`image` under an affine transform (a, b, c, d, e, f), with nearest-neighbor sampling.
-
-    Pixel (x, y) comes from (a x + b y + c, d x + e y + f). Outside of `image` it is grey.
-    """
-    height, width, channels = image.shape
-    pixels = np.empty((height * width + 1, channels), dtype=np.uint8)
-    pixels[:-1] = image.reshape(-1, channels)
-    pixels[-1] = _GREY
-    return pixels.take(_origins(height, width, transform), axis=0).reshape(image.shape)
 
 
 @lru_cache(maxsize=16)
