@@ -11,10 +11,12 @@ RUN/checkpoints/step-00001560/
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,6 @@ from resnet_rs import storage
 from resnet_rs.config import from_plain, to_plain
 from resnet_rs.models.backbone import Model
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.split_record import recorded_split, split_digest
 from resnet_rs.training.state import TrainState
 
 FORMAT = 1
@@ -97,11 +98,10 @@ class Checkpoint(Provenance):
     def load_model(self) -> Model:
         """The model of this checkpoint in evaluation mode, on the CPU."""
         file = self.path / f"{self.weights}.safetensors"
-        tensors = _load(file)
         # First on the meta device, because a manipulated file may ask for a network of any size.
         with torch.device("meta"):
             expected = self.experiment.build_model().state_dict()
-        _refuse_others(tensors, expected, file)
+        tensors = _load(file, expected)
         model = self.experiment.build_model()
         model.load_state_dict(tensors)
         return model.eval()
@@ -131,6 +131,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance) -> 
     info = _info(provenance, step=0, skipped=())
     files = [("model.safetensors", content(tensors, "model")), (_INFO, info)]
     storage.write_folder(path, iter(files))
+
+
+def split_digest(split: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of the keys of both parts of an automatic split."""
+    text = json.dumps([list(split["train"]), list(split["test"])])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _recorded_split(run: Path, digest: str) -> dict[str, list[str]] | None:
+    """The split with this digest in the folder `run`; None if the folder has no such split."""
+    try:
+        split = storage.read_json(run / "run.json", needs=("split",))["split"]
+        found = {half: [str(key) for key in split[half]] for half in ("train", "test")}
+    except (OSError, storage.Damaged, TypeError, KeyError):
+        return None
+    return found if split_digest(found) == digest else None
 
 
 def has_any(run: Path) -> bool:
@@ -202,33 +218,28 @@ def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]
 def _read_folder(path: Path) -> Checkpoint:
     try:
         storage.verify(path)
-        info = storage.read_json(
-            path / _INFO, needs=("format", "step", "seed", "classes", "experiment", "split")
-        )
+        info = _DEFAULTS | storage.read_json(path / _INFO, needs=["experiment", *_FIELDS.keys() - _DEFAULTS])
     except OSError as error:
         raise _judged(error, path) from None
-    classes, digest = _names(info, "classes", path), info["split"]
-    if digest is not None and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
-        raise storage.Damaged(f"{path / _INFO} has no SHA-256 under 'split'.")
-    split = None if digest is None else recorded_split(path.parent.parent, digest)
-    experiment = _experiment(info, path)
+    for name, (form, is_form) in _FIELDS.items():
+        if not is_form(info[name]):
+            raise storage.Damaged(f"{path / _INFO} has no {form} under {name!r}.")
+    classes, digest, experiment = tuple(info["classes"]), info["split"], _experiment(info, path)
     if not _suits(experiment, classes):
         raise storage.Damaged(f"{path / _INFO} has {len(classes)} class names, which do not match its task.")
-    step = _int(info, "step", path)
-    if re.fullmatch(r"step-\d+", path.name) and int(path.name.removeprefix("step-")) != step:
-        raise storage.Damaged(f"{path} is the checkpoint of step {step} under another name.")
+    if re.fullmatch(r"step-\d+", path.name) and int(path.name.removeprefix("step-")) != info["step"]:
+        raise storage.Damaged(f"{path} is the checkpoint of step {info['step']} under another name.")
     return Checkpoint(
         path=path,
-        step=step,
-        seed=_int(info, "seed", path),
+        step=info["step"],
+        seed=info["seed"],
         classes=classes,
         experiment=experiment,
-        split=split,
+        split=None if digest is None else _recorded_split(path.parent.parent, digest),
         split_digest=digest,
-        # The oldest checkpoints of this format do not have these fields.
-        skipped=_skipped(info, path),
-        environment=_texts(info, "environment", path),
-        origin=_texts(info, "origin", path),
+        skipped=tuple(info["skipped"]),
+        environment=info["environment"],
+        origin=info["origin"],
     )
 
 
@@ -260,7 +271,12 @@ def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NotFinite(f"{key} of the {name} has a value that is not finite, so it is not saved.")
-    return as_safetensors(_contiguous(tensors))
+    return as_safetensors(
+        {
+            name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+    )
 
 
 def _drop_old(run: Path, *, newest: Path) -> None:
@@ -285,40 +301,28 @@ def _is_valid(path: Path) -> bool:
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Load `checkpoint` into `state`."""
     for name, model in state.models.items():
-        _fill(model, checkpoint.path / f"{name}.safetensors")
-    file = checkpoint.path / "momentum.safetensors"
-    momenta = _load(file)
-    if momenta:  # empty before the first update
-        trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
-        _refuse_others(momenta, trained, file)
-    state.set_momenta(momenta)
+        model.load_state_dict(_load(checkpoint.path / f"{name}.safetensors", model.state_dict()))
+    # There is no momentum before the first update.
+    trained = {name: p for name, p in state.model.named_parameters() if p.requires_grad}
+    state.set_momenta(_load(checkpoint.path / "momentum.safetensors", trained, may_be_empty=True))
     state.step = checkpoint.step
     state.skipped = checkpoint.skipped
 
 
-def _fill(model: Model, file: Path) -> None:
-    """Copy the tensors of `file` into `model`; their names and shapes must be the same."""
-    tensors = _load(file)
-    _refuse_others(tensors, model.state_dict(), file)
-    model.load_state_dict(tensors)
-
-
-def _refuse_others(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
-    """Raise `storage.Damaged` if names, shapes or types of the tensors differ from `wanted`."""
-    given, expected = ({name: (t.shape, t.dtype) for name, t in kind.items()} for kind in (tensors, wanted))
-    different = sorted(n for n in given.keys() | expected.keys() if given.get(n) != expected.get(n))
-    if different:
-        names = ", ".join(repr(name[:100]) for name in different[:5])
-        raise storage.Damaged(f"{file} does not hold the weights of its experiment; these differ: {names}.")
-
-
-def _load(file: Path) -> dict[str, Tensor]:
+def _load(file: Path, wanted: Mapping[str, Tensor], *, may_be_empty: bool = False) -> dict[str, Tensor]:
+    """The tensors of `file`. Raises `storage.Damaged` if names, shapes or types differ from `wanted`."""
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except SafetensorError as error:
         raise storage.Damaged(f"{file} cannot be read: {error}.") from None
     except OSError as error:
         raise _judged(error, file) from None
+    given, expected = ({name: (t.shape, t.dtype) for name, t in kind.items()} for kind in (tensors, wanted))
+    different = sorted(n for n in given.keys() | expected.keys() if given.get(n) != expected.get(n))
+    if different and (tensors or not may_be_empty):
+        names = ", ".join(repr(name[:100]) for name in different[:5])
+        raise storage.Damaged(f"{file} does not hold the weights of its experiment; these differ: {names}.")
+    return tensors
 
 
 def _judged(error: OSError, path: Path) -> OSError | storage.Damaged:
@@ -336,13 +340,6 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-
-
 def _folders(run: Path) -> list[Path]:
     """Checkpoint folders of a run, by step."""
     try:
@@ -354,10 +351,9 @@ def _folders(run: Path) -> list[Path]:
 
 
 def _experiment(info: dict[str, Any], path: Path) -> Experiment:
-    found = _int(info, "format", path)
-    if found != FORMAT:
+    if info["format"] != FORMAT:
         raise ValueError(
-            f"{path} has format {found}, this version reads {FORMAT}. Update resnet-rs to read it."
+            f"{path} has format {info['format']}, this version reads {FORMAT}. Update resnet-rs to read it."
         )
     try:
         return from_plain(info["experiment"], kinds=(Experiment,))
@@ -372,29 +368,32 @@ def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
         return False
 
 
-def _int(info: dict[str, Any], name: str, path: Path) -> int:
-    value = info.get(name)
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise storage.Damaged(f"{path / _INFO} has no whole number of 0 or more under {name!r}.")
-    return value
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
-def _names(info: dict[str, Any], name: str, path: Path) -> tuple[str, ...]:
-    value = info.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise storage.Damaged(f"{path / _INFO} has no list of names under {name!r}.")
-    return tuple(value)
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
-def _skipped(info: dict[str, Any], path: Path) -> tuple[int, ...]:
-    value = info.get("skipped", [])
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        raise storage.Damaged(f"{path / _INFO} has no list of whole numbers under 'skipped'.")
-    return tuple(value)
+def _is_sha256(value: object) -> bool:
+    return value is None or isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
 
 
-def _texts(info: dict[str, Any], name: str, path: Path) -> dict[str, str]:
-    value = info.get(name, {})
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise storage.Damaged(f"{path / _INFO} has no object of texts under {name!r}.")
-    return value
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and _is_list(list(value.values()), str)
+
+
+_DEFAULTS: dict[str, Any] = {"skipped": [], "environment": {}, "origin": {}}
+"""The oldest checkpoints of this format do not have these fields."""
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "format": ("whole number of 0 or more", _is_count),
+    "step": ("whole number of 0 or more", _is_count),
+    "seed": ("whole number of 0 or more", _is_count),
+    "classes": ("list of names", lambda value: _is_list(value, str)),
+    "split": ("SHA-256", _is_sha256),
+    "skipped": ("list of whole numbers", lambda value: _is_list(value, int)),
+    "environment": ("object of texts", _are_texts),
+    "origin": ("object of texts", _are_texts),
+}
+"""The form of each field of `checkpoint.json`, in words and as a check."""

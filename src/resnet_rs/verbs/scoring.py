@@ -21,6 +21,7 @@ from resnet_rs.paper import TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
+from resnet_rs.training.checkpoint import split_digest
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import evaluate as score_models
 from resnet_rs.training.evaluate import scores as final_scores
@@ -28,7 +29,6 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE
-from resnet_rs.training.split_record import split_digest
 from resnet_rs.verbs.models import name_of
 from resnet_rs.verbs.runs import recorded_split, stored_run
 from resnet_rs.weights import pull
