@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_rs.jobs import Cluster, InProcess, Interrupted, Local, Outcome, _in_child, parse
-from resnet_rs.processes import Stop, listening, num_cores
+from resnet_rs.jobs import Cluster, InProcess, Local, Outcome, _in_child, parse
+from resnet_rs.processes import Interrupted, Stop, listening, num_cores
 
 RUNNERS = [InProcess(), Local(2)]
 

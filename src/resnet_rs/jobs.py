@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-from resnet_rs.processes import Child, Stop, listening, num_cores, unblock_signals
+from resnet_rs.processes import Child, Interrupted, Stop, listening, num_cores, unblock_signals
 
 Work = Callable[[str, int | None, Stop], None]
 """Takes a payload, the number of CPU threads it may use (None for no limit), and the stop request. It must be
@@ -34,10 +34,6 @@ _INTERRUPTED = "\0"
 """Stands for the error of interrupted work."""
 _LONGEST_ERROR = 2000
 """Characters. An answer must fit into the buffer of a pipe, because it is read after the process has ended."""
-
-
-class Interrupted(Exception):
-    """The work obeyed a stop request before its end; it can be continued."""
 
 
 @dataclass(frozen=True, kw_only=True)

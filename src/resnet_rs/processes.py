@@ -38,6 +38,10 @@ class Stop:
         return bool(self.reason)
 
 
+class Interrupted(Exception):
+    """Work obeyed a stop request before its end; it can be continued."""
+
+
 @contextmanager
 def listening() -> Generator[Stop]:
     """Within this block the first signal of `SIGNALS` is a request to stop, and a second one ends the process at once.

@@ -13,8 +13,8 @@ import pytest
 import torch
 from studies.conftest import STEPS, request
 
-from resnet_rs.jobs import Cluster, InProcess, Interrupted, Resources
-from resnet_rs.processes import Stop
+from resnet_rs.jobs import Cluster, InProcess, Resources
+from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.studies.planning import plan
 from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Study, additive

@@ -20,8 +20,8 @@ from typing import Any
 
 from resnet_rs import config, storage, verbs, zoo
 from resnet_rs.data import dataset
-from resnet_rs.jobs import Interrupted, Resources, Runner
-from resnet_rs.processes import Stop
+from resnet_rs.jobs import Resources, Runner
+from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.report.score import PerSample
 from resnet_rs.studies.record import RECORD, Context, Record, Result, read
 from resnet_rs.studies.study import Study

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resnet_rs.config import to_plain
 from resnet_rs.data.loader import EvaluationBatches, load, split_range
 from resnet_rs.data.sample import Batch, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
-from resnet_rs.processes import Stop
+from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.tasks.task import Meter, Task
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
@@ -23,10 +24,6 @@ from resnet_rs.training.ranks import Ranks
 
 _BATCH_SIZE = 128
 _ROUNDS_BETWEEN_LOOKS = 4
-
-
-class Abandoned(Exception):
-    """A stop was requested before all samples were scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,7 @@ def evaluate(
     """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
 
     The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. Raises
-    `Abandoned` on all ranks if one of them receives a stop request.
+    `Interrupted` on all ranks if one of them receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     meters = {name: experiment.task.build_meter(source.classes) for name in models}
@@ -62,12 +59,13 @@ def evaluate(
     # The number of rounds is the same on every rank, so that all of them take part in `largest`.
     for i in range(-(-len(ranges) // ranks.count)):
         if i % _ROUNDS_BETWEEN_LOOKS == 0 and ranks.largest(stop is not None and stop.is_requested):
-            raise Abandoned
+            raise Interrupted
         batch = next(batches, None)
         if batch is not None:
             unreadable += batch.unreadable
             if len(batch.indices):
-                _show(batch, models, meters, experiment, device)
+                inputs = device.layout(data.normalize(device.put(batch.inputs)))
+                _update_meters(meters, models, inputs, batch, device)
     whole = {name: experiment.task.build_meter(source.classes) for name in models}
     for name, meter in meters.items():
         for packed in ranks.gather(meter.pack()):
@@ -75,15 +73,9 @@ def evaluate(
     return Evaluation(meters=whole, unreadable=gather_unreadable(unreadable, ranks))
 
 
-def _show(
-    batch: Batch,
-    models: Mapping[str, Model],
-    meters: Mapping[str, Meter],
-    experiment: Experiment,
-    device: Device,
+def _update_meters(
+    meters: Mapping[str, Meter], models: Mapping[str, Model], inputs: Tensor, batch: Batch, device: Device
 ) -> None:
-    """Update the meter of each model with its predictions for a batch."""
-    inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
     for name, model in models.items():
         with device.autocast():
             prediction = model(inputs)

@@ -28,18 +28,22 @@ def held(job: Job) -> Generator[None]:
         _refuse_different_jobs(job)
         yield
         return
-    _refuse_foreign_folder(job.folder)
-    missing = [path for path in (job.folder, *job.folder.parents) if not path.exists()]
+    folder = job.folder
+    is_new = not (folder / "experiment.json").is_file()
+    # A run that was killed before its first update may leave only `run.json`.
+    if is_new and not storage.is_vacant(folder, but=("run.json",)):
+        raise ValueError(f"{folder} is not empty and contains no run. Choose a new folder for `--out`.")
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        storage.make_folders(job.folder)
-        with storage.locked(job.folder), _removed_on_error(job.folder):
+        storage.make_folders(folder)
+        with storage.locked(folder), _removed_on_error(folder):
             _take(job)
             _refuse_different_jobs(job)
             yield
     except Exception:
         with suppress(OSError):  # a folder that is not empty stays
-            for folder in missing:
-                storage.disk.remove_folder(folder)
+            for made in missing:
+                storage.disk.remove_folder(made)
         raise
 
 
@@ -79,12 +83,6 @@ def _removed_on_error(folder: Path) -> Generator[None]:
                 with suppress(OSError):
                     storage.disk.remove(path)
         raise
-
-
-def _refuse_foreign_folder(folder: Path) -> None:
-    # A run that was killed before its first update may leave only `run.json`.
-    if not (folder / "experiment.json").is_file() and not storage.is_vacant(folder, but=("run.json",)):
-        raise ValueError(f"{folder} is not empty and contains no run. Choose a new folder for `--out`.")
 
 
 def _refuse_other_run(job: Job) -> None:

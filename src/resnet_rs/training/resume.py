@@ -26,36 +26,27 @@ def resume(job: Job, state: TrainState) -> tuple[Log, list[str]]:
     """
     log, notices = Log(None, up_to_step=0), list[str]()
     if job.ranks.is_first:
+        path = job.folder / "log.jsonl"
         saved, notices = checkpoint.recover(job.folder)
         if saved is not None:
-            _refuse_foreign(saved, job)
+            if (saved.experiment, saved.seed) != (job.experiment, job.seed):
+                raise Damaged(
+                    f"{saved.path} belongs to another run than {job.folder / 'experiment.json'}. "
+                    "Restore its own checkpoints."
+                )
             checkpoint.restore(state, saved)
             notices += _differences(saved, job)
-        else:
-            _refuse_lost(job)
-        log = Log(job.folder / "log.jsonl", up_to_step=state.step)
-        if log.num_updates < state.step:
-            notices.append(
-                f"{job.folder / 'log.jsonl'} lacks {state.step - log.num_updates} of {state.step} updates."
+        elif num_saved := sum(line["kind"] == "checkpoint" for line in read_log(path)):
+            raise NoneValid(
+                f"{job.folder} has no checkpoint, but its log lists {num_saved}. Restore one from a backup, or start a "
+                "new run in another folder."
             )
-    _spread(job, state, log)
+        log = Log(path, up_to_step=state.step)
+        if log.num_updates < state.step:
+            notices.append(f"{path} lacks {state.step - log.num_updates} of {state.step} updates.")
+    if job.ranks.count > 1:
+        _copy_to_all(job, state, log)
     return log, notices
-
-
-def _refuse_lost(job: Job) -> None:
-    num_saved = sum(line["kind"] == "checkpoint" for line in read_log(job.folder / "log.jsonl"))
-    if num_saved:
-        raise NoneValid(
-            f"{job.folder} has no checkpoint, but its log lists {num_saved}. Restore one from a backup, or start a new "
-            "run in another folder."
-        )
-
-
-def _refuse_foreign(saved: Checkpoint, job: Job) -> None:
-    if (saved.experiment, saved.seed) != (job.experiment, job.seed):
-        raise Damaged(
-            f"{saved.path} belongs to another run than {job.folder / 'experiment.json'}. Restore its own checkpoints."
-        )
 
 
 def _differences(saved: Checkpoint, job: Job) -> list[str]:
@@ -66,17 +57,13 @@ def _differences(saved: Checkpoint, job: Job) -> list[str]:
         for name, before in saved.environment.items()
         if name not in _NO_MATTER and now.get(name) != before
     ]
-    return (
-        [f"the environment has changed ({', '.join(changed)}), so the last bits may differ."]
-        if changed
-        else []
-    )
+    if not changed:
+        return []
+    return [f"the environment has changed ({', '.join(changed)}), so the last bits may differ."]
 
 
-def _spread(job: Job, state: TrainState, log: Log) -> None:
+def _copy_to_all(job: Job, state: TrainState, log: Log) -> None:
     """Copy the state of the first rank to all ranks."""
-    if job.ranks.count == 1:
-        return
     known: dict[str, Any] = {
         "step": state.step,
         "skipped": state.skipped,

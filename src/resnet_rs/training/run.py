@@ -23,8 +23,9 @@ from resnet_rs import storage
 from resnet_rs.data.loader import TrainingBatches, load
 from resnet_rs.data.sample import Batch
 from resnet_rs.models.checkpointing import set_activation_checkpointing
+from resnet_rs.processes import Interrupted
 from resnet_rs.training import checkpoint
-from resnet_rs.training.evaluate import Abandoned, Evaluation, evaluate, gather_unreadable, scores
+from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, scores
 from resnet_rs.training.events import (
     Evaluated,
     Event,
@@ -79,7 +80,8 @@ def run(job: Job) -> Iterator[Event]:
             if job.ranks.is_first and state.step < plan.total_steps:
                 refuse_full_disk(job, state)
             yield Started(step=state.step, plan=plan, notices=tuple(notices))
-            yield from _Training(job, plan, state, log, Pace(seconds_before=log.seconds)).events()
+            pace = Pace(seconds_before=log.seconds)
+            yield from _Training(job, plan, state, log, pace, saved_step=state.step).events()
         finally:
             log.close()
 
@@ -93,73 +95,71 @@ class _Training:
     state: TrainState
     log: Log
     pace: Pace
+    saved_step: int
+    """The step of the last successful save, or the step at which this process started."""
     num_failed: int = 0
     """Failed saves since the last successful one."""
+    evaluation: Evaluation | None = None
+    """The last evaluation of this process."""
 
     def events(self) -> Iterator[Event]:
         steps = _evaluation_steps(self.plan, epochs=self.job.experiment.recipe.epochs)
-        evaluation: Evaluation | None = None
-        saved_step = self.state.step
         # The first pass comes before any update, for a run that was killed before its evaluation.
         for event in chain([None], self._updates()):
             if event is not None:
                 yield event
             step = self.state.step
-            if step > saved_step and (step in steps or self._is_time_to_save()):
-                outcome = self._save()
-                saved_step = step if isinstance(outcome, Saved) else saved_step
-                yield outcome
+            if step > self.saved_step and (step in steps or self._is_time_to_save()):
+                yield self._save()
             if step in steps and self.log.evaluated_at < step:
-                evaluated, evaluation = self._evaluate()
+                evaluated = self._evaluate()
                 if evaluated is None:
                     break
                 yield evaluated
-        while self.state.step > saved_step:
-            outcome = self._save()
-            saved_step = self.state.step if isinstance(outcome, Saved) else saved_step
-            yield outcome
-        end = self._end(evaluation)
+        while self.state.step > self.saved_step:
+            yield self._save()
+        end = self._end()
         self.log.commit()
         yield end
 
-    def _updates(self) -> Iterator[Event]:
+    def _updates(self) -> Iterator[Progressed]:
+        job, plan = self.job, self.plan
         loop = Loop(
-            experiment=self.job.experiment,
-            plan=self.plan,
-            device=self.job.machine.device,
-            seed=self.job.seed,
-            micro_batches=len(self.job.ranges(0)),
-            ranks=self.job.ranks,
-            stop=self.job.stop,
+            experiment=job.experiment,
+            plan=plan,
+            device=job.machine.device,
+            seed=job.seed,
+            micro_batches=len(job.ranges(0)),
+            ranks=job.ranks,
+            stop=job.stop,
         )
-        batches = self.pace.timed(_batches(self.job, self.plan, first_step=self.state.step))
+        batches = self.pace.timed(_batches(job, plan, first_step=self.state.step))
         for update in loop.updates(self.state, batches):
-            update = self._noted(update)
-            self.job.ranks.at_step(update.step)
+            update = self._logged(update)
+            job.ranks.at_step(update.step)
             self.pace.count(update.num_samples)
-            samples_left = (self.plan.total_steps - update.step) * self.plan.batch_size
+            speed = self.pace.images_per_second
             yield Progressed(
                 update=update,
-                epoch=self.plan.epoch(update.step),
-                images_per_second=self.pace.images_per_second,
+                epoch=plan.epoch(update.step),
+                images_per_second=speed,
                 data_wait=self.pace.data_wait,
-                seconds_left=samples_left / max(1e-9, self.pace.images_per_second),
+                seconds_left=(plan.total_steps - update.step) * plan.batch_size / max(1e-9, speed),
             )
 
-    def _noted(self, update: Update) -> Update:
-        """Log the update, with the unreadable samples of all ranks."""
-        epoch = self.plan.epoch(update.step)
+    def _logged(self, update: Update) -> Update:
+        """Log the update; returns it with the unreadable samples of all ranks."""
         if update.num_unreadable:
             update = replace(update, unreadable=gather_unreadable(update.unreadable, self.job.ranks))
             for error in update.unreadable:
                 self.log.append("unreadable", step=update.step, key=error.key, reason=error.reason)
         if update.is_skipped:
-            self._note_skipped(update)
+            self._log_skipped(update)
         else:
             self.log.append(
                 "update",
                 step=update.step,
-                epoch=epoch,
+                epoch=self.plan.epoch(update.step),
                 lr=update.lr,
                 loss=update.loss,
                 gradient_norm=update.gradient_norm,
@@ -167,7 +167,7 @@ class _Training:
             )
         return update
 
-    def _note_skipped(self, update: Update) -> None:
+    def _log_skipped(self, update: Update) -> None:
         """Log the samples of an update that was not finite. Raises `Diverged` if there are too many such updates."""
         source = self.job.splits.train
         mine = json.dumps([source.key(index) for index in update.suspects]).encode()
@@ -175,12 +175,10 @@ class _Training:
         self.log.append("skipped", step=update.step, is_loss_finite=math.isfinite(update.loss), keys=keys)
         recent = (*self.state.skipped, update.step)
         self.state.skipped = tuple(step for step in recent if step > update.step - _SKIPPED_WINDOW)
-        in_a_row = self.state.skipped[-_MAX_SKIPPED_IN_A_ROW:]
-        is_row = (
-            len(in_a_row) == _MAX_SKIPPED_IN_A_ROW and in_a_row[0] == update.step - _MAX_SKIPPED_IN_A_ROW + 1
-        )
+        last = tuple(range(update.step - _MAX_SKIPPED_IN_A_ROW + 1, update.step + 1))
         is_window_full = update.step >= _SKIPPED_WINDOW
-        if is_row or is_window_full and len(self.state.skipped) > _MAX_SKIPPED_SHARE * _SKIPPED_WINDOW:
+        is_too_often = is_window_full and len(self.state.skipped) > _MAX_SKIPPED_SHARE * _SKIPPED_WINDOW
+        if self.state.skipped[-_MAX_SKIPPED_IN_A_ROW:] == last or is_too_often:
             self.log.commit()
             steps, log = ", ".join(map(str, self.state.skipped)), self.job.folder / "log.jsonl"
             raise Diverged(
@@ -207,7 +205,7 @@ class _Training:
         self.pace.saved()
         reason = self.job.ranks.gather(reason.encode())[0].decode()
         if not reason:
-            self.num_failed = 0
+            self.saved_step, self.num_failed = step, 0
             return Saved(step=step)
         self.num_failed += 1
         if self.num_failed >= _MAX_FAILED_SAVES:
@@ -218,28 +216,27 @@ class _Training:
             )
         return SaveFailed(step=step, reason=reason, in_a_row=self.num_failed)
 
-    def _evaluate(self) -> tuple[Evaluated, Evaluation] | tuple[None, None]:
+    def _evaluate(self) -> Evaluated | None:
         """Score the test split and log the result; None if a stop is requested before the end."""
         speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
-        evaluation = _score(self.job, self.state)
-        if evaluation is None:
-            return None, None
-        step = self.state.step
+        self.evaluation = _score(self.job, self.state)
+        if self.evaluation is None:
+            return None
         event = Evaluated(
-            step=step,
-            epoch=self.plan.epoch(step),
+            step=self.state.step,
+            epoch=self.plan.epoch(self.state.step),
             loss=self.log.mean_loss(),
-            summaries={name: meter.summary() for name, meter in evaluation.meters.items()},
+            summaries={name: meter.summary() for name, meter in self.evaluation.meters.items()},
             **speed,
         )
-        line = {name: value for name, value in asdict(event).items() if name != "step"}
-        self.log.append("evaluation", step=step, seconds=self.pace.seconds, **line)
+        self.log.append("evaluation", seconds=self.pace.seconds, **asdict(event))
         self.pace.restart()
-        return event, evaluation
+        return event
 
-    def _end(self, evaluation: Evaluation | None) -> Finished | Stopped:
+    def _end(self) -> Finished | Stopped:
         """The last event: `Finished` with the final scores, or `Stopped` if a stop is requested before them."""
         is_stop_requested = self.job.ranks.largest(self.job.stop.is_requested)
+        evaluation = self.evaluation
         if self.state.step == self.plan.total_steps and (evaluation is not None or not is_stop_requested):
             evaluation = evaluation or _score(self.job, self.state)
             if evaluation is not None:
@@ -272,7 +269,7 @@ def _score(job: Job, state: TrainState) -> Evaluation | None:
     """The scores of all models; None if a stop is requested before the end."""
     try:
         return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
-    except Abandoned:
+    except Interrupted:
         return None
 
 
