@@ -73,27 +73,18 @@ def decode(
     Raises `Unreadable`, with `key`, for anything that is not a complete image. Images with more than `max_pixels`
     pixels and JPEGs with more than 100 scans are refused before any pixel is decoded.
     """
-    try:
-        with _no_warnings():
-            if encoded.startswith(_NPY_MAGIC):
-                return _decode_array(encoded, channels=channels, max_pixels=max_pixels)
-            return _decode_image(encoded, channels=channels, max_pixels=max_pixels)
-    except UnidentifiedImageError as error:
-        raise Unreadable(key, _unidentified(encoded)) from error
-    except Exception as error:
-        # Pillow raises almost any kind of exception for damaged bytes.
-        raise Unreadable(key, _reason(error)) from error
+    with _errors_as_unreadable(key):
+        if encoded.startswith(_NPY_MAGIC):
+            return _decode_array(encoded, channels=channels, max_pixels=max_pixels)
+        return _decode_image(encoded, channels=channels, max_pixels=max_pixels)
 
 
 def pixels_of(
     image: PillowImage, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
     """The pixels of a Pillow image by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable`."""
-    try:
-        with _no_warnings():
-            return _pixels(image, channels=channels, max_pixels=max_pixels)
-    except Exception as error:
-        raise Unreadable(key, _reason(error)) from error
+    with _errors_as_unreadable(key):
+        return _pixels(image, channels=channels, max_pixels=max_pixels)
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -104,10 +95,17 @@ def check_max_pixels(max_pixels: int) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {_HARD_LIMIT:,} pixels, the most that Pillow decodes; make it smaller"
-    return " ".join(str(error).split()) or type(error).__name__
+@contextmanager
+def _errors_as_unreadable(key: str) -> Generator[None]:
+    """Raise any error as `Unreadable`, since Pillow raises almost any kind for damaged bytes; suppress warnings."""
+    try:
+        with _no_warnings():
+            yield
+    except Image.DecompressionBombError as error:
+        reason = f"it has more than {_HARD_LIMIT:,} pixels, the most that Pillow decodes; make it smaller"
+        raise Unreadable(key, reason) from error
+    except Exception as error:
+        raise Unreadable(key, " ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _decode_image(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
@@ -119,7 +117,11 @@ def _decode_image(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np
         raise ValueError(
             f"it is a JPEG with more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
         )
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(_unidentified(encoded)) from None
+    with opened as image:
         return _pixels(image, channels=channels, max_pixels=max_pixels)
 
 
@@ -256,7 +258,7 @@ _filters = ExitStack()
 
 
 @contextmanager
-def _no_warnings() -> Generator[None, None, None]:
+def _no_warnings() -> Generator[None]:
     """Suppress the warnings of Pillow and NumPy about unusual files: a file is either complete or `Unreadable`.
 
     All threads share the filters of `warnings`. The first thread to enter changes them and the last one to leave

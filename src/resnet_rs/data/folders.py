@@ -65,7 +65,7 @@ class ClassFolder(Source):
                 f"every file needs one label, got {len(self.labels)} labels for {len(self.files)} files."
             )
         check_max_pixels(self.max_pixels)
-        _check_unique(self.files)
+        _refuse_repeated(self.files)
         num_classes = len(self.class_names)
         unknown = set(self.labels) - set(range(num_classes))
         if unknown:
@@ -117,27 +117,13 @@ def open_folders(
     )
 
 
-def _find_split(root: str) -> tuple[_Images, _Images]:
-    """The images for training and for testing, in split folders or split automatically."""
-    train_folder, test_folder = _split_folders(root)
-    train = _class_images(root, train_folder)
-    if test_folder is None:
-        _check_apart(root, _joined(train_folder, train))
-        return _automatic_split(root, train)
-    test = _class_images(root, test_folder)
-    _check_same_classes(root, {train_folder: train, test_folder: test})
-    _check_apart(root, [*_joined(train_folder, train), *_joined(test_folder, test)])
-    return train, test
-
-
 def open_for_scoring(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> ClassFolder:
     """The images below `root` for scoring a model: those in `val`, `validation` or `test`, else all images.
 
     One class is enough, and no training split is needed.
     """
     root = _existing_folder(root)
-    names = [entry.name for entry in _folders(root)]
-    folder = next(iter(_named(names, _TEST_SPLITS)), "")
+    folder = next(iter(_named(_folders(root), _TEST_SPLITS)), "")
     images = _class_images(root, folder, min_classes=1)
     return _class_folder(root, images, class_names=_sorted_names(images), max_pixels=max_pixels)
 
@@ -151,6 +137,13 @@ def split_record(splits: Splits) -> dict[str, list[str]]:
     return {name: [source.key(i) for i in range(len(source))] for name, source in sources.items()}
 
 
+def automatic_split(splits: Splits) -> dict[str, list[str]] | None:
+    """The record of an automatic split; None if the splits are folders."""
+    record = split_record(splits)
+    train, test = ({key.partition("/")[0] for key in keys} for keys in record.values())
+    return record if train & test else None
+
+
 def _existing_folder(root: str | Path) -> str:
     root = os.path.abspath(root)
     if not os.path.exists(root):
@@ -162,11 +155,26 @@ def _existing_folder(root: str | Path) -> str:
     return root
 
 
-def automatic_split(splits: Splits) -> dict[str, list[str]] | None:
-    """The record of an automatic split; None if the splits are folders."""
-    record = split_record(splits)
-    folders = [{key.partition("/")[0] for key in keys} for keys in record.values()]
-    return record if folders[0] & folders[1] else None
+def _find_split(root: str) -> tuple[_Images, _Images]:
+    """The images for training and for testing, in split folders or split automatically."""
+    train_folder, test_folder = _split_folders(root)
+    train = _class_images(root, train_folder)
+    if test_folder is None:
+        _refuse_linked(root, [_join(train_folder, name) for name in train])
+        return _automatic_split(root, train)
+    test = _class_images(root, test_folder)
+    for name, images, other, others in (
+        (train_folder, train, test_folder, test),
+        (test_folder, test, train_folder, train),
+    ):
+        missing = _sorted_names(others.keys() - images.keys())
+        if missing:
+            raise ValueError(
+                f"{root!r} has {listed(missing)} in {other!r} but not in {name!r}; expected the same "
+                "classes in both. Add the missing folders, or remove the others."
+            )
+    _refuse_linked(root, [_join(folder, name) for folder in (train_folder, test_folder) for name in train])
+    return train, test
 
 
 def _class_folder(
@@ -195,7 +203,7 @@ def _split_folders(root: str) -> tuple[str, str | None]:
 
     "" is `root` itself. None means that the test images must be taken from the training images.
     """
-    names = [entry.name for entry in _folders(root)]
+    names = _folders(root)
     trains, tests = _named(names, _TRAIN_SPLITS), _named(names, _TEST_SPLITS)
     if tests and len(tests) == len(names):
         raise ValueError(
@@ -240,14 +248,11 @@ def _automatic_split(root: str, images: _Images) -> tuple[_Images, _Images]:
     train: _Images = {}
     test: _Images = {}
     for name, paths in images.items():
-        ordered = sorted(paths, key=_sha256)
+        hashes = {path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest() for path in paths}
+        ordered = sorted(paths, key=hashes.__getitem__)
         num_test = max(1, round(_TEST_SHARE * len(paths)))
         test[name], train[name] = ordered[:num_test], ordered[num_test:]
     return train, test
-
-
-def _sha256(path: str) -> bytes:
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
 
 
 def _recorded_split(root: str, split: Mapping[str, Sequence[str]]) -> tuple[_Images, _Images]:
@@ -257,7 +262,7 @@ def _recorded_split(root: str, split: Mapping[str, Sequence[str]]) -> tuple[_Ima
             "Use the record that the run wrote."
         )
     paths = [*split["train"], *split["test"]]
-    _check_unique(paths)
+    _refuse_repeated(paths)
     # The classes, at least two, are in the root or in a folder "train"; the paths show which.
     heads = {path.partition("/")[0] for path in split["train"]}
     depth = int(len(heads) == 1 and next(iter(heads)).lower() in _TRAIN_SPLITS)
@@ -298,13 +303,10 @@ def _class_images(root: str, folder: str, *, min_classes: int = 2) -> _Images:
         raise ValueError(f"{path!r} has no class folders; expected one per class, with images. Add them.")
     if len(classes) < min_classes:
         raise ValueError(
-            f"{path!r} has only one class, {classes[0].name!r}; expected two or more. Add a folder per "
+            f"{path!r} has only one class, {classes[0]!r}; expected two or more. Add a folder per "
             "class, or give the folder that contains the classes."
         )
-    names = _joined(folder, [entry.name for entry in classes])
-    images = {
-        entry.name: list(_images_below(entry.path, name)) for entry, name in zip(classes, names, strict=True)
-    }
+    images = {name: _images_below(root, _join(folder, name)) for name in classes}
     empty = [name for name in _sorted_names(images) if not images[name]]
     if empty:
         raise ValueError(
@@ -314,7 +316,7 @@ def _class_images(root: str, folder: str, *, min_classes: int = 2) -> _Images:
     return images
 
 
-def _check_apart(root: str, folders: Iterable[str]) -> None:
+def _refuse_linked(root: str, folders: Iterable[str]) -> None:
     """Raise `ValueError` if links make two class folders equal, or one a part of another."""
     # In this order each folder directly precedes the folders in it.
     places = sorted((Path(os.path.realpath(f"{root}/{name}")).parts, name) for name in folders)
@@ -326,18 +328,7 @@ def _check_apart(root: str, folders: Iterable[str]) -> None:
             )
 
 
-def _check_same_classes(root: str, splits: Mapping[str, _Images]) -> None:
-    for name, images in splits.items():
-        for other, other_images in splits.items():
-            missing = _sorted_names(other_images.keys() - images.keys())
-            if missing:
-                raise ValueError(
-                    f"{root!r} has {listed(missing)} in {other!r} but not in {name!r}; expected the same "
-                    "classes in both. Add the missing folders, or remove the others."
-                )
-
-
-def _check_unique(paths: Sequence[str]) -> None:
+def _refuse_repeated(paths: Sequence[str]) -> None:
     if len(set(paths)) != len(paths):
         twice = [path for path, count in Counter(paths).items() if count > 1]
         raise ValueError(
@@ -345,33 +336,33 @@ def _check_unique(paths: Sequence[str]) -> None:
         )
 
 
-def _joined(folder: str, names: Iterable[str]) -> list[str]:
-    """The paths below the root of `names` in `folder`."""
-    return [f"{folder}/{name}" if folder else name for name in names]
+def _join(folder: str, name: str) -> str:
+    """The path below the root of `name` in `folder`; "" is the root itself."""
+    return f"{folder}/{name}" if folder else name
 
 
-def _images_below(path: str, name: str) -> Iterator[str]:
-    """The images in the folder at `path`, at any depth; its path below the root is `name`."""
-    folders = [(path, name)]
-    while folders:
-        path, name = folders.pop()
-        for entry in _visible(path):
+def _images_below(root: str, folder: str) -> list[str]:
+    """The images in `folder`, at any depth, as paths below `root`."""
+    images, folders = list[str](), [folder]
+    for name in folders:  # which grows meanwhile
+        for entry in _visible(f"{root}/{name}"):
             if entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, f"{name}/{entry.name}"))
+                folders.append(f"{name}/{entry.name}")
             elif _is_image(entry):
-                yield f"{name}/{entry.name}"
+                images.append(f"{name}/{entry.name}")
+    return images
 
 
-def _folders(path: str) -> list[os.DirEntry[str]]:
-    """The folders in `path` by name, and links to folders except those that contain `path`."""
+def _folders(path: str) -> list[str]:
+    """Names of the folders in `path`, and of links to folders except those that contain `path`; sorted."""
     here = Path(os.path.realpath(path))
-    return [
-        entry
-        for entry in sorted(_visible(path), key=lambda entry: entry.name)
+    return sorted(
+        entry.name
+        for entry in _visible(path)
         if entry.is_dir(follow_symlinks=False)
         or (entry.is_symlink() and os.path.isdir(entry.path))
         and not here.is_relative_to(os.path.realpath(entry.path))
-    ]
+    )
 
 
 def _visible(path: str) -> Iterator[os.DirEntry[str]]:
