@@ -118,13 +118,13 @@ def test_all_classes_are_scored_by_real_and_from_folders_of_numbers(published, t
     )
     _, logits = answers(published, folder, size=32, crop_ratio=0.875, resampling="tf1_bicubic")
     files = [next((folder / name).iterdir()).name for name in imagenet.classes()]
-    judged = imagenet.reassess(files, logits.argmax(1))
+    correct = imagenet.reassess(files, logits.argmax(1))
     found = rs.evaluate(NAME, data=str(folder), labels="imagenet-real")
-    assert found["real"] == judged.hits.mean() and found["real_count"] == len(judged.hits)
+    assert found["real"] == correct.mean() and found["real_count"] == len(correct)
     assert found["real_count"] + found["real_without"] == found["count"] == 1000
     assert found["real_low"] < found["real"] < found["real_high"]
     line = next(line for line in verbs.describe_scores(found) if line.startswith("ReaL: "))
-    assert f" of {len(judged.hits):,} images" in line
+    assert f" of {len(correct):,} images" in line
 
     for i, name in enumerate(imagenet.classes()):
         shutil.move(folder / name, tmp_path / "numbers" / str(i))

@@ -249,18 +249,3 @@ def test_a_view_beyond_the_image_is_refused_with_both_named():
     ):
         with pytest.raises(ValueError, match="is for an image of 12 x 10 pixels, got 10 x 10"):
             refused()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"area": (0.5, 0.1)}, r"area must be two increasing shares in \(0, 1\], got \[0.5, 0.1\]"),
-        ({"area": (0.0, 1.0)}, "area must be"),
-        ({"aspect": (0.0, 1.0)}, "aspect must be two increasing positive numbers"),
-        ({"crop_ratio": 0.0}, r"crop_ratio must be in \(0, 1\], got 0.0"),
-        ({"area": (0.01, 0.05)}, "min_covered must be 0 to the greatest area 0.05, got 0.1"),
-    ],
-)
-def test_impossible_laws_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        CropDistribution(**fields)

@@ -12,30 +12,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.source import Order, Source
+from resnet_rs.data.source import Renumbered, Source
 
 Labels = Literal["imagenet-v2", "imagenet-r", "imagenet-a", "imagenet-real"]
 LABELS: tuple[Labels, ...] = get_args(Labels)
 
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.")
-
-
-class Reassessed(NamedTuple):
-    """Predictions for ImageNet's validation images, judged by ReaL's labels."""
-
-    hits: Bool[np.ndarray, " n"]
-    """Whether each prediction is correct, for the images with labels."""
-    num_without: int
-    """Number of images without labels, which are left out."""
 
 
 @cache
@@ -73,7 +62,9 @@ def labeled(source: Source, labels: Labels) -> Source:
     if labels == "imagenet-v2":
         numbers = {str(i) for i in range(len(classes()))}
         _refuse_others(source, numbers, "the numbers 0 to 999", labels)
-        return _Numbered(source=source)
+        return Renumbered(
+            source=source, class_names=classes(), numbers=tuple(int(name) for name in source.classes)
+        )
     wanted = set(classes_of(labels))
     _refuse_others(source, wanted, f"{len(wanted):,} identifiers such as {min(wanted)}", labels)
     if labels == "imagenet-real":  # refuse now, not after hours of evaluation
@@ -82,10 +73,10 @@ def labeled(source: Source, labels: Labels) -> Source:
     return source
 
 
-def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Reassessed:
-    """The predicted classes of the images `keys`, judged by ReaL's labels.
+def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " n"]:
+    """Whether the predicted class of each of the images `keys` is correct by ReaL's labels.
 
-    Raises `ValueError` for a key that is not one of ImageNet's 50,000 validation images.
+    Images without labels are left out. Raises `ValueError` for a key that is not one of ImageNet's 50,000 validation images.
     """
     starts, labels = _real()
     correct: list[bool] = []
@@ -94,30 +85,7 @@ def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Reassesse
         accepted = labels[starts[number - 1] : starts[number]]
         if len(accepted):
             correct.append(prediction in accepted)
-    return Reassessed(np.array(correct, dtype=bool), len(keys) - len(correct))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Numbered(Source):
-    """A source whose class names are class numbers of ImageNet."""
-
-    source: Source
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(classes()[int(name)] for name in self.source.classes)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
-
-    def order(self, first: int, count: int, *, seed: int) -> Order:
-        return self.source.order(first, count, seed=seed)
-
-    def read(self, index: int, request: Request) -> Sample:
-        return self.source.read(index, request)
+    return np.array(correct, dtype=bool)
 
 
 def _refuse_others(source: Source, wanted: set[str], in_words: str, labels: Labels) -> None:

@@ -89,6 +89,8 @@ class Renumbered(Source):
 
     source: Source
     class_names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """For each class of `source` its index in `class_names`."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Renumbered(Source):
 
     def read(self, index: int, request: Request) -> Sample:
         sample = self.source.read(index, request)
-        target = sample.target.renumbered(self._numbers, num_classes=len(self.class_names))
+        target = sample.target.renumbered(self._as_array, num_classes=len(self.class_names))
         return sample._replace(target=target)
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
@@ -114,9 +116,8 @@ class Renumbered(Source):
         ).hexdigest()
 
     @cached_property
-    def _numbers(self) -> Int[np.ndarray, " K"]:
-        """Old class index -> new one."""
-        return np.array([self.class_names.index(name) for name in self.source.classes])
+    def _as_array(self) -> Int[np.ndarray, " K"]:
+        return np.array(self.numbers)
 
 
 def match_classes(source: Source, classes: tuple[str, ...]) -> Source:
@@ -134,4 +135,5 @@ def match_classes(source: Source, classes: tuple[str, ...]) -> Source:
             f"the model does not know {len(unknown)} classes of the data: {', '.join(unknown[:10])}.{known} "
             "Rename the folders as in training, or evaluate a model that was trained on these classes."
         )
-    return Renumbered(source=source, class_names=classes)
+    numbers = tuple(classes.index(name) for name in source.classes)
+    return Renumbered(source=source, class_names=classes, numbers=numbers)

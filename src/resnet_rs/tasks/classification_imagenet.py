@@ -34,16 +34,16 @@ def real_scores(meter: Meter, source: Source) -> dict[str, Any]:
     if not isinstance(meter, ClassificationMeter):
         raise ValueError("ReaL's labels are for classifiers alone.")
     keys = [source.key(int(i)) for i in meter.rows["index"]]
-    judged = imagenet.reassess(keys, meter.rows["predicted"])
-    if not len(judged.hits):
+    correct = imagenet.reassess(keys, meter.rows["predicted"])
+    if not len(correct):
         raise ValueError("none of these images has a label of ReaL.")
-    interval = wilson_interval(int(judged.hits.sum()), len(judged.hits))
+    interval = wilson_interval(int(correct.sum()), len(correct))
     return {
-        "real": float(judged.hits.mean()),
+        "real": float(correct.mean()),
         "real_low": interval.low,
         "real_high": interval.high,
-        "real_count": len(judged.hits),
-        "real_without": judged.num_without,
+        "real_count": len(correct),
+        "real_without": len(keys) - len(correct),
     }
 
 
