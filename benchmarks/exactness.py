@@ -4,7 +4,7 @@
 and an ordered sum. `plain` is the same update as a loop of its own would take it: random numbers of torch, no check,
 no way back; same model, optimizer, average and batch. Both are interleaved; medians. Run on an idle machine:
 
-    python benchmarks/exactness.py
+    PYTHONPATH=tests python benchmarks/exactness.py
 """
 
 import argparse
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import torch
+from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.loader import IndexRange, TrainingBatches
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.methods.ema import ramped_decay, update_ema
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.fit import (
     Images,
     adapt_channels,

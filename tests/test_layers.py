@@ -162,7 +162,7 @@ def test_training_sees_no_concrete_arch_task_or_source():
         )
         allowed = tuple(f"resnet_rs.{name}" for name in interfaces)
         assert all(name.startswith(allowed) for name in concrete), (file, concrete)
-        sources = ("builtin", "folders", "shapes")
+        sources = ("builtin", "folders")
         assert not any(name.startswith(f"resnet_rs.data.{source}") for name in names for source in sources)
 
 

@@ -15,7 +15,7 @@ WORKERS = """
 import os, time
 from resnet_rs.data import loader
 from resnet_rs.data.pipeline import Data
-from resnet_rs.data.shapes import Shapes
+from shapes import Shapes
 
 parent, begin = os.getpid(), loader._begin_worker
 
@@ -42,7 +42,12 @@ def is_running(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_forked_workers_end_if_their_parent_is_killed_before_they_can_look_for_it():
-    with subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKERS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as parent:
         workers = [int(parent.stdout.readline()) for _ in range(2)]
         parent.kill()
     try:

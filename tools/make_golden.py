@@ -1,6 +1,6 @@
 """Train a tiny run and keep it as `tests/assets/golden-VERSION`, to be read by every later version.
 
-python tools/make_golden.py tests/assets/golden-0.1
+PYTHONPATH=tests python tools/make_golden.py tests/assets/golden-0.1
 """
 
 import json
@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
+from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.sample import Request
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device

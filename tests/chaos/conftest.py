@@ -7,10 +7,10 @@ from collections import defaultdict
 import pytest
 import torch
 from sampling import IS_FULL
+from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.training import checkpoint

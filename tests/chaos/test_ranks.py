@@ -15,8 +15,8 @@ import torch
 from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
 from chaos.faults import fresh, in_child, in_ranks, shared_memory, start_ranks, wait
 from safetensors.torch import load_file
+from shapes import Shapes
 
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint

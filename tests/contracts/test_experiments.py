@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shapes import Shapes
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges.model_garden import ModelGardenArch
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.models.backbone import Pyramid
 from resnet_rs.studies import catalog

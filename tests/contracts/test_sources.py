@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from seams.test_mixture import MIXTURE
+from shapes import Shapes
 
 from resnet_rs.data import imagenet
 from resnet_rs.data.builtin import Builtin
@@ -14,7 +15,6 @@ from resnet_rs.data.folders import open_folders
 from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, map_targets
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.tasks.classification import Classification
 

@@ -10,10 +10,10 @@ from seams.test_boxes import Detection
 from seams.test_depth import DepthTask
 from seams.test_masks import Segmentation
 from seams.test_two_views import Contrastive
+from shapes import Shapes
 
 from resnet_rs import config
 from resnet_rs.data.sample import Request
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.models.backbone import Pyramid
 from resnet_rs.report.score import PerSample
 from resnet_rs.tasks.classification import Classification

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from shapes import Shapes
 
 from resnet_rs.data.builtin import Builtin, builtin
 from resnet_rs.data.loader import EvaluationBatches, IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Renumbered, Splits, match_classes
 from resnet_rs.data.target import Label
 from resnet_rs.methods.randaugment import RandAugment

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from seams.conftest import BASE
+from shapes import Shapes
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou
 
 from resnet_rs.config import edit
 from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.data.target import Boxes
 from resnet_rs.deploy.predictor import Predictor

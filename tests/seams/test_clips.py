@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from seams.conftest import BASE
+from shapes import Shapes
 from torch import nn
 
 from resnet_rs.config import edit
 from resnet_rs.data.pipeline import FrameSampling
 from resnet_rs.data.sample import Frames, Request
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.models.backbone import Arch, Backbone, Pyramid
 from resnet_rs.models.layers import SqueezeExcite, StochasticDepth, init_as_released

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from seams.conftest import BASE
 from seams.test_masks import DenseHead
+from shapes import Shapes
 
 from resnet_rs.config import edit
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.report.score import PerSample, ScoreName
 from resnet_rs.tasks.task import Answer, Meter, Task

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from seams.conftest import BASE
+from shapes import Shapes
 from torch import nn
 from torch.nn import functional as F
 
 from resnet_rs.config import edit
 from resnet_rs.data.sample import Request
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.data.target import IGNORED
 from resnet_rs.report.score import ScoreName

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from seams.conftest import BASE
+from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.loader import IndexRange, TrainingBatches
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Order, Source, Splits
 from resnet_rs.data.target import Label, SoftLabel
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from seams.conftest import BASE
+from shapes import Shapes
 from torch import nn
 from torch.nn import functional as F
 
 from resnet_rs.config import edit
 from resnet_rs.data.loader import IndexRange, TrainingBatches
 from resnet_rs.data.sample import Unreadable
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.models.randomness import RandomLayer
 from resnet_rs.report.score import PerSample, ScoreName

@@ -1,9 +1,9 @@
 """Runs that take a second or two: the smallest base of the zoo on a few drawn or built-in images."""
 
 import pytest
+from shapes import Shapes
 
 from resnet_rs.config import edit
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.training.device import Device

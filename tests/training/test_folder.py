@@ -7,10 +7,10 @@ import signal
 import time
 
 import pytest
+from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.training import folder as run_folder
 from resnet_rs.training.events import Started

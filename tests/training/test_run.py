@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
 from resnet_rs.data.sample import Unreadable
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
 from resnet_rs.training import run as run_module

@@ -76,7 +76,7 @@ def labeled(source: Source, labels: Labels) -> Source:
 def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " n"]:
     """Whether the predicted class of each of the images `keys` is correct by ReaL's labels.
 
-    Images without labels are left out. Raises `ValueError` for a key that is not one of ImageNet's 50,000 validation images.
+    Images without labels are left out. Raises `ValueError` for a key that is not one of the 50,000 validation images.
     """
     starts, labels = _real()
     correct: list[bool] = []

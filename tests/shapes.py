@@ -1,6 +1,6 @@
-"""Drawn discs, squares and triangles on a noisy background, with labels, masks, depth, boxes and motion, for tests.
+"""Drawn discs, squares and triangles on a noisy background, with labels, masks, depth, boxes and motion.
 
-Every sample is a pure function of (seed, index), so there are no files. Source: ours.
+Every sample is a pure function of (seed, index), so there are no files.
 """
 
 from __future__ import annotations
