@@ -130,43 +130,22 @@ class Cluster(Runner):
     def run(
         self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
     ) -> Iterator[Outcome]:
-        import ray  # pyright: ignore[reportMissingImports]: an extra
-
-        is_ours = not ray.is_initialized()
-        if is_ours:
-            with _kept_handlers():
-                ray.init(address=self.address, log_to_driver=False)
-        try:
-            yield from self._run(ray, work, payloads, stop=stop, needs=needs)
-        finally:
-            if is_ours:
-                ray.shutdown()
-
-    def _run(
-        self,
-        ray: Any,  # noqa: ANN401 - a module that may not be installed
-        work: Work,
-        payloads: Mapping[str, str],
-        *,
-        stop: Stop,
-        needs: Resources,
-    ) -> Iterator[Outcome]:
-        _refuse_unmet(ray, needs)
-        task = ray.remote(num_cpus=needs.num_cores, num_gpus=needs.num_gpus, max_retries=_NUM_RAY_RETRIES)(
-            _on_a_node
-        )
-        tasks = {task.remote(work, payload, needs.num_cores): key for key, payload in payloads.items()}
-        try:
-            while tasks and not stop.is_requested:
-                done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
-                for ended in done:
-                    key, error = tasks.pop(ended), _result(ray, ended)
-                    if error == _INTERRUPTED:  # its node has to stop; another node continues
-                        tasks[task.remote(work, payloads[key], needs.num_cores)] = key
-                    else:
-                        yield Outcome(key, error)
-        finally:
-            _stop_tasks(ray, list(tasks))
+        with _connected(self.address) as ray:
+            _refuse_unmet(ray, needs)
+            options = {"num_cpus": needs.num_cores, "num_gpus": needs.num_gpus}
+            task = ray.remote(**options, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
+            tasks = {task.remote(work, payload, needs.num_cores): key for key, payload in payloads.items()}
+            try:
+                while tasks and not stop.is_requested:
+                    done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
+                    for ended in done:
+                        key, error = tasks.pop(ended), _result(ray, ended)
+                        if error == _INTERRUPTED:  # its node has to stop; another node continues
+                            tasks[task.remote(work, payloads[key], needs.num_cores)] = key
+                        else:
+                            yield Outcome(key, error)
+            finally:
+                _stop_tasks(ray, list(tasks))
 
 
 def parse(text: str | None) -> Runner:
@@ -212,6 +191,36 @@ def _error_of(child: Child) -> str | None:
     return f"its process ended with exit code {answer} and without a message"
 
 
+@contextmanager
+def _connected(address: str | None) -> Generator[Any]:
+    """Ray, connected to a cluster within the block, or for longer if it was before."""
+    import ray  # pyright: ignore[reportMissingImports]: an extra
+
+    if ray.is_initialized():
+        yield ray
+        return
+    with _kept_handlers():
+        ray.init(address=address, log_to_driver=False)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _kept_handlers() -> Generator[None]:
+    """Restore the handlers of SIGTERM and SIGINT after this block. Ray replaces them with ones that end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
     """Do the work as a Ray task. Its error is returned, since Ray takes a raised one for a failure of the node."""
     with listening() as stop:
@@ -247,20 +256,6 @@ def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, 
         return f"its node failed {_NUM_RAY_RETRIES + 1} times: {_message(error)}"
     except ray.exceptions.RayError as error:
         return f"Ray could not run it: {_message(error)}"
-
-
-@contextmanager
-def _kept_handlers() -> Generator[None]:
-    """Restore the handlers of SIGTERM and SIGINT after this block. Ray replaces them with ones that end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _message(error: BaseException) -> str:
