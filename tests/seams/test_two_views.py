@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 import torch
 from seams.conftest import BASE
 from shapes import Shapes
@@ -161,3 +162,12 @@ def test_the_views_of_an_image_are_drawn_apart_and_the_first_is_that_of_a_single
     one = TrainingBatches(SPLITS.train, EXPERIMENT.data, collate=collate, seed=0)[IndexRange(0, 8)]
     assert two.inputs.shape == (8, 2, 1, 16, 16)
     assert torch.equal(two.inputs[:, 0], one.inputs) and not torch.equal(two.inputs[:, 1], one.inputs)
+
+
+def test_masks_cannot_have_several_views():
+    source = Shapes(num_samples=8, size=16, asks="mask")
+    batches = TrainingBatches(source, BASE.data, collate=list, seed=0, num_views=2)
+    with pytest.raises(
+        ValueError, match="a target that is the same in all of them, got 'shapes/mask/0/.' with Mask"
+    ):
+        batches[IndexRange(0, 8)]

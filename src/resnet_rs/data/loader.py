@@ -35,7 +35,11 @@ class IndexRange:
 
 @dataclass(frozen=True)
 class TrainingBatches(Dataset[Batch]):
-    """Index range -> augmented training batch."""
+    """Index range -> augmented training batch.
+
+    With several views of each image, the target is that of the first one. Raises `ValueError` for targets that differ
+    from view to view, such as masks and boxes.
+    """
 
     source: Source
     data: Data

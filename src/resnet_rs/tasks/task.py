@@ -86,7 +86,8 @@ class Task(ABC):
     def num_views(self) -> int:
         """Views of each training image in one input. With more than one, predictions have one row per view.
 
-        Evaluation shows one view. Targets that belong to places of the image need a single view.
+        The target of an image is that of its first view, so targets that belong to places of the image, such as masks
+        and boxes, need a single view; several are refused. Evaluation shows one view.
         """
         return 1
 

@@ -77,8 +77,17 @@ class ProcessGroup(Ranks):
         self._heartbeat = heartbeat
 
     def gather(self, content: bytes) -> list[bytes]:
+        length = torch.tensor([len(content)])
+        lengths = [torch.empty_like(length) for _ in range(self.count)]
         with _touch():
-            return _gather(content, self.count)
+            dist.all_gather(lengths, length)
+        padded = torch.zeros(max(1, *map(int, lengths)), dtype=torch.uint8)
+        if content:
+            padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        contents = [torch.empty_like(padded) for _ in range(self.count)]
+        with _touch():
+            dist.all_gather(contents, padded)
+        return [bytes(c[: int(n)].numpy()) for c, n in zip(contents, lengths, strict=True)]
 
     def largest(self, number: int) -> int:
         largest = torch.tensor(number)
@@ -227,18 +236,6 @@ def is_connection_error(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OWN_ERROR.search(str(error)):
         return False
     return isinstance(error, dist.DistNetworkError | dist.DistStoreError) or bool(_LOST.search(str(error)))
-
-
-def _gather(content: bytes, count: int) -> list[bytes]:
-    length = torch.tensor([len(content)])
-    lengths = [torch.empty_like(length) for _ in range(count)]
-    dist.all_gather(lengths, length)
-    longest = max(1, *(int(n) for n in lengths))
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: len(content)] = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)[: len(content)]
-    contents = [torch.empty_like(padded) for _ in range(count)]
-    dist.all_gather(contents, padded)
-    return [bytes(c[: int(n)].numpy()) for c, n in zip(contents, lengths, strict=True)]
 
 
 def _flat(node: Subtree) -> Tensor:

@@ -29,13 +29,23 @@ class Log:
         self._losses: list[float] = []
         self._pending = b""
         self._is_torn = False
+        self._num_bytes = 0
+        self._path = path
         self._descriptor: int | None = None
-        if path is not None:
-            kept, num_bytes = _whole_lines(path, up_to_step=up_to_step)
-            _keep_copy_of_damaged(path)
-            for line in kept:
-                self._count(line)
-            self._open(path, num_bytes)
+        if path is None:
+            return
+        lines = _lines(path)
+        if any(line is None for _, line in lines):
+            # Nothing behind a damaged line is read, so a copy is kept.
+            storage.write_bytes(path.with_name(f"damaged-{path.name}"), path.read_bytes())
+        for text, line in lines:
+            if line is None or line["step"] > up_to_step:
+                break
+            self._count(line)
+            self._num_bytes += len(text) + 1
+        self._descriptor = storage.disk.extend(path)
+        if path.stat().st_size > self._num_bytes:
+            storage.disk.cut(path, self._num_bytes)
 
     def append(self, kind: str, *, step: int, **values: Any) -> None:  # noqa: ANN401 - any JSON value may be logged
         """Write one line. If the disk is full, the line is kept and written as soon as there is space."""
@@ -64,12 +74,6 @@ class Log:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def _open(self, path: Path, num_bytes: int) -> None:
-        self._path, self._num_bytes = path, num_bytes
-        self._descriptor = storage.disk.extend(path)
-        if path.stat().st_size > num_bytes:
-            storage.disk.cut(path, num_bytes)
-
     def _write(self) -> None:
         """Write the pending lines; if only a part could be written, remove that part."""
         if self._descriptor is None or not self._pending:
@@ -86,7 +90,7 @@ class Log:
 
     def _mend(self) -> None:
         """Remove a partial line, so that nothing is written behind it."""
-        if self._is_torn:
+        if self._is_torn and self._path is not None:
             storage.disk.cut(self._path, self._num_bytes)
             self._is_torn = False
 
@@ -103,23 +107,19 @@ class Log:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, in order, up to the first line that is incomplete or invalid. Empty if there is no log."""
-    return _whole_lines(path)[0]
-
-
-def _whole_lines(path: Path, *, up_to_step: int | None = None) -> tuple[list[dict[str, Any]], int]:
-    """The lines up to a step, and their size in bytes."""
-    lines: list[dict[str, Any]] = []
-    num_bytes = 0
-    if not path.is_file():
-        return lines, num_bytes
-    # Every complete line ends with a newline, so the text after the last newline is incomplete.
-    for text in path.read_bytes().split(b"\n")[:-1]:
-        line = _parsed(text)
-        if line is None or up_to_step is not None and line["step"] > up_to_step:
+    found: list[dict[str, Any]] = []
+    for _, line in _lines(path):
+        if line is None:
             break
-        lines.append(line)
-        num_bytes += len(text) + 1
-    return lines, num_bytes
+        found.append(line)
+    return found
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
+    """The text of each complete line of a log, and its value; None for an invalid one."""
+    # Every complete line ends with a newline, so the text after the last newline is incomplete.
+    texts = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return [(text, _parsed(text)) for text in texts]
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
@@ -132,10 +132,3 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     ):
         return None
     return line if all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ())) else None
-
-
-def _keep_copy_of_damaged(path: Path) -> None:
-    """Copy a log with a damaged line to another name, because nothing behind that line is read."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    if any(_parsed(text) is None for text in lines):
-        storage.write_bytes(path.with_name(f"damaged-{path.name}"), path.read_bytes())
