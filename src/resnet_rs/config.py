@@ -154,14 +154,9 @@ def _edited(inner: Any, hint: Any, edits: Mapping[str, Any], *, path: str) -> An
     if "" in edits:
         cure = f"set {path} first and then its fields" if is_undone else f"give {path} a value with fields"
         raise ValueError(f"{_shown(path)} and {first} contradict each other. Keep one of them, or {cure}.")
-    raise ValueError(
-        f"cannot edit {first}: {path!r} is {as_text(inner)}, which has no fields.{_cure(hint, path)}"
-    )
-
-
-def _cure(hint: Any, path: str) -> str:
     kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
-    return f" Set it first, as in {path}={kinds[0].__name__}." if kinds else ""
+    cure = f" Set it first, as in {path}={kinds[0].__name__}." if kinds else ""
+    raise ValueError(f"cannot edit {first}: {path!r} is {as_text(inner)}, which has no fields.{cure}")
 
 
 def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = None) -> Any:
@@ -181,15 +176,21 @@ def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_e
 
     JSON without a type gets the type of the `present` value, else the first possible one.
     """
-    value = _none_if_text(value, hint) if is_edit else value
     is_text = is_edit and isinstance(value, str)
+    if is_text and value.lower() in ("none", "null") and type(None) in _members(hint):
+        return None
     kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
     if kinds:
         value = _read_text(value, kinds, path) if is_text else value
         if isinstance(value, Mapping) and _TYPE not in value:
             cls = present if present is not None and issubclass(present, tuple(kinds)) else kinds[0]
             value = {_TYPE: f"{cls.__module__}.{cls.__qualname__}", **value}
-        return _read_dataclass(value, hint, kinds, path)
+        if isinstance(value, tuple(kinds)) or (value is None and type(None) in _members(hint)):
+            return value
+        try:
+            return from_plain(value, kinds=tuple(kinds))
+        except ValueError as error:
+            raise ValueError(f"in {path!r}: {error}") from None
     for text in _as_json(value, is_text=is_text):
         # `PydanticUserError`: a type that JSON cannot represent, in a file that was changed by hand.
         with suppress(ValidationError, PydanticUserError):
@@ -212,15 +213,6 @@ def _as_json(value: Any, *, is_text: bool) -> list[str]:
     return [value, f"[{value}]", json.dumps(value), value.lower(), *number]
 
 
-def _read_dataclass(value: Any, hint: Any, kinds: list[Any], path: str) -> Any:
-    if isinstance(value, tuple(kinds)) or (value is None and type(None) in _members(hint)):
-        return value
-    try:
-        return from_plain(value, kinds=tuple(kinds))
-    except ValueError as error:
-        raise ValueError(f"in {path!r}: {error}") from None
-
-
 def _read_text(text: str, kinds: list[Any], path: str) -> Any:
     """A dataclass from the name of its type, then with its defaults, or from JSON."""
     known = {cls.__name__: cls for kind in kinds for cls in _concrete(kind)}
@@ -236,11 +228,6 @@ def _read_text(text: str, kinds: list[Any], path: str) -> Any:
         raise ValueError(
             f"cannot set {path!r} to {_shown(text)}: this is not valid JSON ({error})."
         ) from None
-
-
-def _none_if_text(value: Any, hint: Any) -> Any:
-    is_none = isinstance(value, str) and value.lower() in ("none", "null")
-    return None if is_none and type(None) in _members(hint) else value
 
 
 def _refuse_unknown(owner: Any, names: Iterable[str], *, parent: str | None = None) -> None:

@@ -1,8 +1,9 @@
-"""Text that several packages write or read alike: names in messages, and JSON without repeated keys."""
+"""Text that several packages write or read alike: names in messages, intervals, and JSON without repeated keys."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from fractions import Fraction
 from typing import Any
 
 _MAX_CHARACTERS = 120
@@ -26,6 +27,24 @@ def listed(names: Collection[str], *, at_most: int = 5) -> str:
     """The first of `names` in quotes, and how many more there are."""
     first = ", ".join(quoted(name) for name in list(names)[:at_most])
     return first if len(names) <= at_most else f"{first} and {len(names) - at_most} more"
+
+
+def refuse_outside(value: object, **intervals: str) -> None:
+    """Raise `ValueError` for a field of `value` outside of its interval, such as `drop_path="[0, 1)"`, or NaN.
+
+    `"(0, 1] or none"` also allows None.
+    """
+    for name, interval in intervals.items():
+        number: float | None = getattr(value, name)
+        bounds, _, alternative = interval.partition(" or ")
+        low, high = (float(Fraction(end)) for end in bounds[1:-1].split(", "))
+        if number is None:
+            is_allowed = alternative == "none"
+        else:
+            is_end = (number == low and bounds[0] == "[") or (number == high and bounds[-1] == "]")
+            is_allowed = low < number < high or is_end
+        if not is_allowed:
+            raise ValueError(f"{name} must be in {interval}, got {number}.")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

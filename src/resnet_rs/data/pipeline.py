@@ -16,6 +16,7 @@ from resnet_rs.data.sample import Frames, Request, Sample
 from resnet_rs.data.target import Target
 from resnet_rs.data.view import CropDistribution, View, center_view, random_view, resized_center_view
 from resnet_rs.methods.randaugment import SMALLEST_RELEASED_SIZE, RandAugment
+from resnet_rs.text import refuse_outside
 
 SMALLEST_SIZE = 8
 """Smallest size of an input, in pixels per side."""
@@ -70,12 +71,7 @@ class Data:
     def __post_init__(self) -> None:
         if not SMALLEST_SIZE <= self.size <= 4096:
             raise ValueError(f"size must be {SMALLEST_SIZE} to 4096 pixels, got {self.size}.")
-        if not 0 < self.min_area <= 1:
-            raise ValueError(f"min_area must be in (0, 1], got {self.min_area}.")
-        if not 1 <= self.max_aspect <= 10:
-            raise ValueError(f"max_aspect must be 1 to 10, got {self.max_aspect}.")
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio}.")
+        refuse_outside(self, min_area="(0, 1]", max_aspect="[1, 10]", crop_ratio="(0, 1]")
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
                 f"mean and std must have one value per channel, got {len(self.mean)} and {len(self.std)} values. "

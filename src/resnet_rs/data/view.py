@@ -84,7 +84,7 @@ class View:
             return found
         canvas = np.empty((*found.shape[:-3], *self.shape, found.shape[-1]), dtype=found.dtype)
         canvas[:] = np.asarray(fill)
-        canvas[..., self._rows, self._columns, :] = found
+        canvas[(..., *self._inside, slice(None))] = found
         return canvas
 
     def values(
@@ -98,7 +98,7 @@ class View:
         columns = self.left + _centers(self.width, self.size[1])
         found = array[np.ix_(rows, columns[::-1] if self.flip else columns)]
         canvas = np.full(self.shape, outside, dtype=found.dtype)
-        canvas[self._rows, self._columns] = found
+        canvas[self._inside] = found
         return canvas
 
     def points(self, xy: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
@@ -122,12 +122,10 @@ class View:
         return scale, offset + np.array([self.padding[1], self.padding[0]])
 
     @property
-    def _rows(self) -> slice:
-        return slice(self.padding[0], self.padding[0] + self.size[0])
-
-    @property
-    def _columns(self) -> slice:
-        return slice(self.padding[1], self.padding[1] + self.size[1])
+    def _inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the result that are not padding."""
+        top, left = self.padding[:2]
+        return slice(top, top + self.size[0]), slice(left, left + self.size[1])
 
     def _require_image(self, height: int, width: int) -> None:
         if (height, width) != self.image:
@@ -192,25 +190,16 @@ def random_view(
     A crop of the whole image gives way to the center view, too: the release cannot tell it from a failed
     draw.
     """
-    crop: tuple[int, int, int, int] | None = None
+    view = center_view(height, width, size=size, crop_ratio=crops.crop_ratio)
     for _ in range(_NUM_ATTEMPTS):
         side = _crop_size(height, width, crops=crops, rng=rng)
         if side is not None and side[0] * side[1] >= crops.min_covered * height * width:
             if side != (height, width):
-                crop = (_offset(height - side[0], rng), _offset(width - side[1], rng), *side)
+                # Up to one pixel before the last place, as released; the order of the two draws counts.
+                top, left = (int(rng.random() * (n - m)) for n, m in zip((height, width), side, strict=True))
+                view = replace(view, top=top, left=left, height=side[0], width=side[1])
             break
-    flip = crops.flip and rng.random() < 0.5
-    if crop is None:
-        return replace(center_view(height, width, size=size, crop_ratio=crops.crop_ratio), flip=flip)
-    return View(
-        image=(height, width),
-        top=crop[0],
-        left=crop[1],
-        height=crop[2],
-        width=crop[3],
-        flip=flip,
-        size=(size, size),
-    )
+    return replace(view, flip=crops.flip and rng.random() < 0.5)
 
 
 def _crop_size(
@@ -233,11 +222,6 @@ def _crop_size(
     crop_width = round(crop_height * aspect)
     fits = 0 < crop_height <= height and 0 < crop_width <= width
     return (crop_height, crop_width) if fits and min_area <= crop_height * crop_width <= max_area else None
-
-
-def _offset(room: int, rng: np.random.Generator) -> int:
-    """Where a crop starts that leaves out `room` pixels: 0 to `room - 1`, never at the end, as released."""
-    return int(rng.random() * room)
 
 
 def _resized(

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
+from resnet_rs.text import refuse_outside
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
@@ -61,8 +63,7 @@ class StepDecay(Schedule):
         bounded = (0.0, *self.milestones, 1.0)
         if not all(before < after for before, after in pairwise(bounded)):
             raise ValueError(f"milestones must increase within (0, 1), got {list(self.milestones)}.")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor must be in (0, 1), got {self.factor}.")
+        refuse_outside(self, factor="(0, 1)")
 
     def decay(self, progress: float) -> float:
         return self.factor ** sum(progress >= milestone for milestone in self.milestones)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from resnet_rs.models.backbone import Arch, StagedBackbone
 from resnet_rs.models.checkpointing import Stage
 from resnet_rs.models.layers import build_stochastic_depth
+from resnet_rs.text import refuse_outside
 
 Norm = Callable[[int], nn.Module]
 
@@ -58,15 +59,8 @@ class EfficientNetArch(Arch):
     """Added to the variance in every batch norm; torchvision's weights up to B4 need 1e-5."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth"):
-            if not 0 < getattr(self, name) <= 16:
-                raise ValueError(f"{name} must be in (0, 16], got {getattr(self, name)}.")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
-        if not 0 < self.norm_eps <= 0.1:
-            raise ValueError(f"norm_eps must be in (0, 0.1], got {self.norm_eps}.")
-        if not 0 < self.norm_momentum <= 1:
-            raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
+        refuse_outside(self, width="(0, 16]", depth="(0, 16]", drop_path="[0, 1)")
+        refuse_outside(self, norm_eps="(0, 0.1]", norm_momentum="(0, 1]")
 
     @property
     def needs_ema(self) -> bool:

@@ -25,6 +25,7 @@ from resnet_rs.models.layers import (
     build_stochastic_depth,
     init_as_released,
 )
+from resnet_rs.text import refuse_outside
 
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     14: (1, 1, 1, 1),
@@ -91,18 +92,10 @@ class ResNetArch(Arch):
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
-        self._refuse_out_of_range()
-
-    def _refuse_out_of_range(self) -> None:
-        # Below 1/32 the first convolution of the stem would have no channel left.
-        if not 1 / 32 <= self.width <= 16:
-            raise ValueError(f"width must be in [1/32, 16], got {self.width}.")
-        if self.se_ratio is not None and not 0 < self.se_ratio <= 1:
-            raise ValueError(f"se_ratio must be in (0, 1] or none, got {self.se_ratio}.")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
-        if not 0 < self.norm_momentum <= 1:
-            raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
+        # Below a width of 1/32 the first convolution of the stem would have no channel left.
+        refuse_outside(
+            self, width="[1/32, 16]", se_ratio="(0, 1] or none", drop_path="[0, 1)", norm_momentum="(0, 1]"
+        )
 
     @property
     def needs_ema(self) -> bool:

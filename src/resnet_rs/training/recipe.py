@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resnet_rs.methods.schedule import Cosine, Schedule
+from resnet_rs.text import refuse_outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +40,9 @@ class Recipe:
             )
         if not self.base_lr > 0:
             raise ValueError(f"base_lr must be above 0, got {self.base_lr}.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1) or none, got {self.ema_decay}.")
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
+        refuse_outside(self, momentum="[0, 1)", ema_decay="(0, 1) or none")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0. Set recipe.nesterov=false as well.")
         if self.schedule.warmup_epochs >= self.epochs:
