@@ -102,13 +102,13 @@ class ProcessGroup(Ranks):
                 dist.broadcast(sent, src=0)
             tensor.detach().copy_(sent)
 
-    def total(self, partial: TreeSum, num_micro_batches: int) -> list[Tensor]:
+    def _over_ranks(self, tree: TreeSum, num_micro_batches: int) -> list[Tensor]:
         """Every rank adds up its part of the subtrees of all ranks, in order. Then the ranks exchange the parts.
 
         If each rank holds one subtree, that moves as many bytes as a ring all-reduce.
         """
-        layouts = partial.subtrees[0].values
-        whole = self._exchange([_flat(node) for node in partial.subtrees], num_micro_batches)
+        layouts = tree.subtrees[0].values
+        whole = self._exchange([_flat(node) for node in tree.subtrees], num_micro_batches)
         sizes = [value.numel() for value in layouts]
         values = whole[: sum(sizes)].split(sizes)
         # Same strides as before: fused optimizers read weights and gradients side by side, as they lie in memory.

@@ -1,8 +1,8 @@
 """The loop: one optimizer step per batch, yielded to whoever called.
 
-A batch is split into micro-batches, which the ranks share. Each of them gives its gradients, the batch-norm statistics
-after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the number of ranks nor
-an interruption can change it.
+A batch is split into micro-batches, which the ranks share. Each of them gives a `MicroBatchGradient`: gradients, the
+batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the
+number of ranks nor an interruption can change it.
 
 An update with NaN or infinity in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit
 for bit, on all ranks.
@@ -27,7 +27,7 @@ from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.training.recipe import Plan
-from resnet_rs.training.reduction import TreeSum
+from resnet_rs.training.reduction import MicroBatchGradient
 from resnet_rs.training.state import Statistics, TrainState
 
 
@@ -103,40 +103,46 @@ class Loop:
         state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         statistics.begin()
-        partial, parts = TreeSum(), list[_Part]()
-        for i in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
-            part, tensors = self._micro_batch(work, batches)
-            partial.add(i, 1, tensors)
-            parts.append(part)
-        *gradients, statistics_sum, counts = self.ranks.total(partial, self.micro_batches)
+        parts = list[_Part]()
+        total = self.ranks.total(self._micro_batches(work, batches, parts), self.micro_batches)
         # One transfer from the device for all numbers.
-        *values, norm = torch.cat([counts, get_total_norm(gradients)[None]]).tolist()
+        *values, norm = torch.cat([total.counts, get_total_norm(total.gradients)[None]]).tolist()
         sums = _Counts(*values)
         update = self._checked(state, sums, norm, parts)
         if update is not None:
             state.step = update.step
             if not update.is_skipped:
-                self._move(state, gradients, factor=self.plan.batch_size / sums.num_samples)
-                statistics.accept(statistics_sum / sums.num_micro_batches)
+                self._move(state, total.gradients, factor=self.plan.batch_size / sums.num_samples)
+                statistics.accept(total.statistics / sums.num_micro_batches)
                 self._update_ema(state)
         return update
 
-    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, list[Tensor]]:
-        """Compute the next micro-batch: its gradients, its statistics and its counts; without a sample all zero."""
+    def _micro_batches(
+        self, work: _Work, batches: Iterator[Batch], parts: list[_Part]
+    ) -> Iterator[MicroBatchGradient]:
+        """Compute the micro-batches of this rank in turn, and append to `parts` what the update reports of each."""
+        for _ in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
+            part, gradient = self._micro_batch(work, batches)
+            parts.append(part)
+            yield gradient
+
+    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, MicroBatchGradient]:
+        """Compute the next micro-batch; without a sample its gradient is zero."""
         state, statistics = work.state, work.statistics
         batch = None if self.stop.is_requested else next(batches)
         parameters = _trained(state)
         if batch is None or not len(batch.indices):
             nothing = parameters[0].new_zeros(())
-            gradients = [torch.zeros_like(p) for p in parameters]
-            return _Part(batch, nothing), [*gradients, statistics.nothing(), _counts(nothing, nothing, batch)]
+            zeros = [torch.zeros_like(p) for p in parameters]
+            counts = _counts(nothing, nothing, batch)
+            return _Part(batch, nothing), MicroBatchGradient(zeros, statistics.nothing(), counts)
         loss = self._backward(work, batch)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         after = statistics.take()
         # Zero times a finite statistic is zero; zero times NaN or infinity is NaN, which the check then carries.
         check = get_total_norm(gradients) + loss + 0 * after.sum()
         state.optimizer.zero_grad(set_to_none=True)
-        return _Part(batch, check), [*gradients, after, _counts(loss, check, batch)]
+        return _Part(batch, check), MicroBatchGradient(gradients, after, _counts(loss, check, batch))
 
     def _backward(self, work: _Work, batch: Batch) -> Tensor:
         """Compute the gradient of `batch`'s share of the whole batch's mean loss. Returns the sum of its losses."""

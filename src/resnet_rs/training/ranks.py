@@ -7,12 +7,12 @@ many ranks there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import Tensor
 
-from resnet_rs.training.reduction import TreeSum
+from resnet_rs.training.reduction import MicroBatchGradient, TreeSum
 
 T = TypeVar("T")
 
@@ -49,17 +49,25 @@ class Ranks:
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with the tensors of the first rank."""
 
-    def total(self, partial: TreeSum, num_micro_batches: int) -> list[Tensor]:
-        """The sum over the micro-batches of all ranks, of which `partial` has those of this one.
+    def total(self, mine: Iterable[MicroBatchGradient], num_micro_batches: int) -> MicroBatchGradient:
+        """The sum over the micro-batches of all ranks: the same bits on every rank, for any number of ranks.
 
-        `bounds(num_micro_batches, index)` says which these are. The sum has the same bits on every rank, for any number
-        of ranks.
+        `mine` are those of this rank, `bounds(num_micro_batches, index)`. Each is added as soon as it is computed, and
+        its tensors may be changed in place.
         """
-        del num_micro_batches
-        return partial.total()
+        tree = TreeSum()
+        for i, gradient in enumerate(mine, start=self.bounds(num_micro_batches, self.index)[0]):
+            tree.add(i, 1, [*gradient.gradients, gradient.statistics, gradient.counts])
+        *gradients, statistics, counts = self._over_ranks(tree, num_micro_batches)
+        return MicroBatchGradient(gradients, statistics, counts)
 
     def at_step(self, step: int) -> None:
         """Report to the other ranks that this one has taken `step` updates."""
+
+    def _over_ranks(self, tree: TreeSum, num_micro_batches: int) -> list[Tensor]:
+        """The sum of the `tree` of this rank and those of the others."""
+        del num_micro_batches
+        return tree.total()
 
 
 ALONE = Ranks()

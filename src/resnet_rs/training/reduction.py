@@ -10,9 +10,21 @@ Source: ours. An all-reduce adds in an order that depends on the number of ranks
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class MicroBatchGradient(NamedTuple):
+    """What a micro-batch adds to an update, or the sum of several."""
+
+    gradients: list[Tensor]
+    """One per trained parameter."""
+    statistics: Tensor
+    """The running statistics of all batch norms after the micro-batch, as one vector."""
+    counts: Tensor
+    """Loss, numbers of samples and the like, which are summed along."""
 
 
 @dataclass(frozen=True)
