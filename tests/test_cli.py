@@ -135,7 +135,11 @@ def test_show_takes_edits(command):
         (["show", "resnet-rs-tiny", "arch={" + '"blocks":[' * 10_000], "this is not valid JSON"),
         (["train", "resnet-rs-tiny", "--data", "builtin"], "Missing option '--out'"),
         (["evaluate", "nothing", "--data", "builtin"], "nothing is no folder"),
-        (["predict", "nothing", "x.jpg"], "nothing is no folder"),
+        (["predict", "nothing", "x.jpg"], "nothing is no folder; expected a run folder"),
+        (
+            ["predict", "resnet-rs-5O-i160", "x.jpg"],
+            "the name of published weights, such as resnet-rs-50-i160",
+        ),
         (["report", "nothing"], "nothing holds no run"),
         (["trian"], "No such command 'trian'"),
     ],

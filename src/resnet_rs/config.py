@@ -18,13 +18,13 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from difflib import SequenceMatcher, get_close_matches
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from resnet_rs.text import unique_keys
+from resnet_rs.text import MAX_WORD, closest, unique_keys
 
 V = TypeVar("V")
 
@@ -32,14 +32,12 @@ TRUSTED_PACKAGES = [__name__.partition(".")[0]]
 """A stored file may name dataclasses of these packages. A program adds its own package for its own archs and tasks."""
 
 _TYPE = "type"
-_MAX_WORD = 100
-"""Longest text, in letters, for which the closest known word is searched. A search in a longer text is slow."""
 _LIKENESS = 0.6
 """How like a known word a misspelled one must be, between 0 and 1."""
 _MAX_MESSAGE = 1000
 """Longest message about values, in letters. There may be a million values."""
 _shortened = reprlib.Repr()
-_shortened.maxstring = _shortened.maxother = _MAX_WORD
+_shortened.maxstring = _shortened.maxother = MAX_WORD
 _shortened.maxlist = _shortened.maxdict = 8
 _shortened.maxlong = 50
 
@@ -195,8 +193,8 @@ def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_e
         # `PydanticUserError`: a type that JSON cannot represent, in a file that was changed by hand.
         with suppress(ValidationError, PydanticUserError):
             return _adapter(hint).validate_json(text, strict=True)
-    closest = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_text else ""
-    raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{closest}")
+    near = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_text else ""
+    raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{near}")
 
 
 def _as_json(value: Any, *, is_text: bool) -> list[str]:
@@ -220,8 +218,8 @@ def _read_text(text: str, kinds: list[Any], path: str) -> Any:
         return _build(known[text], {})
     if not text.startswith("{"):
         choices = " or ".join([*known, 'JSON, such as {"type": ...}'])
-        closest = _closest(text, known, cutoff=0.3)
-        raise ValueError(f"cannot set {path!r} to {_shown(text)}: it must be {choices}.{closest}")
+        near = _closest(text, known, cutoff=0.3)
+        raise ValueError(f"cannot set {path!r} to {_shown(text)}: it must be {choices}.{near}")
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
@@ -240,10 +238,10 @@ def _refuse_unknown(owner: Any, names: Iterable[str], *, parent: str | None = No
     for path in names:
         name = path.partition(".")[0]
         if name not in known:
-            closest = _closest(name, known) if parent is None else _closest_path(path, owner, parent)
+            near = _closest(name, known) if parent is None else _closest_path(path, owner, parent)
             subject = f"cannot edit {_shown(parent + path)}: " if parent is not None else ""
             raise ValueError(
-                f"{subject}{cls.__name__} has no field {_shown(name)}.{closest} "
+                f"{subject}{cls.__name__} has no field {_shown(name)}.{near} "
                 f"Its fields are: {', '.join(known)}."
             )
 
@@ -252,7 +250,7 @@ def _stored_type(path: str) -> type:
     """The frozen dataclass at a stored module path of a trusted package."""
     module, _, name = path.rpartition(".")
     parts = path.split(".")
-    is_path = len(path) <= 4 * _MAX_WORD and all(p.isidentifier() and not p.startswith("_") for p in parts)
+    is_path = len(path) <= 4 * MAX_WORD and all(p.isidentifier() and not p.startswith("_") for p in parts)
     if is_path and module.partition(".")[0] in TRUSTED_PACKAGES:
         try:
             found = getattr(importlib.import_module(module), name, None)
@@ -309,13 +307,13 @@ def _allowed(hint: Any) -> str:
 
 def _closest(word: str, known: Iterable[str], *, cutoff: float = _LIKENESS) -> str:
     """A sentence with the word of `known` that is closest to a misspelled one, if any is close."""
-    close = get_close_matches(word, known, n=1, cutoff=cutoff) if len(word) <= _MAX_WORD else []
-    return f" Closest: {close[0]}." if close else ""
+    found = closest(word, known, at_most=1, likeness=cutoff)
+    return f" Closest: {found}." if found else ""
 
 
 def _closest_path(text: str, value: Any, parent: str) -> str:
     """A sentence with the closest field of `value` at any depth, such as `recipe.base_lr` for `lr`."""
-    if len(text) > _MAX_WORD:
+    if len(text) > MAX_WORD:
         return ""
     word = text.rpartition(".")[2]
 

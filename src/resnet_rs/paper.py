@@ -8,7 +8,7 @@ IMAGENET_IMAGES = 1_281_167
 """Training images of ImageNet-1k, which the published recipes assume."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Released:
     """Published figures of one released ResNet-RS."""
 
@@ -27,99 +27,23 @@ class Released:
     """Accuracy of the released EMA weights, evaluated by a third party (`sebastian-sz/resnet-rs-keras`)."""
 
 
-RELEASED: dict[str, Released] = {
-    "resnet-rs-50-i160": Released(
-        params=35_691_912,
-        gmacs=2.28,
-        tpu_ms=70.0,
-        v100_s=0.31,
-        accuracy_readme=78.8,
-        accuracy_reevaluated=78.9,
-    ),
-    "resnet-rs-101-i160": Released(
-        params=63_618_696,
-        gmacs=4.18,
-        tpu_ms=120.0,
-        v100_s=0.48,
-        accuracy_readme=80.3,
-        accuracy_reevaluated=80.3,
-    ),
-    "resnet-rs-101-i192": Released(
-        params=63_618_696,
-        gmacs=6.01,
-        tpu_ms=170.0,
-        v100_s=0.70,
-        accuracy_readme=81.2,
-        accuracy_reevaluated=81.3,
-    ),
-    "resnet-rs-152-i192": Released(
-        params=86_621_576,
-        gmacs=8.75,
-        tpu_ms=240.0,
-        v100_s=0.99,
-        accuracy_readme=82.0,
-        accuracy_reevaluated=82.1,
-    ),
-    "resnet-rs-152-i224": Released(
-        params=86_621_576,
-        gmacs=11.90,
-        tpu_ms=320.0,
-        v100_s=1.48,
-        accuracy_readme=82.2,
-        accuracy_reevaluated=82.9,
-    ),
-    "resnet-rs-152-i256": Released(
-        params=86_621_576,
-        gmacs=15.53,
-        tpu_ms=410.0,
-        v100_s=1.76,
-        accuracy_readme=83.0,
-        accuracy_reevaluated=83.0,
-    ),
-    "resnet-rs-200-i256": Released(
-        params=93_209_992,
-        gmacs=20.09,
-        tpu_ms=570.0,
-        v100_s=2.86,
-        accuracy_readme=83.4,
-        accuracy_reevaluated=83.4,
-    ),
-    "resnet-rs-270-i256": Released(
-        params=129_861_448,
-        gmacs=26.95,
-        tpu_ms=780.0,
-        v100_s=3.76,
-        accuracy_readme=83.8,
-        accuracy_reevaluated=83.8,
-    ),
-    "resnet-rs-350-i256": Released(
-        params=163_956_168,
-        gmacs=34.38,
-        tpu_ms=1100.0,
-        v100_s=4.72,
-        accuracy_readme=84.0,
-        accuracy_reevaluated=84.0,
-    ),
-    "resnet-rs-350-i320": Released(
-        params=163_956_168,
-        gmacs=53.68,
-        tpu_ms=1630.0,
-        v100_s=8.48,
-        accuracy_readme=84.2,
-        accuracy_reevaluated=84.3,
-    ),
-    "resnet-rs-420-i320": Released(
-        params=191_891_656,
-        gmacs=63.94,
-        tpu_ms=2090.0,
-        v100_s=10.16,
-        accuracy_readme=84.4,
-        accuracy_reevaluated=84.4,
-    ),
+RELEASED = {
+    # params, gmacs, tpu_ms, v100_s, accuracy_readme, accuracy_reevaluated
+    "resnet-rs-50-i160": Released(35_691_912, 2.28, 70.0, 0.31, 78.8, 78.9),
+    "resnet-rs-101-i160": Released(63_618_696, 4.18, 120.0, 0.48, 80.3, 80.3),
+    "resnet-rs-101-i192": Released(63_618_696, 6.01, 170.0, 0.70, 81.2, 81.3),
+    "resnet-rs-152-i192": Released(86_621_576, 8.75, 240.0, 0.99, 82.0, 82.1),
+    "resnet-rs-152-i224": Released(86_621_576, 11.90, 320.0, 1.48, 82.2, 82.9),
+    "resnet-rs-152-i256": Released(86_621_576, 15.53, 410.0, 1.76, 83.0, 83.0),
+    "resnet-rs-200-i256": Released(93_209_992, 20.09, 570.0, 2.86, 83.4, 83.4),
+    "resnet-rs-270-i256": Released(129_861_448, 26.95, 780.0, 3.76, 83.8, 83.8),
+    "resnet-rs-350-i256": Released(163_956_168, 34.38, 1100.0, 4.72, 84.0, 84.0),
+    "resnet-rs-350-i320": Released(163_956_168, 53.68, 1630.0, 8.48, 84.2, 84.3),
+    "resnet-rs-420-i320": Released(191_891_656, 63.94, 2090.0, 10.16, 84.4, 84.4),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TimmsEvaluation:
     """How timm evaluates one of the released weights, and the accuracy it publishes."""
 
@@ -131,13 +55,14 @@ class TimmsEvaluation:
     """Accuracy on ImageNet, in percent."""
 
 
-TIMM: dict[str, TimmsEvaluation] = {
-    "resnet-rs-50-i160": TimmsEvaluation(size=224, crop_ratio=0.91, accuracy=79.934),
-    "resnet-rs-101-i192": TimmsEvaluation(size=288, crop_ratio=0.94, accuracy=82.288),
-    "resnet-rs-152-i256": TimmsEvaluation(size=320, crop_ratio=1.0, accuracy=83.710),
-    "resnet-rs-270-i256": TimmsEvaluation(size=352, crop_ratio=1.0, accuracy=84.438),
-    "resnet-rs-350-i256": TimmsEvaluation(size=384, crop_ratio=1.0, accuracy=84.710),
-    "resnet-rs-420-i320": TimmsEvaluation(size=416, crop_ratio=1.0, accuracy=85.010),
+TIMM = {
+    # size, crop_ratio, accuracy
+    "resnet-rs-50-i160": TimmsEvaluation(224, 0.91, 79.934),
+    "resnet-rs-101-i192": TimmsEvaluation(288, 0.94, 82.288),
+    "resnet-rs-152-i256": TimmsEvaluation(320, 1.0, 83.710),
+    "resnet-rs-270-i256": TimmsEvaluation(352, 1.0, 84.438),
+    "resnet-rs-350-i256": TimmsEvaluation(384, 1.0, 84.710),
+    "resnet-rs-420-i320": TimmsEvaluation(416, 1.0, 85.010),
 }
 """Experiment -> timm's protocol, bicubic and antialiased. Its `resnetrs200` has weights that timm trained itself.
 
@@ -166,7 +91,7 @@ Source: paper, Table 2, as transcribed in `keras_cv_attention_models`.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rival:
     """Published figures of one EfficientNet, which the paper compares with."""
 
@@ -179,14 +104,15 @@ class Rival:
     """Training step as for `Released`; the same tables."""
 
 
-RIVALS: dict[str, Rival] = {
-    "efficientnet-b0": Rival(accuracy=77.1),
-    "efficientnet-b1": Rival(accuracy=79.1),
-    "efficientnet-b2": Rival(accuracy=80.1),
-    "efficientnet-b3": Rival(accuracy=81.6),
-    "efficientnet-b4": Rival(accuracy=82.9),
-    "efficientnet-b5": Rival(accuracy=83.7, tpu_ms=1510.0, v100_s=8.16),
-    "efficientnet-b6": Rival(accuracy=84.0, tpu_ms=3000.0, v100_s=15.7),
-    "efficientnet-b7": Rival(accuracy=84.7, tpu_ms=6000.0, v100_s=29.9),
+RIVALS = {
+    # accuracy, tpu_ms, v100_s
+    "efficientnet-b0": Rival(77.1),
+    "efficientnet-b1": Rival(79.1),
+    "efficientnet-b2": Rival(80.1),
+    "efficientnet-b3": Rival(81.6),
+    "efficientnet-b4": Rival(82.9),
+    "efficientnet-b5": Rival(83.7, 1510.0, 8.16),
+    "efficientnet-b6": Rival(84.0, 3000.0, 15.7),
+    "efficientnet-b7": Rival(84.7, 6000.0, 29.9),
 }
 """Source of the accuracies: README of EfficientNet's release; B5 and B7 with RandAugment, the others AutoAugment."""

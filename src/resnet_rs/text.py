@@ -1,13 +1,15 @@
-"""Text that several packages write or read alike: names in messages, intervals, and JSON without repeated keys."""
+"""Text of many packages: names in messages, the closest word, intervals of fields, JSON without repeated keys."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
 _MAX_CHARACTERS = 120
-
+MAX_WORD = 100
+"""Longest word for which the closest known one is searched. The search for a longer one is slow."""
 
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))} | {9: "\t"}
 """Control characters could move the cursor or change colors, so they become escapes. A tab stays."""
@@ -27,6 +29,15 @@ def listed(names: Collection[str], *, at_most: int = 5) -> str:
     """The first of `names` in quotes, and how many more there are."""
     first = ", ".join(quoted(name) for name in list(names)[:at_most])
     return first if len(names) <= at_most else f"{first} and {len(names) - at_most} more"
+
+
+def closest(word: str, known: Iterable[str], *, at_most: int = 3, likeness: float = 0.4) -> str:
+    """The words of `known` that are most like a misspelled one, with commas; empty if none is.
+
+    `likeness` is in [0, 1], the least that counts. A word above 100 letters has no closest one.
+    """
+    found = get_close_matches(word, known, n=at_most, cutoff=likeness) if len(word) <= MAX_WORD else []
+    return ", ".join(found)
 
 
 def refuse_outside(value: object, **intervals: str) -> None:

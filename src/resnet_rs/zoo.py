@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from resnet_rs import text
 from resnet_rs.config import diff, edit
 from resnet_rs.data.pipeline import Data
 from resnet_rs.methods.randaugment import RandAugment
@@ -118,14 +118,15 @@ def experiment(name: str) -> Experiment:
     """The experiment called `name`. For an unknown name the error gives the closest ones."""
     if name not in EXPERIMENTS:
         raise ValueError(
-            f"{name!r} is not in the zoo. Closest: {closest(name)}. `resnet-rs list` shows all {len(EXPERIMENTS)}."
+            f"{text.quoted(name)} is not in the zoo. Closest: {closest(name)}. "
+            f"`resnet-rs list` shows all {len(EXPERIMENTS)}."
         )
     return EXPERIMENTS[name]
 
 
 def closest(name: str) -> str:
     """The names most like `name`, for a message."""
-    return ", ".join(get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3])
+    return text.closest(name, EXPERIMENTS) or ", ".join(list(EXPERIMENTS)[:3])
 
 
 def names(pattern: str = "*") -> list[str]:

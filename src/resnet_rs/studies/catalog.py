@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 from resnet_rs.studies import file, scaling, training_methods
 from resnet_rs.studies.study import Study
+from resnet_rs.text import closest, quoted
 from resnet_rs.training.experiment import Experiment
 
 Builder = Callable[[Experiment, int, Mapping[str, str]], Study]
@@ -59,8 +59,7 @@ def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: 
 def refuse_unknown(name: str) -> None:
     """Refuse a name that is not in the catalog and does not end like a YAML file."""
     if name not in STUDIES and not name.endswith(_ENDINGS):
-        close = get_close_matches(name, STUDIES, n=2, cutoff=0.4) or list(STUDIES)
         raise ValueError(
-            f"there is no study {name!r}. Closest: {', '.join(close)}. `resnet-rs study list` shows all; a study of "
-            "your own is a .yaml file."
+            f"there is no study {quoted(name)}. Closest: {closest(name, STUDIES) or ', '.join(STUDIES)}. "
+            "`resnet-rs study list` shows all; a study of your own is a .yaml file."
         )

@@ -17,9 +17,10 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
-from resnet_rs.paper import TIMM
+from resnet_rs.paper import RELEASED, TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
+from resnet_rs.text import closest
 from resnet_rs.training import checkpoint
 from resnet_rs.training.checkpoint import split_digest
 from resnet_rs.training.device import Device
@@ -101,6 +102,12 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
         atexit.register(scratch.cleanup)
         return checkpoint.read(
             convert(SourceCheckpoint(path=Path(trained), kind="hub"), Path(scratch.name, "checkpoint")).path
+        )
+    if not Path(trained).exists():
+        near = closest(str(trained), RELEASED) or next(iter(RELEASED))
+        raise FileNotFoundError(
+            f"{trained} is no folder; expected a run folder, a checkpoint in it, a Hub folder, or the name of "
+            f"published weights, such as {near}."
         )
     return checkpoint.read(Path(trained))
 
