@@ -44,7 +44,7 @@ ONLY_IN = {
     "yaml": {"studies/file.py"},
     "ray": {"jobs.py"},
     "scipy": {"report/comparison.py", "report/statistics.py"},
-    "google_crc32c": {"bridges/tensor_bundle.py"},
+    "google_crc32c": {"bridges/bundle_index.py"},
     "h5py": {"bridges/keras.py"},
     **{name: {"bridges/archive.py"} for name in ("tarfile", "zipfile", "gzip")},
     "subprocess": {"bridges/torch_file.py"},

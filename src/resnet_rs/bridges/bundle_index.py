@@ -1,11 +1,8 @@
-"""The index of a TensorFlow checkpoint: bytes -> what it says of each variable, with every number checked.
+"""The index of a TensorFlow checkpoint: bytes -> type, shape and place of each variable, with every number checked.
 
-The index is a sorted table: blocks of keys and values, a block that says where these are, and a footer that says where
-that one is. Its values are protocol buffers: a header under the empty key, then an entry for each variable.
-
-    entries        the whole
-    _table         bytes -> keys and values
-    _fields        a protocol buffer -> numbers and bytes
+The index is a sorted table of keys and values. It consists of blocks of keys and values, a block that lists these
+blocks, and a footer that says where that list is. The values are protocol buffers: a header under the empty key, then
+one entry for each variable.
 
 Source: the format as TensorFlow's `tensor_bundle.proto`, `tensor_bundle.cc` and `lib/io/format.cc` define it.
 """
@@ -13,8 +10,8 @@ Source: the format as TensorFlow's `tensor_bundle.proto`, `tensor_bundle.cc` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from resnet_rs.bridges.archive import Unreadable
 from resnet_rs.text import quoted
@@ -32,57 +29,67 @@ _DTYPES = dict(
 )
 """TensorFlow's number of a type -> its name (`types.proto`)."""
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+"""The last bytes of every index."""
 _FOOTER = 48
 _TRAILER = 5
-"""After each block: how it is compressed, and a checksum."""
+"""Bytes after each block: one for the compression method, four for the checksum."""
 _SNAPPY = 1
 _MAX_SHARDS, _MAX_VARIABLES, _MAX_KEY, _MAX_VALUE, _MAX_DIMS = 100_000, 100_000, 1000, 1 << 16, 32
 _VERSION = 1
-"""Of the format, which a file may ask of its reader."""
+"""Version of the format that this reader knows."""
 
-Extend = Callable[[int, bytes], int]
-"""The CRC-32C of what came before, and more bytes -> that of all."""
 Fields = dict[int, list[int | bytes]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """What the index says of one variable."""
 
     dtype: str
+    """TensorFlow's name, such as `float32`, `bfloat16` or `string`."""
     shape: tuple[int, ...]
     shard: int
-    """In which data file it is."""
+    """Number of the data file that holds it."""
     offset: int
+    """Where it begins in that file, in bytes."""
     num_bytes: int
     crc: int
-    """Of its bytes, masked."""
+    """The masked checksum of its bytes."""
     num_slices: int
-    """In how many pieces it is stored under other keys; 0 if it is whole."""
+    """Number of slices that are stored under other keys; 0 for a variable that is stored whole."""
 
 
-def entries(content: bytes, extend: Extend) -> tuple[int, dict[str, Entry]]:
-    """The number of data files, and the entries by name, of a whole index; raises `Unreadable`."""
-    table = _table(content, extend)
+def entries(content: bytes) -> tuple[int, dict[str, Entry]]:
+    """The number of data files, and the entry of each variable, from a whole index. Raises `Unreadable`."""
+    table = _table(content)
     num_shards = _num_shards(*next(table, (b"-", b"")))
     found: dict[str, Entry] = {}
     for key, value in table:
-        # Such keys are those of slices; their variable has an entry of its own, too.
-        if key.startswith(b"\0"):
+        if key.startswith(b"\0"):  # a slice of a variable that has an entry of its own
             continue
         if len(found) == _MAX_VARIABLES:
             raise Unreadable(f"it lists more than {_MAX_VARIABLES:,} variables.")
         try:
             name = key.decode()
         except UnicodeDecodeError:
-            raise Unreadable(f"{key[:100]!r} in it is no name.") from None
+            raise Unreadable(f"{key[:100]!r} in it is not a name in UTF-8.") from None
         found[name] = _entry(name, _fields(value), num_shards)
     return num_shards, found
 
 
-def masked(crc: int) -> int:
-    """A CRC-32C as it is stored: one of bytes that hold their own would be worth little."""
+def masked_crc(crc: int) -> int:
+    """A CRC-32C in the form in which TensorFlow stores it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def extend_crc(crc: int, content: bytes) -> int:
+    """The CRC-32C of bytes with the CRC-32C `crc` and then `content`."""
+    try:
+        import google_crc32c  # pyright: ignore[reportMissingImports]: an extra
+    except ImportError:
+        raise Unreadable(
+            "it needs google-crc32c, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
+        ) from None
+    return google_crc32c.extend(crc, content)
 
 
 def _num_shards(key: bytes, value: bytes) -> int:
@@ -93,154 +100,141 @@ def _num_shards(key: bytes, value: bytes) -> int:
         raise Unreadable("its first entry is not the header of a checkpoint.")
     if _number(header, 2):
         raise Unreadable("it was written on a big-endian machine. Save it again on a little-endian one.")
-    asked = _number(_fields(_message(header, 3)), 2)
-    if asked > _VERSION:
-        raise Unreadable(f"it asks for a reader of version {asked} of the format; this one knows {_VERSION}.")
+    version = _number(_fields(_message(header, 3)), 2)
+    if version > _VERSION:
+        raise Unreadable(f"it needs a reader of version {version} of the format; this one knows {_VERSION}.")
     return num_shards
 
 
 def _entry(name: str, fields: Fields, num_shards: int) -> Entry:
-    """An entry whose numbers agree with each other."""
+    """An entry whose numbers do not contradict each other."""
     shape = _fields(_message(fields, 2))
-    dims = [_number(_fields(dim), 1) for dim in _messages(shape, 2)]
+    dims = tuple(_number(_fields(dim), 1) for dim in _messages(shape, 2))
     if len(dims) > _MAX_DIMS or min(dims, default=0) < 0 or _number(shape, 3):
-        raise Unreadable(f"{quoted(name)} in it has no shape of at most {_MAX_DIMS} known dimensions.")
-    code = _number(fields, 1)
-    entry = Entry(
-        dtype=_DTYPES.get(code, f"type {code}"),
-        shape=tuple(dims),
-        shard=_number(fields, 3),
-        offset=_number(fields, 4),
-        num_bytes=_number(fields, 5),
-        crc=_number(fields, 6),
-        num_slices=len(_messages(fields, 7)),
-    )
-    if min(entry.offset, entry.num_bytes) < 0 or not 0 <= entry.shard < num_shards:
+        raise Unreadable(f"the shape of {quoted(name)} is unknown or has more than {_MAX_DIMS} dimensions.")
+    code, shard, offset, num_bytes, crc = (_number(fields, number) for number in (1, 3, 4, 5, 6))
+    dtype, num_slices = _DTYPES.get(code, f"type {code}"), len(_messages(fields, 7))
+    if min(offset, num_bytes) < 0 or not 0 <= shard < num_shards:
         raise Unreadable(
-            f"it says that {quoted(name)} has {entry.num_bytes} bytes at {entry.offset} of data file {entry.shard}, "
-            f"of {num_shards}, which cannot be."
+            f"it places {quoted(name)} at bytes {offset} to {offset + num_bytes} of data file {shard} of {num_shards}, "
+            "which cannot be."
         )
-    if entry.dtype in ITEM_BYTES and not entry.num_slices:
-        expected = math.prod(dims) * ITEM_BYTES[entry.dtype]
-        if entry.num_bytes != expected:
-            raise Unreadable(
-                f"it says that {quoted(name)} has {entry.num_bytes} bytes; of shape {entry.shape} and type "
-                f"{entry.dtype} it would have {expected}."
-            )
-    return entry
+    expected = math.prod(dims) * ITEM_BYTES.get(dtype, 0)
+    if dtype in ITEM_BYTES and not num_slices and num_bytes != expected:
+        raise Unreadable(
+            f"it gives {quoted(name)} {num_bytes} bytes; shape {dims} and type {dtype} need {expected}."
+        )
+    return Entry(dtype, dims, shard, offset, num_bytes, crc, num_slices)
 
 
-def _table(content: bytes, extend: Extend) -> Iterator[tuple[bytes, bytes]]:
+def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The keys and values of a sorted table, in order."""
     if len(content) < _FOOTER or not content.endswith(_MAGIC):
-        raise Unreadable("it does not end as an index does. It is cut off, or no index of a checkpoint.")
+        raise Unreadable("it does not end as the index of a checkpoint does. Is it cut off?")
     footer = content[-_FOOTER : -len(_MAGIC)]
-    _, _, at = _handle(footer, 0)  # of a block about blocks, which is empty
-    start, num_bytes, _ = _handle(footer, at)
+    _, at = _place(footer, 0)  # of a block that is always empty
     last, end = None, 0
-    for _, value in _block(content, start, num_bytes, extend):
-        start, num_bytes, _ = _handle(value, 0)
-        if start < end:
-            raise Unreadable("its blocks do not follow each other.")
-        end = start + num_bytes + _TRAILER
-        for key, found in _block(content, start, num_bytes, extend):
+    for _, value in _block(content, _place(footer, at)[0]):
+        place, _ = _place(value, 0)
+        if place.start < end:
+            raise _damaged("blocks out of order")
+        end = place.stop + _TRAILER
+        for key, found in _block(content, place):
             if last is not None and key <= last:
-                raise Unreadable("its keys are not in order.")
+                raise _damaged("keys out of order")
             if len(found) > _MAX_VALUE:
-                raise Unreadable(f"what it says of a variable is longer than {_MAX_VALUE:,} bytes.")
+                raise _damaged(f"an entry of more than {_MAX_VALUE:,} bytes")
             last = key
             yield key, found
 
 
-def _block(content: bytes, start: int, num_bytes: int, extend: Extend) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block. A key leaves out what it shares with the one before.
+def _block(content: bytes, place: slice) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of one block. A key is stored without the beginning that it shares with the one before.
 
-    At the end are the places of keys that are whole, and their number, of use only to search in it.
+    At the end of a block are the places of keys that are stored whole, and their number. Only a search needs them.
     """
-    end = start + num_bytes
-    if end + _TRAILER > len(content) - _FOOTER:
-        raise Unreadable("a block of it is not inside it.")
-    if masked(extend(0, content[start : end + 1])) != int.from_bytes(
-        content[end + 1 : end + _TRAILER], "little"
-    ):
-        raise Unreadable("a checksum in it is wrong: it has changed since it was written. Fetch it again.")
-    if content[end]:
-        method = "snappy" if content[end] == _SNAPPY else f"method {content[end]}"
-        raise Unreadable(f"it is compressed ({method}), which is not read here. Save it again in TensorFlow.")
-    block = content[start:end]
-    limit = num_bytes - 4 - 4 * int.from_bytes(block[-4:], "little")
+    block, trailer = content[place], content[place.stop : place.stop + _TRAILER]
+    if place.stop + _TRAILER > len(content) - _FOOTER:
+        raise _damaged("a block outside of the file")
+    if masked_crc(extend_crc(0, block + trailer[:1])) != int.from_bytes(trailer[1:], "little"):
+        raise Unreadable("its checksum is wrong: it has changed since it was written. Fetch it again.")
+    if trailer[0]:
+        method = "snappy" if trailer[0] == _SNAPPY else f"method {trailer[0]}"
+        raise Unreadable(f"it is compressed ({method}), which is not supported. Save it again in TensorFlow.")
+    limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     if limit < 0:
-        raise Unreadable("a block of it is shorter than it says.")
+        raise _damaged("a block that is too short")
     key, at = b"", 0
     while at < limit:
         num_shared, at = _varint(block, at)
         num_own, at = _varint(block, at)
         num_value, at = _varint(block, at)
-        if num_shared > len(key) or at + num_own + num_value > limit:
-            raise Unreadable("a key or value of it is longer than its block.")
-        if num_shared + num_own > _MAX_KEY:
-            raise Unreadable(f"a name in it is longer than {_MAX_KEY} bytes.")
+        if num_shared > len(key) or at + num_own + num_value > limit or num_shared + num_own > _MAX_KEY:
+            raise _damaged("a key or value that is too long")
         key = key[:num_shared] + block[at : at + num_own]
         at += num_own + num_value
         yield key, block[at - num_value : at]
 
 
-def _handle(data: bytes, at: int) -> tuple[int, int, int]:
-    """Where a block begins, its size, and where the next thing begins."""
+def _place(data: bytes, at: int) -> tuple[slice, int]:
+    """The place of a block, stored at `at` as its start and its size; and where the next value begins."""
     start, at = _varint(data, at)
     num_bytes, at = _varint(data, at)
-    return start, num_bytes, at
+    return slice(start, start + num_bytes), at
 
 
 def _fields(message: bytes) -> Fields:
-    """The values of a protocol buffer by the number of their field: integers as unsigned, all else as bytes."""
+    """The values of a protocol buffer by field number: integers without a sign, all others as bytes."""
     found: Fields = {}
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        value, at = _value(message, at, kind=tag & 7)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+        else:
+            # Kind 2 states its size. An unknown kind gets a size that no message has.
+            num_bytes, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message)), at)
+            value = message[at : at + num_bytes]
+            if len(value) < num_bytes:
+                raise _damaged("a message that is cut off or has a value of an unknown kind")
+            at += num_bytes
+            value = value if kind == 2 else int.from_bytes(value, "little")
         found.setdefault(tag >> 3, []).append(value)
     return found
 
 
-def _value(message: bytes, at: int, *, kind: int) -> tuple[int | bytes, int]:
-    """A value, and where the next thing begins; kinds: 0 integer, 1 and 5 integer of fixed size, 2 bytes."""
-    if kind == 0:
-        return _varint(message, at)
-    num_bytes, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message)), at)
-    if num_bytes > len(message) - at:
-        raise Unreadable("a message in it is cut off, or holds a value of an unknown kind.")
-    value = message[at : at + num_bytes]
-    return (value if kind == 2 else int.from_bytes(value, "little")), at + num_bytes
-
-
 def _number(fields: Fields, number: int) -> int:
-    """An integer field, signed as all of these messages are; 0 if it is not there."""
+    """An integer field, with a sign as in all of these messages; 0 if it is missing."""
     value = fields.get(number, [0])[-1]
     if isinstance(value, bytes):
-        raise Unreadable(f"field {number} of a message in it is no number.")
+        raise _damaged(f"no number in field {number}")
     return value - (1 << 64) if value >> 63 else value
 
 
 def _messages(fields: Fields, number: int) -> list[bytes]:
-    """All values of a field that holds messages."""
+    """All values of a field of messages."""
     values = fields.get(number, [])
     found = [value for value in values if isinstance(value, bytes)]
     if len(found) < len(values):
-        raise Unreadable(f"field {number} of a message in it is no message.")
+        raise _damaged(f"no message in field {number}")
     return found
 
 
 def _message(fields: Fields, number: int) -> bytes:
-    """The message of a field; if it is there several times, all of them, which together are one."""
+    """The message in a field. Several values of the field are parts of one message."""
     return b"".join(_messages(fields, number))
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, at most ten, and where the next thing begins."""
+    """An integer in at most ten groups of seven bits, and where the next value begins."""
     value = 0
     for place, byte in enumerate(data[at : at + 10]):
         value |= (byte & 127) << 7 * place
         if byte < 128 and value < 1 << 64:
             return value, at + place + 1
-    raise Unreadable("a number in it is cut off, or too long.")
+    raise _damaged("a number that is cut off or too long")
+
+
+def _damaged(what: str) -> Unreadable:
+    return Unreadable(f"it is damaged: it has {what}. Fetch it again.")

@@ -127,7 +127,7 @@ def with_num_classes(experiment: Experiment, num_classes: int) -> Experiment:
 
 
 def _tf1(source: SourceCheckpoint) -> ReadPlan:
-    file = TensorBundle.open(source.path)
+    file = TensorBundle(source.path)
     base = find_experiment(source, tensorflow.count_tf1_blocks(file.shapes))
     raw = source.raw or not tensorflow.has_ema(file.shapes)
     mappings = tensorflow.tf1_mappings(_resnet(base), raw=raw)
@@ -141,7 +141,7 @@ def _tf1(source: SourceCheckpoint) -> ReadPlan:
 
 
 def _tf2(source: SourceCheckpoint) -> ReadPlan:
-    file = TensorBundle.open(source.path)
+    file = TensorBundle(source.path)
     base = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes), before=_MODEL_GARDEN)
     base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
