@@ -21,6 +21,7 @@ from resnet_rs import zoo
 from resnet_rs.bridges.model_garden import ModelGardenArch
 from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.bridges.tensorflow import count_tf1_blocks, ignored_by_tf1, model_garden_mappings, tf1_mappings
+from resnet_rs.config import edit
 from resnet_rs.data import imagenet
 from resnet_rs.data.sample import Sample
 from resnet_rs.data.target import Label
@@ -92,9 +93,7 @@ class Drawn:
 
 def model_garden_shapes(num_classes, *, ema):
     """Those of a small Model Garden checkpoint, with EMA slots or without."""
-    experiment = reading.find_experiment(
-        source_checkpoint("tf2", ASSETS / "garden"), 5, before=reading._MODEL_GARDEN
-    )
+    experiment = edit(zoo.experiment("resnet-rs-50-i160"), {**reading._MODEL_GARDEN, **SMALL})
     experiment = replace(experiment, arch=ModelGardenArch.like(experiment.arch))
     mappings = model_garden_mappings(experiment.arch, ema=False)
     expected = reading.expected_tensors(reading.with_num_classes(experiment, num_classes))
@@ -131,9 +130,9 @@ def test_only_class_0_of_1001_is_left_out_unless_it_is_kept(
         source_checkpoint("tf2", ASSETS / "garden/ckpt.index", background=background), tmp_path / "out"
     )
     saved = checkpoint.read(tmp_path / "out")
-    assert len(saved.classes) == done.experiment.task.num_classes == left
-    assert isinstance(done.experiment.arch, ModelGardenArch)
-    assert ("without its class 0" in done.origin["head"]) == (left < num_classes)
+    assert len(saved.classes) == done.provenance.experiment.task.num_classes == left
+    assert isinstance(done.provenance.experiment.arch, ModelGardenArch)
+    assert ("without its class 0" in done.provenance.origin["head"]) == (left < num_classes)
     assert (saved.classes[0] == "background") == background
 
 
@@ -141,12 +140,12 @@ def test_ema_weights_of_the_model_garden_are_used_all_or_none(model_garden, tmp_
     shapes = model_garden_shapes(11, ema=True)
     file = model_garden(Drawn(shapes))
     done = convert(source_checkpoint("tf2", ASSETS / "garden/ckpt.index"), tmp_path / "out")
-    assert done.origin["variables"] == "EMA"
+    assert done.provenance.origin["variables"] == "EMA"
     assert {name for name, count in file.reads.items() if count} == {
         n for n in shapes if "OPTIMIZER_SLOT" in n
     }
     raw = convert(source_checkpoint("tf2", ASSETS / "garden/ckpt.index", raw=True), tmp_path / "raw")
-    assert raw.origin["variables"] == "raw"
+    assert raw.provenance.origin["variables"] == "raw"
     missing = next(name for name in shapes if "OPTIMIZER_SLOT" in name)
     model_garden(Drawn({name: shape for name, shape in shapes.items() if name != missing}))
     with pytest.raises(ValueError, match=f"missing: '{missing}".replace(".", r"\.")):
@@ -160,7 +159,7 @@ def test_a_whole_keras_model_and_one_without_top_are_read(source, tmp_path):
     images = torch.from_numpy(EXPECTED["images"]).permute(0, 3, 1, 2)
     models = [checkpoint.read(tmp_path / name).load_model() for name in ("out", "whole")]
     assert torch.equal(*(model.backbone(images).c5 for model in models))
-    is_fresh = done.origin["head"].startswith("fresh")
+    is_fresh = done.provenance.origin["head"].startswith("fresh")
     assert is_fresh == ("notop" in source) and done.num_variables == whole.num_variables - 2 * is_fresh
 
 
@@ -179,20 +178,20 @@ def test_an_archive_is_read_in_place_and_without_its_index_of_checkpoints(tmp_pa
 def test_the_same_checkpoint_has_the_same_hash_however_it_is_named(tmp_path):
     origins = []
     for i, path in enumerate(("tf1", "tf1/model.ckpt", "tf1/model.ckpt.index")):
-        origins.append(convert(source_checkpoint("tf1", ASSETS / path), tmp_path / str(i)).origin)
+        origins.append(convert(source_checkpoint("tf1", ASSETS / path), tmp_path / str(i)).provenance.origin)
     assert origins[0] == origins[1] == origins[2] and origins[0]["source"] == "model.ckpt"
 
 
 def test_edits_of_ones_own_are_taken_by_every_kind(tmp_path):
     plain = dict(SMALL, **{"arch.drop_path": "0.1", "data.size": "64"})
     edited = SourceCheckpoint(path=ASSETS / "garden", kind="tf2", name="resnet-rs-50-i160", edits=plain)
-    experiment = convert(edited, tmp_path / "out").experiment
+    experiment = convert(edited, tmp_path / "out").provenance.experiment
     assert (experiment.arch.drop_path, experiment.data.size) == (0.1, 64)
     torch.save(torchvision.models.efficientnet_b0(num_classes=7).state_dict(), tmp_path / "b0.pth")
     b0 = SourceCheckpoint(
         path=tmp_path / "b0.pth", kind="torchvision", name="efficientnet-b0", edits={"data.size": 96}
     )
-    assert convert(b0, tmp_path / "b0").experiment.data.size == 96
+    assert convert(b0, tmp_path / "b0").provenance.experiment.data.size == 96
 
 
 def test_what_no_shape_tells_comes_with_the_weights(tmp_path):
@@ -260,13 +259,13 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
     with torch.device("meta"):
         expected = zoo.experiment("resnet-rs-50-i160").build_model().state_dict()
     file = Drawn(shapes)
-    mappings = tf1_mappings(ResNetArch(blocks=BLOCKS[50]), raw=False)
+    mappings = tf1_mappings(ResNetArch(blocks=BLOCKS[50]), ema=True)
     filled = map_state_dict(file, mappings, expected, ignored=ignored_by_tf1(mappings), origin="it")
     assert filled.keys() == expected.keys()
     used = {name for name, count in file.reads.items() if count == 1}
     assert used == {name for name in shapes if name.endswith("/ExponentialMovingAverage")}
     assert sum(file.reads.values()) == len(used)
-    fewer = tf1_mappings(ResNetArch(blocks=(3, 4, 6, 2)), raw=False)
+    fewer = tf1_mappings(ResNetArch(blocks=(3, 4, 6, 2)), ema=True)
     with pytest.raises(ValueError, match="unknown: "):  # a block too many for that network
         map_state_dict(Drawn(shapes), fewer, expected, ignored=ignored_by_tf1(fewer), origin="it")
 
@@ -274,14 +273,16 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
 def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
     torch.manual_seed(0)
     done = check_torch(torchvision.models.resnet50(num_classes=7), "torchvision", tmp_path, size=64)
-    assert_prepares_as(done.experiment.data, torchvision.models.ResNet50_Weights.IMAGENET1K_V1)
+    assert_prepares_as(done.provenance.experiment.data, torchvision.models.ResNet50_Weights.IMAGENET1K_V1)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b5"])
 def test_efficientnets_of_torchvision_give_its_logits(name, tmp_path):
     torch.manual_seed(0)
     done = check_torch(getattr(torchvision.models, name)(num_classes=7), "torchvision", tmp_path, size=64)
-    assert_prepares_as(done.experiment.data, torchvision.models.get_model_weights(name).IMAGENET1K_V1)
+    assert_prepares_as(
+        done.provenance.experiment.data, torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    )
 
 
 def assert_prepares_as(data, weights):
@@ -297,7 +298,10 @@ def assert_prepares_as(data, weights):
 def test_a_model_of_timm_gives_its_logits(tmp_path):
     torch.manual_seed(0)
     done = check_torch(timm.create_model("resnetrs50", num_classes=7), "timm", tmp_path, size=64)
-    assert done.name == "resnet-rs-50-i160" and done.experiment.data.resampling == "tf1_bicubic"
+    assert (
+        zoo.nearest(done.provenance.experiment) == "resnet-rs-50-i160"
+        and done.provenance.experiment.data.resampling == "tf1_bicubic"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from weights.sharing import assert_same, spoilt, write
 
 import resnet_rs as rs
 from resnet_rs import config, storage
-from resnet_rs.bridges.hub_folder import read_config
+from resnet_rs.bridges.hub_folder import data_edits, read_config
 from resnet_rs.bridges.timm_names import from_timm
 from resnet_rs.training import checkpoint
 from resnet_rs.weights.convert import convert
@@ -124,7 +124,7 @@ def test_images_that_are_prepared_otherwise_are_refused(fields, said, tmp_path):
     facts = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.9} | fields
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetrs50", "pretrained_cfg": facts}))
     with pytest.raises(ValueError, match=said):
-        read_config(tmp_path).edits()
+        data_edits(read_config(tmp_path).inputs)
 
 
 def test_a_size_of_timms_that_was_never_released_is_taken(fifty, tmp_path):

@@ -71,11 +71,17 @@ def no_network(monkeypatch):
 def test_the_weights_are_fetched_once_and_give_the_logits_of_their_source(server, tmp_path):
     done = pull.pull(NAME, tmp_path / "out")
     again = pull.pull(NAME, tmp_path / "again")
-    assert len(server.asked) == 1 and done.origin == again.origin
-    assert done.origin["url"] == f"{released.ADDRESS}/{NAME}.h5"
+    assert len(server.asked) == 1 and done.provenance.origin == again.provenance.origin
+    assert done.provenance.origin["url"] == f"{released.ADDRESS}/{NAME}.h5"
     model = checkpoint.read(tmp_path / "out").load_model()
     with torch.no_grad():
         assert np.abs(model(IMAGES).numpy() - LOGITS).max() < 1e-4 * np.abs(LOGITS).max()
+
+
+def test_the_command_shows_each_tenth_of_the_download_once(server, command, tmp_path):
+    done = command("pull", NAME, "--out", tmp_path / "out")
+    assert done.returncode == 0 and done.stderr.count("100 % of") == 1
+    assert 1 < len(done.stderr.splitlines()) <= 10
 
 
 def test_a_pretrained_model_has_them_and_a_classifier_of_ones_own_is_fresh(server):
@@ -145,7 +151,7 @@ def test_without_a_network_it_is_said_which_file_to_put_where_and_then_it_is_eno
     monkeypatch.setattr(sys, "argv", ["resnet-rs", "pull", NAME, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
         main()
-    place = download.cached_path(pull.published(NAME))
+    place = download.cached_path(released.remote_file(NAME))
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert str(place) in said and f"{released.ADDRESS}/{NAME}.h5" in said
@@ -168,7 +174,7 @@ def test_another_file_under_the_same_name_is_refused(server, tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["efficientnet-b0", "resnet-rs-tiny"])
 def test_an_experiment_without_published_weights_is_refused(name):
     with pytest.raises(ValueError, match=f"no weights of '{name}' are published"):
-        pull.published(name)
+        released.remote_file(name)
 
 
 def test_all_released_configurations_have_weights():

@@ -38,7 +38,10 @@ def test_what_goes_out_and_comes_back_is_the_same_bit_for_bit(name, tmp_path):
     before, after = checkpoint.read(ours), checkpoint.read(tmp_path / "back")
     assert_same(state(ours), state(tmp_path / "back"))
     assert (after.experiment, after.classes) == (before.experiment, before.classes)
-    assert done.origin["before: source"] == "elsewhere.h5" and done.origin["format"] == "hub"
+    assert (
+        done.provenance.origin["before: source"] == "elsewhere.h5"
+        and done.provenance.origin["format"] == "hub"
+    )
     loaded = rs.from_pretrained(folder)
     assert_same(state(ours), loaded.state_dict())
     assert not loaded.training and loaded.pretrained_cfg["label_names"] == CLASSES
@@ -146,6 +149,30 @@ def test_scores_of_another_checkpoint_are_not_claimed(run, tmp_path):
     assert "## Scores" in (rs.save_pretrained(run, tmp_path / "a") / "README.md").read_text()
     card = (rs.save_pretrained(older, tmp_path / "b") / "README.md").read_text()
     assert "## Scores" not in card and f"{newest.step - 1:,} updates" in card
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("run.json", "num_test", "x"),
+        ("run.json", "num_train", None),
+        ("scores.json", "count", []),
+        ("scores.json", "top1", 10**400),
+        ("scores.json", "top1_low", "x"),
+        ("scores.json", "unreadable", 10**12),
+        ("scores.json", "weights", None),
+    ],
+)
+def test_a_value_that_we_did_not_write_is_refused_with_its_file(file, key, value, run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    found = json.loads((run / file).read_text()) | {key: value}
+    if key == "weights":
+        del found[key]
+    (run / file).write_text(json.dumps(found))
+    with pytest.raises(storage.Damaged, match=rf"{file}.* (Restore the file|lacks weights)"):
+        rs.save_pretrained(run, tmp_path / "hub")
+    copied = shutil.copytree(checkpoint.read(run).path, tmp_path / "copied")
+    assert "## Data" not in (rs.save_pretrained(copied, tmp_path / "alone") / "README.md").read_text()
 
 
 def test_paths_of_the_machine_stay_here(run, tmp_path):

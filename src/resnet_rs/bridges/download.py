@@ -7,7 +7,6 @@ reads proxies and certificates from the environment: `HTTPS_PROXY`, `NO_PROXY`, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from resnet_rs import storage
 
 OFFLINE = ("RESNET_RS_OFFLINE", "HF_HUB_OFFLINE")
 """Environment variables that forbid the use of the network."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with the number of bytes received, and the number expected if the server tells it."""
 
 _NUM_RETRIES = 3
 _TIMEOUT_SECONDS = 20
@@ -51,9 +47,10 @@ class RemoteFile:
         return self.known_hash.partition(":")[2]
 
 
-def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
+def fetch(remote: RemoteFile, *, progress: object = None) -> Path:
     """The path of `remote` in the cache, verified; the file is downloaded if it is not there.
 
+    `progress` shows the progress as pooch asks for: it has `total`, `update`, `reset` and `close`, like tqdm's bars.
     Raises `NotFetched`, and `storage.InUse` if another process downloads the same file for more than an hour.
     """
     import pooch  # pyright: ignore[reportMissingTypeStubs]: here, since most commands download nothing
@@ -73,7 +70,7 @@ def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
         retry_if_failed=_NUM_RETRIES,
     )
     # `Any`: pooch documents both, but its annotations are narrower.
-    bar: Any = _ProgressBar(progress) if progress else False
+    bar: Any = progress or False
     downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
     try:
         storage.make_folders(path.parent)
@@ -113,25 +110,3 @@ def _not_fetched(remote: RemoteFile, reason: str) -> NotFetched:
     return NotFetched(
         f"cannot fetch {remote.url}: {reason}. Download it elsewhere and put it at {cached_path(remote)}."
     )
-
-
-class _ProgressBar:
-    """Passes what pooch tells a progress bar on to a `Progress`."""
-
-    total = 0
-    """Bytes of the file; pooch sets it, 0 where the server does not tell."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._num_bytes = progress, 0
-
-    def update(self, num_bytes: int) -> None:
-        self._num_bytes += num_bytes
-        # pooch counts the last chunk as a whole one.
-        shown = min(self._num_bytes, self.total) if self.total else self._num_bytes
-        self._progress(shown, self.total or None)
-
-    def reset(self) -> None:
-        self._num_bytes = 0
-
-    def close(self) -> None:
-        pass

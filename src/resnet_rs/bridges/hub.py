@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def is_repo(name: str) -> bool:
     """Whether `name` is a repository: `OWNER/NAME` or `OWNER/NAME@REVISION`, with or without timm's `hf-hub:`.
 
-    A name that begins with a dot or with an existing folder is a path, so that a mistyped path never asks the network.
+    A name that begins with a dot, or whose part before the first slash exists in this folder, is a path.
     """
     start = name.partition("/")[0]
     is_path = name.startswith(".") or os.path.exists(name) or os.path.exists(start)
@@ -62,8 +61,8 @@ def fetch_folder(repo: str) -> Path:
         )
     except Exception as error:  # huggingface_hub also lets exceptions of its HTTP library through
         raise NotFetched(
-            f"cannot download {repo} from the Hub: {_message(error)} {advice(error)}You can also give a folder with "
-            f"its {CONFIG} and {WEIGHTS}."
+            f"cannot download {repo} from the Hub: {reason(error)} You can also give a folder with its {CONFIG} and "
+            f"{WEIGHTS}."
         ) from None
     for file in (CONFIG, WEIGHTS):
         if not Path(folder, file).is_file():
@@ -75,7 +74,7 @@ def fetch_folder(repo: str) -> Path:
 def send_folder(folder: Path, repo: str, *, private: bool) -> str:
     """The address of the commit that uploads the files of `folder` to `repo`, which is created if it does not exist.
 
-    Raises `OSError` if the upload fails; the repository is then unchanged.
+    Raises `OSError` if the upload fails. The files in the repository are then as before; a new one may be left empty.
     """
     library = _library()
     refuse_no_repo(repo)
@@ -90,7 +89,7 @@ def send_folder(folder: Path, repo: str, *, private: bool) -> str:
             commit_message="Weights, configuration and card, written by resnet-rs",
         )
     except Exception as error:  # as above
-        raise OSError(f"cannot upload the weights to {repo}: {_message(error)} {advice(error)}") from None
+        raise OSError(f"cannot upload the weights to {repo}: {reason(error)}") from None
     return str(done.commit_url or done)
 
 
@@ -106,36 +105,30 @@ def _verify(weights: Path) -> None:
             )
 
 
-def advice(error: BaseException) -> str:
-    """What the user can do about an error of the Hub, from its HTTP status; empty if nothing is known."""
-    variable, chain = offline_variable(), list(_chain(error))
-    codes = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
-    status = next((code for code in codes if isinstance(code, int)), None)
-    if variable is not None:
-        return f"{variable} is set, which forbids the use of the network. Unset it. "
+def reason(error: BaseException) -> str:
+    """Why a request to the Hub failed, and then what the user can do, in sentences."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    statuses = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
+    status = next((status for status in statuses if isinstance(status, int)), 0)
+    if variable := offline_variable():
+        return f"{variable} is set, which forbids the use of the network. Unset it."
     if status in (401, 403):
-        return "Check the name, your login (`hf auth login`, HF_TOKEN) and your permissions. "
+        advice = "Check the name, your login (`hf auth login`, HF_TOKEN) and your permissions."
+        return f"the Hub refused access (HTTP {status}). {advice}"
     if status == 404:
-        return "Check the name and the revision. The answer is the same for a private repository without permission. "
-    if status is not None:
-        return "Try again later. " if status == 429 or status >= 500 else ""
-    if any(re.search("Connect|Timeout", type(e).__name__) for e in chain):
-        return "Check the network, and HF_ENDPOINT and HTTPS_PROXY if they are set. "
-    return ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _message(error: BaseException) -> str:
-    """The texts of an exception and its first cause, in one line that ends with a full stop."""
-    ends = (error, list(_chain(error))[-1])
-    texts = dict.fromkeys(" ".join(str(e).split())[:_MAX_CHARACTERS].rstrip(".") for e in ends)
-    return "; ".join(text for text in texts if text) + "."
+        return (
+            "the Hub has no such repository or revision, or it is private and you lack permission (HTTP 404). Check "
+            "the name and the revision."
+        )
+    if status == 429 or status >= 500:
+        return f"the Hub cannot answer at the moment (HTTP {status}). Try again later."
+    if not status and any(re.search("Connect|Timeout", type(e).__name__) for e in chain):
+        return (
+            "the Hub cannot be reached. Check the network, and HF_ENDPOINT and HTTPS_PROXY if they are set."
+        )
+    return " ".join(str(error).split())[:_MAX_CHARACTERS].rstrip(".") + "."
 
 
 def _library() -> ModuleType:

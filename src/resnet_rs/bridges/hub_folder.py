@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from resnet_rs import config, storage
 from resnet_rs.bridges.timm_config import input_facts
-from resnet_rs.bridges.timm_names import depth_of, to_timm
+from resnet_rs.bridges.timm_names import depth_of
 from resnet_rs.models.backbone import Arch
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
@@ -40,68 +37,59 @@ _IN_OURS = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"}
 _IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubConfig:
+class HubConfig(NamedTuple):
     """The content of `config.json`."""
 
     architecture: str
+    inputs: dict[str, Any]
+    """Preprocessing in timm's fields."""
     arch: Arch | None
     """Only if the architecture is our `resnet_rs`."""
-    classes: tuple[str, ...] | None
-    """Class names, if there are any."""
     experiment: Experiment | None
     """Only in folders that resnet-rs wrote."""
-    origin: Mapping[str, str]
+    origin: dict[str, str]
     """Where the initial weights came from, in folders that resnet-rs wrote."""
+    classes: tuple[str, ...] | None
+    """Class names, if there are any."""
     license: str | None
-    inputs: Mapping[str, Any]
-    """Preprocessing in timm's fields."""
-
-    def edits(self) -> dict[str, Any]:
-        """Edits of `Data` for `inputs`. Raises `ValueError` for preprocessing that resnet-rs does not have."""
-        self._refuse_other_images()
-        interpolation = self.inputs.get("interpolation", "bicubic")
-        if interpolation not in ("bicubic", "bilinear"):
-            raise ValueError(
-                f"{CONFIG} has interpolation {interpolation!r:.50}; expected bicubic or bilinear."
-            )
-        fields: dict[str, Any] = {
-            "data.resampling": "bicubic" if interpolation == "bicubic" else "bilinear",
-            "data.crop_first": False,
-        }
-        if "input_size" in self.inputs:
-            fields["data.size"] = self.inputs["input_size"][-1]
-        names = {"crop_pct": "crop_ratio", "mean": "mean", "std": "std"}
-        for theirs, ours in names.items():
-            if theirs in self.inputs:
-                value = self.inputs[theirs]
-                fields[f"data.{ours}"] = tuple(value) if isinstance(value, list) else value
-        return fields
-
-    def _refuse_other_images(self) -> None:
-        """Refuse malformed fields, and crops and shapes that resnet-rs does not have."""
-        size, ratio = self.inputs.get("input_size", [3, 224, 224]), self.inputs.get("crop_pct", 0.875)
-        is_shape = isinstance(size, list) and len(size) == 3 and all(type(n) is int for n in size)
-        if not is_shape or size[1] != size[2]:
-            raise ValueError(
-                f"{CONFIG} has input_size {size!r:.50}; expected [channels, pixels, pixels], square."
-            )
-        if type(ratio) not in (int, float):
-            raise ValueError(f"{CONFIG} has crop_pct {ratio!r:.50}; expected a number.")
-        if not 1 <= size[0] <= _MOST_CHANNELS:
-            raise ValueError(f"{CONFIG} has {size[0]} channels; expected 1 to {_MOST_CHANNELS}.")
-        means = self.inputs.get("mean", [0.0] * size[0])
-        if not isinstance(means, list) or len(means) != size[0]:
-            raise ValueError(
-                f"{CONFIG} has mean {means!r:.50}; expected one number for each of {size[0]} channels."
-            )
-        if self.inputs.get("crop_mode", "center") != "center":
-            raise ValueError(f"{CONFIG} has crop_mode {self.inputs['crop_mode']!r:.50}; expected 'center'.")
 
 
-def tensors_as_stored(arch: Arch, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under the names of the folder: timm's for a network that timm has, else ours."""
-    return tensors if depth_of(arch) is None else to_timm(tensors)
+def data_edits(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's fields of preprocessing as edits of `Data`. Raises `ValueError` for what resnet-rs does not have."""
+    size = inputs.get("input_size", [3, 224, 224])
+    is_square = isinstance(size, list) and [type(n) for n in size] == 3 * [int] and size[1] == size[2]
+    channels = size[0] if is_square and 1 <= size[0] <= _MOST_CHANNELS else 0
+    mean = inputs.get("mean", channels * [0.0])
+    expected = {
+        "interpolation": (
+            inputs.get("interpolation", "bicubic") in ("bicubic", "bilinear"),
+            "bicubic or bilinear",
+        ),
+        "input_size": (
+            channels > 0,
+            f"[channels, pixels, pixels], square, with 1 to {_MOST_CHANNELS} channels",
+        ),
+        "crop_pct": (type(inputs.get("crop_pct", 0.875)) in (int, float), "a number"),
+        "mean": (
+            isinstance(mean, list) and len(mean) == channels,
+            f"one number for each of {channels} channels",
+        ),
+        "crop_mode": (inputs.get("crop_mode", "center") == "center", "'center'"),
+    }
+    for name, (is_fine, words) in expected.items():
+        if not is_fine:
+            raise ValueError(f"{CONFIG} has {name} {inputs.get(name)!r:.50}; expected {words}.")
+    edits: dict[str, Any] = {
+        "data.resampling": inputs.get("interpolation", "bicubic"),
+        "data.crop_first": False,
+    }
+    if "input_size" in inputs:
+        edits["data.size"] = size[-1]
+    for theirs, ours in {"crop_pct": "crop_ratio", "mean": "mean", "std": "std"}.items():
+        if theirs in inputs:
+            value = inputs[theirs]
+            edits[f"data.{ours}"] = tuple(value) if isinstance(value, list) else value
+    return edits
 
 
 def as_config(
@@ -154,31 +142,53 @@ def read_config(folder: Path) -> HubConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a folder in the Hub's layout.")
     found = storage.read_json(path, needs=("architecture",))
-    facts = found.get("pretrained_cfg", found)  # timm's first folders had no field of that name
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path} has no object under 'pretrained_cfg'; expected timm's fields.")
-    _refuse_other_network(found, path)
-    names = found.get("label_names", facts.get("label_names"))
-    ours, license = found.get(_OURS), facts.get("license")
-    known = HubConfig(
-        architecture=str(found["architecture"])[:100],
-        arch=_arch(found, path),
-        classes=None if names is None else _texts(names, path),
-        experiment=None if ours is None else _experiment(ours, path),
-        origin={} if ours is None else _origin(ours, path),
-        license=license if isinstance(license, str) else None,
-        inputs=facts,
-    )
-    if known.experiment is not None:
-        _refuse_contradictions(found, known, known.experiment, path)
-    return known
-
-
-def _refuse_other_network(found: dict[str, Any], path: Path) -> None:
-    """Refuse arguments with which timm computes something else from the same weights."""
+    inputs = found.get("pretrained_cfg", found)  # timm's first folders had no field of that name
     arguments = found.get("model_args") or {}
-    if not isinstance(arguments, dict):
-        raise ValueError(f"{path} has no object under 'model_args'; expected timm's arguments.")
+    for name, value in (("pretrained_cfg", inputs), ("model_args", arguments)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} has no object under {name!r}; expected timm's fields.")
+    _refuse_other_network(found, arguments, path)
+    arch = _arch(arguments, path) if found["architecture"] == _OURS else None
+    names, license = found.get("label_names", inputs.get("label_names")), inputs.get("license")
+    if names is not None and not _is_texts(names, list):
+        raise ValueError(f"{path} has no list of texts under 'label_names'.")
+    ours = found.get(_OURS)
+    experiment, origin = (None, {}) if ours is None else _experiment(ours, path)
+    if experiment is not None:
+        _refuse_contradictions(experiment, found, inputs, arch, path)
+    return HubConfig(
+        architecture=str(found["architecture"])[:100],
+        inputs=inputs,
+        arch=arch,
+        experiment=experiment,
+        origin=origin,
+        classes=None if names is None else tuple(names),
+        license=license if isinstance(license, str) else None,
+    )
+
+
+def _arch(arguments: dict[str, Any], path: Path) -> Arch:
+    """The arch in timm's arguments for `resnet_rs`."""
+    if "arch" not in arguments:
+        raise ValueError(
+            f"{path} has no arch under model_args. Save the network again: save_for_hf(..., "
+            'model_args={"arch": resnet_rs.config.to_plain(arch)}), or rs.save and `resnet-rs push`.'
+        )
+    return _stored(arguments["arch"], Arch, path)
+
+
+def _experiment(ours: Any, path: Path) -> tuple[Experiment, dict[str, str]]:  # noqa: ANN401 - any JSON
+    """The experiment and the origin that resnet-rs wrote."""
+    if not isinstance(ours, dict) or ours.get("format") != FORMAT:
+        raise ValueError(f"{path} was written by another version of resnet-rs. Update it to read the folder.")
+    experiment, origin = _stored(ours.get("experiment"), Experiment, path), ours.get("origin", {})
+    if not _is_texts(origin, dict):
+        raise ValueError(f"{path} has no object of texts under 'origin'.")
+    return experiment, origin
+
+
+def _refuse_other_network(found: dict[str, Any], arguments: dict[str, Any], path: Path) -> None:
+    """Refuse arguments with which timm computes something else from the same weights."""
     for name in arguments:
         if name not in _UNDERSTOOD:
             raise ValueError(
@@ -190,7 +200,7 @@ def _refuse_other_network(found: dict[str, Any], path: Path) -> None:
 
 
 def _refuse_contradictions(
-    found: dict[str, Any], known: HubConfig, experiment: Experiment, path: Path
+    experiment: Experiment, found: dict[str, Any], inputs: dict[str, Any], arch: Arch | None, path: Path
 ) -> None:
     """Refuse a folder whose fields for timm contradict its experiment."""
     classes = getattr(experiment.task, "num_classes", None)
@@ -201,12 +211,11 @@ def _refuse_contradictions(
         "num_classes": classes,
         "num_classes of pretrained_cfg": classes,
     }
-    given = {
-        **known.inputs,
-        "architecture": known.architecture,
-        "arch": known.arch,
+    given = inputs | {
+        "architecture": found["architecture"],
+        "arch": arch,
         "num_classes": found.get("num_classes"),
-        "num_classes of pretrained_cfg": known.inputs.get("num_classes", classes),
+        "num_classes of pretrained_cfg": inputs.get("num_classes", classes),
     }
     for name, value in expected.items():
         if given.get(name) != value:
@@ -216,39 +225,13 @@ def _refuse_contradictions(
             )
 
 
-def _arch(found: dict[str, Any], path: Path) -> Arch | None:
-    """The arch in timm's arguments for `resnet_rs`."""
-    arguments = found.get("model_args") or {}
-    if found["architecture"] != _OURS:
-        return None
-    if "arch" not in arguments:
-        raise ValueError(
-            f"{path} has no arch under model_args. Save the network again: save_for_hf(..., "
-            'model_args={"arch": resnet_rs.config.to_plain(arch)}), or rs.save and `resnet-rs push`.'
-        )
+def _stored(plain: Any, kind: type, path: Path) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return config.from_plain(arguments["arch"], kinds=(Arch,))
+        return config.from_plain(plain, kinds=(kind,))
     except ValueError as error:
-        raise ValueError(f"{path} holds no arch of this version: {error}") from None
+        raise ValueError(f"{path} holds no {kind.__name__.lower()} of this version: {error}") from None
 
 
-def _experiment(ours: Any, path: Path) -> Experiment:  # noqa: ANN401 - any JSON
-    if not isinstance(ours, dict) or ours.get("format") != FORMAT:
-        raise ValueError(f"{path} was written by another version of resnet-rs. Update it to read the folder.")
-    try:
-        return config.from_plain(ours.get("experiment"), kinds=(Experiment,))
-    except ValueError as error:
-        raise ValueError(f"{path} holds no experiment of this version: {error}") from None
-
-
-def _origin(ours: dict[str, Any], path: Path) -> dict[str, str]:
-    found = ours.get("origin", {})
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise ValueError(f"{path} has no object of texts under 'origin'.")
-    return found
-
-
-def _texts(names: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - any JSON
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} has no list of texts under 'label_names'.")
-    return tuple(names)
+def _is_texts(value: Any, kind: type) -> bool:  # noqa: ANN401 - any JSON
+    texts = value.values() if isinstance(value, dict) else value
+    return isinstance(value, kind) and all(isinstance(text, str) for text in texts)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from resnet_rs.bridges.archive import Unreadable, naming
-from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, tensorflow_mappings
+from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, key_mappings
 from resnet_rs.models.resnet import ResNetArch
 
 _HEAD = "predictions"
@@ -33,7 +33,7 @@ def keras_mappings(arch: ResNetArch, shapes: Mapping[str, tuple[int, ...]]) -> l
 
     def names(layer: LayerId) -> LayerNames:
         if layer.role == "classifier":
-            return LayerNames(_HEAD, None)
+            return LayerNames(_HEAD)
         if layer.role == "stem":
             return LayerNames(
                 f"stem_1_stem_conv_{layer.block + 1}", f"stem_1_stem_batch_norm_{layer.block + 1}"
@@ -46,17 +46,9 @@ def keras_mappings(arch: ResNetArch, shapes: Mapping[str, tuple[int, ...]]) -> l
             # The first norm of a block has one underscore, the others have two.
             gap = "_" if number == "1" else "__"
             return LayerNames(f"{block}__conv_{number}", f"{block}{gap}batch_norm_{number}")
-        return LayerNames(f"{block}__se_se_{'reduce' if layer.role == 'squeeze' else 'expand'}", None)
+        return LayerNames(f"{block}__se_se_{'reduce' if layer.role == 'squeeze' else 'expand'}")
 
-    def variable(layer: str, part: str) -> str:
-        return f"{layer}/{part}:0"
-
-    return tensorflow_mappings(arch, names, variable=variable, has_head=has_head(shapes))
-
-
-def has_head(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a file has the classifier, Keras' `include_top`."""
-    return any(name.startswith(f"{_HEAD}/") for name in shapes)
+    return key_mappings(arch, names, "{}/{}:0".format, library="tensorflow", has_head=HEAD_BIAS in shapes)
 
 
 def count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -20,6 +20,22 @@ from resnet_rs.text import listed
 Role = Literal["stem", "shortcut", "reduce", "spatial", "expand", "squeeze", "excite", "classifier"]
 LayoutTransform = Literal["none", "HWIO kernel", "HWIO to matrix", "IO matrix", "OIHW to matrix"]
 """The layout of a source tensor; ours are OIHW for kernels and OI for the matrices of linear layers."""
+Library = Literal["tensorflow", "torch"]
+COUNTER = "num_batches_tracked"
+"""Update counter of a norm in PyTorch. Only norms without momentum read it, and many files lack it."""
+_TRANSFORMS: dict[Library, dict[Role, LayoutTransform]] = {
+    "tensorflow": {"squeeze": "HWIO to matrix", "excite": "HWIO to matrix", "classifier": "IO matrix"},
+    "torch": {"squeeze": "OIHW to matrix", "excite": "OIHW to matrix"},
+}
+_NORM: dict[Library, dict[str, str]] = {
+    "tensorflow": {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    },
+    "torch": {part: part for part in ("weight", "bias", "running_mean", "running_var", COUNTER)},
+}
 _MAX_LISTED = 20
 _STEM_CONVS = {"2015": 1, "small": 3, "released": 4}
 
@@ -35,10 +51,10 @@ class LayerId(NamedTuple):
 
 
 class LayerNames(NamedTuple):
-    """The names of a layer and of the norm behind it; `norm` is None where there is none."""
+    """The names of a layer and of the norm behind it; `norm` is empty where there is none."""
 
     layer: str
-    norm: str | None
+    norm: str = ""
 
 
 class KeyMapping(NamedTuple):
@@ -80,44 +96,38 @@ def layer_ids(arch: ResNetArch) -> Iterator[LayerId]:
 def our_names(layer: LayerId, arch: ResNetArch) -> LayerNames:
     """Our names of a layer and its norm."""
     if layer.role == "classifier":
-        return LayerNames("head.classifier", None)
+        return LayerNames("head.classifier")
     if layer.role == "stem":
         return LayerNames(f"backbone.stem.{3 * layer.block}", f"backbone.stem.{3 * layer.block + 1}")
     block = f"backbone.c{layer.stage}.{layer.block}"
     if layer.role in ("squeeze", "excite"):
-        return LayerNames(f"{block}.excite.{'reduce' if layer.role == 'squeeze' else 'expand'}", None)
-    first = int(layer.role == "shortcut" and _has_pool(arch, layer.stage))
+        return LayerNames(f"{block}.excite.{'reduce' if layer.role == 'squeeze' else 'expand'}")
+    # A pool may come before the convolution of a shortcut.
+    has_pool = layer.role == "shortcut" and arch.shortcut_pool(stride=1 if layer.stage == 2 else 2)
+    first = 1 if has_pool else 0
     return LayerNames(f"{block}.{layer.role}.{first}", f"{block}.{layer.role}.{first + 1}")
 
 
-def _has_pool(arch: ResNetArch, stage: int) -> bool:
-    """Whether a pool comes before the shortcut's convolution."""
-    return bool(arch.shortcut_pool(stride=1 if stage == 2 else 2))
-
-
-def tensorflow_mappings(
+def key_mappings(
     arch: ResNetArch,
-    source_names: Callable[[LayerId], LayerNames],
-    *,
+    names: Callable[[LayerId], LayerNames],
     variable: Callable[[str, str], str],
-    has_head: bool,
+    *,
+    library: Library,
+    has_head: bool = True,
 ) -> list[KeyMapping]:
-    """The mappings of a library with HWIO kernels; `variable(layer, part)` is the name of a layer's variable."""
+    """A mapping for each of our tensors: `names(layer)` and `variable(layer, part)` are names in the other library."""
     found: list[KeyMapping] = []
+    weight = "kernel" if library == "tensorflow" else "weight"
     for layer in (*layer_ids(arch), *([LayerId("classifier")] if has_head else [])):
-        ours, theirs = our_names(layer, arch), source_names(layer)
-        transform: LayoutTransform = "HWIO kernel"
-        if layer.role in ("squeeze", "excite"):
-            transform = "HWIO to matrix"
-        elif layer.role == "classifier":
-            transform = "IO matrix"
-        found.append(KeyMapping(variable(theirs.layer, "kernel"), f"{ours.layer}.weight", transform))
-        if layer.role in ("squeeze", "excite", "classifier"):
+        ours, theirs = our_names(layer, arch), names(layer)
+        transform = _TRANSFORMS[library].get(layer.role, "HWIO kernel" if library == "tensorflow" else "none")
+        found.append(KeyMapping(variable(theirs.layer, weight), f"{ours.layer}.weight", transform))
+        if ours.norm:
+            for part, our_part in _NORM[library].items():
+                found.append(KeyMapping(variable(theirs.norm, part), f"{ours.norm}.{our_part}"))
+        else:
             found.append(KeyMapping(variable(theirs.layer, "bias"), f"{ours.layer}.bias"))
-        if theirs.norm is not None:
-            parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
-            for part, ours_part in {**parts, "moving_variance": "running_var"}.items():
-                found.append(KeyMapping(variable(theirs.norm, part), f"{ours.norm}.{ours_part}"))
     return found
 
 
@@ -135,17 +145,14 @@ def map_state_dict(
     `ValueError` with the names that are unknown, missing, or of another shape.
     """
     by_source = {mapping.source: mapping for mapping in mappings}
-    refuse_unmatched(
-        unknown=[name for name in file.shapes if name not in by_source and not ignored(name)],
-        missing=[mapping.source for mapping in mappings if mapping.source not in file.shapes],
-        origin=origin,
-    )
+    used = [name for name in file.shapes if name in by_source or not ignored(name)]
+    refuse_unmatched(used, by_source, origin=origin)
     for mapping in mappings:  # before anything is read
         _refuse_shape(file.shapes[mapping.source], mapping, expected, origin)
     found = {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
-        if name.endswith("num_batches_tracked")
+        if name.endswith(COUNTER)
     }
     for name, array in file.read_many(by_source):
         target, tensor = by_source[name].target, torch.from_numpy(np.asarray(array, order="C"))
@@ -161,20 +168,25 @@ def map_state_dict(
 
 def transformed(tensor: Tensor, transform: LayoutTransform) -> Tensor:
     """A tensor in our layout; a tensor whose shape does not fit the transform is returned as it is."""
-    if transform == "IO matrix" and tensor.dim() == 2:
+    shape = tensor.shape
+    if transform == "IO matrix" and len(shape) == 2:
         return tensor.t().contiguous()
-    if transform == "HWIO kernel" and tensor.dim() == 4:
+    if transform == "HWIO kernel" and len(shape) == 4:
         return tensor.permute(3, 2, 0, 1).contiguous()
-    if transform == "HWIO to matrix" and tensor.dim() == 4 and tensor.shape[:2] == (1, 1):
+    if transform == "HWIO to matrix" and len(shape) == 4 and shape[:2] == (1, 1):
         return tensor[0, 0].t().contiguous()
-    if transform == "OIHW to matrix" and tensor.dim() == 4 and tensor.shape[2:] == (1, 1):
+    if transform == "OIHW to matrix" and len(shape) == 4 and shape[2:] == (1, 1):
         return tensor.flatten(1)
     return tensor
 
 
-def refuse_unmatched(*, unknown: list[str], missing: list[str], origin: str) -> None:
-    """Refuse weights with unknown or missing names."""
-    kinds = {"unknown": unknown, "missing": missing}
+def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, origin: str) -> None:
+    """Refuse weights with the names `given`, unless these are the names `known`."""
+    names, expected = dict.fromkeys(given), dict.fromkeys(known)
+    kinds = {
+        "unknown": [name for name in names if name not in expected],
+        "missing": [name for name in expected if name not in names],
+    }
     mismatches = [f"{kind}: {listed(names, at_most=_MAX_LISTED)}" for kind, names in kinds.items() if names]
     if mismatches:
         raise ValueError(f"these are not the weights of {origin}; {'; '.join(mismatches)}.")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, layer_ids, tensorflow_mappings
+from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, key_mappings, layer_ids
 from resnet_rs.models.resnet import ResNetArch
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,19 +30,19 @@ _MODEL_GARDEN_STEM = 8
 _MODEL_GARDEN_BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 
 
-def tf1_mappings(arch: ResNetArch, *, raw: bool) -> list[KeyMapping]:
-    """The mappings of the TF1 release's EMA variables; of the raw variables with `raw`."""
+def tf1_mappings(arch: ResNetArch, *, ema: bool) -> list[KeyMapping]:
+    """The mappings of the TF1 release's variables, or of their EMA."""
     names: dict[LayerId, LayerNames] = {}
     num_convs = num_norms = 0
     for layer in layer_ids(arch):
         has_norm = layer.role not in ("squeeze", "excite")
-        norm = _numbered("batch_normalization", num_norms) if has_norm else None
+        norm = _numbered("batch_normalization", num_norms) if has_norm else ""
         names[layer] = LayerNames(_numbered("conv2d", num_convs), norm)
         num_convs, num_norms = num_convs + 1, num_norms + has_norm
-    names[LayerId("classifier")] = LayerNames("dense", None)
-    suffix = "" if raw else _EMA
-    return tensorflow_mappings(
-        arch, names.__getitem__, variable=lambda layer, part: f"{layer}/{part}{suffix}", has_head=True
+    names[LayerId("classifier")] = LayerNames("dense")
+    suffix = _EMA if ema else ""
+    return key_mappings(
+        arch, names.__getitem__, lambda layer, part: f"{layer}/{part}{suffix}", library="tensorflow"
     )
 
 
@@ -66,7 +66,7 @@ def model_garden_mappings(arch: ResNetArch, *, ema: bool) -> list[KeyMapping]:
 
     def names(layer: LayerId) -> LayerNames:
         if layer.role == "classifier":
-            return LayerNames("model/layer_with_weights-1", None)
+            return LayerNames("model/layer_with_weights-1")
         if layer.role == "stem":
             return LayerNames(_layer(2 * layer.block), _layer(2 * layer.block + 1))
         block = _layer(indices[layer.stage, layer.block])
@@ -75,11 +75,11 @@ def model_garden_mappings(arch: ResNetArch, *, ema: bool) -> list[KeyMapping]:
         if number := _MODEL_GARDEN_BLOCK.get(layer.role):
             return LayerNames(f"{block}/_conv{number}", f"{block}/_norm{number}")
         part = "reduce" if layer.role == "squeeze" else "expand"
-        return LayerNames(f"{block}/_squeeze_excitation/_se_{part}", None)
+        return LayerNames(f"{block}/_squeeze_excitation/_se_{part}")
 
     slot = _EMA_SLOT if ema else ""
-    return tensorflow_mappings(
-        arch, names, variable=lambda layer, part: f"{layer}/{part}{slot}{_ATTRIBUTE}", has_head=True
+    return key_mappings(
+        arch, names, lambda layer, part: f"{layer}/{part}{slot}{_ATTRIBUTE}", library="tensorflow"
     )
 
 

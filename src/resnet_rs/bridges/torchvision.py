@@ -12,32 +12,24 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, layer_ids, our_names
+from resnet_rs.bridges.network import COUNTER, KeyMapping, LayerId, LayerNames, key_mappings
 from resnet_rs.models.resnet import ResNetArch
 
 RESIZED = {"b0": 256, "b1": 256, "b2": 288, "b3": 320, "b4": 384, "b5": 456, "b6": 528, "b7": 600}
 """Short side in pixels before the center crop, by EfficientNet; of the first published weights, all bicubic."""
 
-_NORM = ("weight", "bias", "running_mean", "running_var")
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 
 
 def resnet_mappings(arch: ResNetArch) -> list[KeyMapping]:
     """The mappings of a ResNet, without the update counters of norms, which some files lack."""
-    found: list[KeyMapping] = []
-    for layer in (*layer_ids(arch), LayerId("classifier")):
-        ours, theirs = our_names(layer, arch), _resnet_names(layer)
-        found.append(KeyMapping(f"{theirs.layer}.weight", f"{ours.layer}.weight"))
-        if layer.role == "classifier":
-            found.append(KeyMapping(f"{theirs.layer}.bias", f"{ours.layer}.bias"))
-        if theirs.norm is not None:
-            found += [KeyMapping(f"{theirs.norm}.{part}", f"{ours.norm}.{part}") for part in _NORM]
-    return found
+    found = key_mappings(arch, _resnet_names, "{}.{}".format, library="torch")
+    return [mapping for mapping in found if not is_ignored(mapping.source)]
 
 
 def _resnet_names(layer: LayerId) -> LayerNames:
     if layer.role == "classifier":
-        return LayerNames("fc", None)
+        return LayerNames("fc")
     if layer.role == "stem":
         return LayerNames("conv1", "bn1")
     block = f"layer{layer.stage - 1}.{layer.block}"
@@ -66,11 +58,11 @@ def efficientnet_mappings(expected: Mapping[str, Tensor], group_sizes: tuple[int
     found: list[KeyMapping] = []
     for ours in expected:
         start = next(start for start in prefixes if ours.startswith(start))
-        if not ours.endswith("num_batches_tracked"):
+        if not is_ignored(ours):
             found.append(KeyMapping(prefixes[start] + ours.removeprefix(start), ours))
     return found
 
 
 def is_ignored(name: str) -> bool:
     """Whether a tensor can be ignored: the update counter of a norm."""
-    return name.endswith("num_batches_tracked")
+    return name.endswith(COUNTER)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -163,6 +162,7 @@ def convert(
 
     No code in the file is run. Every variable must be used once and every tensor filled once, or the file is refused.
     """
+    from resnet_rs import zoo
     from resnet_rs.config import parse_assignments
     from resnet_rs.weights.convert import convert as convert_weights
     from resnet_rs.weights.reading import SourceCheckpoint
@@ -177,10 +177,10 @@ def convert(
         key=key,
         classes=None if classes is None else _read_names(classes),
     )
-    done = convert_weights(foreign, out)
-    say(f"{done.path}: {done.name}, {done.num_variables:,} variables")
+    provenance, _, num_variables = convert_weights(foreign, out)
+    say(f"{out}: {zoo.nearest(provenance.experiment)}, {num_variables:,} variables")
     for fact in ("variables", "head", "classes"):
-        say(f"{fact}: {done.origin[fact]}")
+        say(f"{fact}: {provenance.origin[fact]}")
 
 
 @app.command()
@@ -217,13 +217,13 @@ def pull(
 
     Without a network the error message says which file to put where.
     """
+    from resnet_rs import zoo
     from resnet_rs.weights import pull as pulling
 
     say(f"{pulling.address(name)} (from the cache, if it is there)")
-    done = pulling.pull(name, out, progress=_show_share())
-    say(
-        f"{done.path}: {done.name}, {done.num_variables:,} variables, SHA-256 of the file {done.origin['sha256']}"
-    )
+    provenance, _, num_variables = pulling.pull(name, out, progress=_Tenths())
+    nearest, digest = zoo.nearest(provenance.experiment), provenance.origin["sha256"]
+    say(f"{out}: {nearest}, {num_variables:,} variables, SHA-256 of the file {digest}")
 
 
 @app.command()
@@ -282,18 +282,23 @@ def push(
             say(push_to_hub(folder, repo, private=private))
 
 
-def _show_share() -> Callable[[int, int | None], None]:
-    """A function that prints the share of a file that has arrived, at most ten times."""
-    printed = 0
+class _Tenths:
+    """A progress bar for pooch that prints a line for each tenth of the file."""
 
-    def show(num_bytes: int, total: int | None) -> None:
-        nonlocal printed
-        tenth = 0 if not total else 10 * num_bytes // total
-        if tenth > printed:
-            printed = tenth
-            say(f"{10 * tenth:>3} % of {(total or 0) / 1e6:,.0f} MB", is_error=True)
+    total = 0
+    """Bytes of the file; pooch sets it, 0 if the server does not tell."""
+    _num_bytes = 0
 
-    return show
+    def update(self, num_bytes: int) -> None:
+        before = self._num_bytes
+        self._num_bytes = min(before + num_bytes, self.total)  # pooch counts the last piece as a whole one
+        if self.total and 10 * self._num_bytes // self.total > 10 * before // self.total:
+            say(f"{100 * self._num_bytes // self.total:>3} % of {self.total / 1e6:,.0f} MB", is_error=True)
+
+    def reset(self) -> None:
+        """Pooch calls it at the end, before a last update with all bytes."""
+
+    def close(self) -> None: ...
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

@@ -100,9 +100,9 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
     if hub_folder.is_hub_folder(Path(trained)):
         scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
         atexit.register(scratch.cleanup)
-        return checkpoint.read(
-            convert(SourceCheckpoint(path=Path(trained), kind="hub"), Path(scratch.name, "checkpoint")).path
-        )
+        out = Path(scratch.name, "checkpoint")
+        convert(SourceCheckpoint(path=Path(trained), kind="hub"), out)
+        return checkpoint.read(out)
     if not Path(trained).exists():
         near = closest(str(trained), RELEASED) or next(iter(RELEASED))
         raise FileNotFoundError(

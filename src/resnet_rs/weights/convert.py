@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from resnet_rs import zoo
 from resnet_rs.bridges.hub_folder import WEIGHTS
 from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.bridges.tensor_bundle import TensorBundle
@@ -36,26 +34,13 @@ _HEAD = "head."
 _BACKGROUND = "background"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """A checkpoint that was converted from another library's weights."""
-
-    path: Path
-    name: str
-    """The nearest experiment of the zoo."""
-    experiment: Experiment
-    num_variables: int
-    """Variables of the source that were used."""
-    origin: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MappedStateDict:
+class Converted(NamedTuple):
     """Weights of another library under our names, and their provenance."""
 
     provenance: checkpoint.Provenance
     tensors: dict[str, Tensor]
     num_variables: int
+    """Variables of the source that were used."""
 
 
 def convert(given: SourceCheckpoint, out: Path) -> Converted:
@@ -65,19 +50,12 @@ def convert(given: SourceCheckpoint, out: Path) -> Converted:
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
-    mapped = load(given)
-    checkpoint.write(out, mapped.tensors, mapped.provenance)
-    experiment = mapped.provenance.experiment
-    return Converted(
-        path=out,
-        name=zoo.nearest(experiment),
-        experiment=experiment,
-        num_variables=mapped.num_variables,
-        origin=mapped.provenance.origin,
-    )
+    converted = load(given)
+    checkpoint.write(out, converted.tensors, converted.provenance)
+    return converted
 
 
-def load(given: SourceCheckpoint) -> MappedStateDict:
+def load(given: SourceCheckpoint) -> Converted:
     """The weights of a source checkpoint under our names. Raises `ValueError` as `convert` does."""
     plan = plan_read(given)
     tensors, head = _mapped(plan, given)
@@ -85,17 +63,15 @@ def load(given: SourceCheckpoint) -> MappedStateDict:
     has_background = given.kind == "tf2" and _num_classes(experiment) == NUM_IMAGENET + 1
     if has_background and not given.background:
         head = "as in the source, without its class 0 of 1,001, the background"
-        experiment, tensors = _without_background(experiment, tensors)
+        experiment = with_num_classes(experiment, NUM_IMAGENET)
+        tensors |= {name: tensor[1:].clone() for name, tensor in tensors.items() if name.startswith(_HEAD)}
     _refuse_bad_values(tensors, given.path)
     classes, names_origin = _classes(given, plan, experiment)
     source, digest = _digest(given, plan)
-    license = given.license or plan.license
+    license = given.license or (None if plan.hub is None else plan.hub.license)
+    before = {} if plan.hub is None else plan.hub.origin
     origin = {
-        **{
-            f"before: {name}": text
-            for name, text in plan.origin.items()
-            if (name, text) != ("license", license)
-        },
+        **{f"before: {n}": text for n, text in before.items() if (n, text) != ("license", license)},
         "source": source,
         "sha256": digest,
         **({"url": given.url} if given.url else {}),
@@ -106,43 +82,36 @@ def load(given: SourceCheckpoint) -> MappedStateDict:
         **({} if license is None else {"license": license}),
     }
     provenance = checkpoint.Provenance(experiment=experiment, classes=classes, seed=0, origin=origin)
-    return MappedStateDict(provenance=provenance, tensors=tensors, num_variables=len(plan.mappings))
+    return Converted(provenance, tensors, len(plan.mappings))
 
 
 def _mapped(plan: ReadPlan, given: SourceCheckpoint) -> tuple[dict[str, Tensor], str]:
     """The state dict of the network, and the origin of its head; a head that the source lacks is initialized."""
-    expected = expected_tensors(plan.experiment)
-    if not plan.has_head:
-        expected = {name: tensor for name, tensor in expected.items() if not name.startswith(_HEAD)}
+    has_head = any(mapping.target.startswith(_HEAD) for mapping in plan.mappings)
+    expected = {
+        name: tensor
+        for name, tensor in expected_tensors(plan.experiment).items()
+        if has_head or not name.startswith(_HEAD)
+    }
     tensors = map_state_dict(plan.file, plan.mappings, expected, ignored=plan.ignored, origin=given.path.name)
-    if plan.has_head:
+    if has_head:
         return tensors, "as in the source"
     return {**plan.experiment.build_model(seed=0).state_dict(), **tensors}, "fresh: the source has none"
-
-
-def _without_background(
-    experiment: Experiment, tensors: dict[str, Tensor]
-) -> tuple[Experiment, dict[str, Tensor]]:
-    """The network without class 0, the Model Garden's background class, which no image has."""
-    head = {name: tensors[name][1:].clone() for name in tensors if name.startswith(_HEAD)}
-    return with_num_classes(experiment, _num_classes(experiment) - 1), {**tensors, **head}
 
 
 def _classes(given: SourceCheckpoint, plan: ReadPlan, experiment: Experiment) -> tuple[tuple[str, ...], str]:
     """Names of the classes, and the origin of these names."""
     count = _num_classes(experiment)
-    if plan.classes is not None:
-        _refuse_wrong_count(plan.classes, count, f"{given.path} has")
-        return plan.classes, "as in the source"
+    if plan.hub is not None and plan.hub.classes is not None:
+        _refuse_wrong_count(plan.hub.classes, count, f"{given.path} has")
+        return plan.hub.classes, "as in the source"
     if given.classes is not None:
         _refuse_wrong_count(given.classes, count, "there are")
         return given.classes, "as given"
     if count in (NUM_IMAGENET, NUM_IMAGENET + 1):
         background = (_BACKGROUND,) if count > NUM_IMAGENET else ()
-        return (
-            *background,
-            *imagenet.classes(),
-        ), "ImageNet's identifiers, assumed from the number of classes"
+        origin = "ImageNet's identifiers, assumed from the number of classes"
+        return (*background, *imagenet.classes()), origin
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
 
 
@@ -169,12 +138,7 @@ def _num_classes(experiment: Experiment) -> int:
 
 def _digest(given: SourceCheckpoint, plan: ReadPlan) -> tuple[str, str]:
     """Name and SHA-256 of the source; for a source of several files, the hash of their names and hashes."""
-    if given.kind == "hub":
-        return given.path.name, file_sha256(given.path / WEIGHTS)
-    if not isinstance(plan.file, TensorBundle):
-        return given.path.name, file_sha256(given.path)
-    paths = plan.file.sources
-    if len(paths) == 1:
-        return paths[0].name, file_sha256(paths[0])
-    lines = [f"{file_sha256(path)}  {path.name}\n" for path in paths]
-    return plan.file.prefix, hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    if isinstance(plan.file, TensorBundle) and len(paths := plan.file.sources) > 1:
+        lines = [f"{file_sha256(path)}  {path.name}\n" for path in paths]
+        return plan.file.prefix, hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return given.path.name, file_sha256(given.path / WEIGHTS if given.kind == "hub" else given.path)

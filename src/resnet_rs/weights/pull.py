@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnet_rs import storage, zoo
+from resnet_rs import storage
 from resnet_rs.bridges import hub, keras, released
-from resnet_rs.bridges.download import Progress, RemoteFile, cache_folder, fetch
+from resnet_rs.bridges.download import cache_folder, fetch
 from resnet_rs.weights.convert import Converted, convert
 from resnet_rs.weights.reading import SourceCheckpoint
 
@@ -17,18 +17,18 @@ _SECONDS_FOR_LOCK = 3600.0
 """Time for another process that downloads and converts the same weights."""
 
 
-def pull(name: str, out: Path, *, progress: Progress | None = None) -> Converted:
+def pull(name: str, out: Path, *, progress: object = None) -> Converted:
     """Write the new checkpoint folder `out` with the published weights of `name`, from the cache or the network.
 
     `name` is a released experiment, or a repository of the Hub such as `timm/resnetrs50.tf_in1k` (extra `hub`). Raises
     `ValueError` for an experiment without published weights or without h5py (extra `convert`), and `NotFetched` if the
-    file is neither in the cache nor can be downloaded.
+    file is neither in the cache nor can be downloaded. `progress` is as in `download.fetch`.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
     if hub.is_repo(name):
         return convert(SourceCheckpoint(path=hub.fetch_folder(name), kind="hub", url=address(name)), out)
-    remote = published(name)
+    remote = released.remote_file(name)
     keras.require()
     file = fetch(remote, progress=progress)
     source = SourceCheckpoint(path=file, kind="keras", name=name, url=remote.url, license=released.LICENSE)
@@ -37,7 +37,7 @@ def pull(name: str, out: Path, *, progress: Progress | None = None) -> Converted
 
 def pretrained(name: str) -> Path:
     """The checkpoint folder with the published weights of `name` in the cache, made at the first call."""
-    folder = cache_folder() / "checkpoints" / f"{name}-{published(name).digest}"
+    folder = cache_folder() / "checkpoints" / f"{name}-{released.remote_file(name).digest}"
     if not folder.is_dir():
         storage.make_folders(folder.parent)
         # Many ranks may ask at once: one makes the folder, the others wait for it.
@@ -47,12 +47,6 @@ def pretrained(name: str) -> Path:
     return folder
 
 
-def published(name: str) -> RemoteFile:
-    """The file with the weights of an experiment. Raises `ValueError` if the experiment or its weights do not exist."""
-    zoo.experiment(name)
-    return released.remote_file(name)
-
-
 def address(name: str) -> str:
     """The address of the weights of an experiment or of a repository of the Hub."""
-    return f"hf://{hub.plain_name(name)}" if hub.is_repo(name) else published(name).url
+    return f"hf://{hub.plain_name(name)}" if hub.is_repo(name) else released.remote_file(name).url

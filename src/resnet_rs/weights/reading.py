@@ -34,7 +34,6 @@ NUM_IMAGENET = 1000
 _MODEL_GARDEN = {"data.resampling": "tf2_bilinear"}
 """How the Model Garden's images differ from the paper's."""
 _WITH_TORCHS_EPSILON = ("-b0", "-b1", "-b2", "-b3", "-b4")
-_AS_STORED = "as stored"
 _DEFAULT_HUB_EXPERIMENT = "resnet-rs-50-i160"
 """Its recipe completes the experiment of a timm folder, which has no recipe."""
 
@@ -89,17 +88,16 @@ class ReadPlan(NamedTuple):
     file: TensorFile
     experiment: Experiment
     mappings: list[KeyMapping]
-    variables: str
-    """Which variables are used: `EMA`, `raw` or `as stored`."""
+    bias: str
+    """The variable with one value per class."""
     ignored: Callable[[str], bool]
     """Tells which variables do not belong to the network."""
-    has_head: bool = True
-    classes: tuple[str, ...] | None = None
-    """Names of the classes, if the source has them."""
-    origin: Mapping[str, str] = {}
-    """The origin of the weights that the source records."""
-    license: str | None = None
-    """License of the weights, if the source has it."""
+    variables: str = "as stored"
+    """Which variables are used: `EMA`, `raw` or `as stored`."""
+    num_classes: int = NUM_IMAGENET
+    """Number of classes if there is no `bias`."""
+    hub: hub_folder.HubConfig | None = None
+    """Only of Hub folders: class names, origin and license."""
 
 
 def plan_read(source: SourceCheckpoint) -> ReadPlan:
@@ -112,7 +110,9 @@ def plan_read(source: SourceCheckpoint) -> ReadPlan:
         "torchvision": _torchvision,
         "hub": _hub,
     }
-    return readers[source.kind](source)
+    plan = readers[source.kind](source)
+    num_classes = (plan.file.shapes.get(plan.bias) or (plan.num_classes,))[0]
+    return plan._replace(experiment=with_num_classes(plan.experiment, num_classes))
 
 
 def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
@@ -128,59 +128,43 @@ def with_num_classes(experiment: Experiment, num_classes: int) -> Experiment:
 
 def _tf1(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
-    base = find_experiment(source, tensorflow.count_tf1_blocks(file.shapes))
-    raw = source.raw or not tensorflow.has_ema(file.shapes)
-    mappings = tensorflow.tf1_mappings(_resnet(base), raw=raw)
-    return ReadPlan(
-        file=file,
-        experiment=with_num_classes(base, _length(file.shapes, "dense/bias", NUM_IMAGENET)),
-        mappings=mappings,
-        variables="raw" if raw else "EMA",
-        ignored=tensorflow.ignored_by_tf1(mappings),
-    )
+    base = config.edit(find_experiment(source, tensorflow.count_tf1_blocks(file.shapes)), source.edits)
+    ema = tensorflow.has_ema(file.shapes) and not source.raw
+    mappings = tensorflow.tf1_mappings(_resnet(base), ema=ema)
+    ignored = tensorflow.ignored_by_tf1(mappings)
+    return ReadPlan(file, base, mappings, "dense/bias", ignored, variables="EMA" if ema else "raw")
 
 
 def _tf2(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
-    base = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes), before=_MODEL_GARDEN)
+    found = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes))
+    base = config.edit(found, {**_MODEL_GARDEN, **source.edits})
     base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
     mappings = tensorflow.model_garden_mappings(_resnet(base), ema=ema)
     return ReadPlan(
-        file=file,
-        experiment=with_num_classes(
-            base, _length(file.shapes, tensorflow.MODEL_GARDEN_BIAS, NUM_IMAGENET + 1)
-        ),
-        mappings=mappings,
+        file,
+        base,
+        mappings,
+        tensorflow.MODEL_GARDEN_BIAS,
+        tensorflow.ignored_by_model_garden(mappings),
         variables="EMA" if ema else "raw",
-        ignored=tensorflow.ignored_by_model_garden(mappings),
+        num_classes=NUM_IMAGENET + 1,
     )
 
 
 def _keras(source: SourceCheckpoint) -> ReadPlan:
     file = keras.H5File(source.path)
-    base = find_experiment(source, keras.count_blocks(file.shapes))
-    return ReadPlan(
-        file=file,
-        experiment=with_num_classes(base, _length(file.shapes, keras.HEAD_BIAS, NUM_IMAGENET)),
-        mappings=keras.keras_mappings(_resnet(base), file.shapes),
-        variables=_AS_STORED,
-        ignored=keras.is_ignored,
-        has_head=keras.has_head(file.shapes),
-    )
+    base = config.edit(find_experiment(source, keras.count_blocks(file.shapes)), source.edits)
+    mappings = keras.keras_mappings(_resnet(base), file.shapes)
+    return ReadPlan(file, base, mappings, keras.HEAD_BIAS, keras.is_ignored)
 
 
 def _timm(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
-    base = find_experiment(source, sum(timm_names.count_blocks(file.shapes)))
+    base = config.edit(find_experiment(source, sum(timm_names.count_blocks(file.shapes))), source.edits)
     _resnet(base)
-    return ReadPlan(
-        file=file,
-        experiment=with_num_classes(base, _length(file.shapes, "fc.bias", NUM_IMAGENET)),
-        mappings=timm_names.mappings(file.shapes),
-        variables=_AS_STORED,
-        ignored=torchvision.is_ignored,
-    )
+    return ReadPlan(file, base, timm_names.mappings(file.shapes), "fc.bias", torchvision.is_ignored)
 
 
 def _torchvision(source: SourceCheckpoint) -> ReadPlan:
@@ -188,64 +172,26 @@ def _torchvision(source: SourceCheckpoint) -> ReadPlan:
     if "features.0.0.weight" in file.shapes:
         base, efficientnet = _efficientnet(source, file.shapes)
         mappings = torchvision.efficientnet_mappings(expected_tensors(base), efficientnet.group_sizes)
-        num_classes = _length(file.shapes, "classifier.1.bias", NUM_IMAGENET)
-    else:
-        detected = {
-            "arch.blocks": tuple(timm_names.count_blocks(file.shapes)),
-            "data.resampling": "bilinear",
-            "data.crop_first": False,
-        }
-        base = config.edit(zoo.experiment(source.name or "resnet-50-2015"), {**detected, **source.edits})
-        mappings = torchvision.resnet_mappings(_resnet(base))
-        num_classes = _length(file.shapes, "fc.bias", NUM_IMAGENET)
-    return ReadPlan(
-        file=file,
-        experiment=with_num_classes(base, num_classes),
-        mappings=mappings,
-        variables=_AS_STORED,
-        ignored=torchvision.is_ignored,
-    )
+        return ReadPlan(file, base, mappings, "classifier.1.bias", torchvision.is_ignored)
+    detected = {
+        "arch.blocks": timm_names.count_blocks(file.shapes),
+        "data.resampling": "bilinear",
+        "data.crop_first": False,
+    }
+    base = config.edit(zoo.experiment(source.name or "resnet-50-2015"), {**detected, **source.edits})
+    return ReadPlan(file, base, torchvision.resnet_mappings(_resnet(base)), "fc.bias", torchvision.is_ignored)
 
 
 def _hub(source: SourceCheckpoint) -> ReadPlan:
     """A Hub folder: written by `resnet-rs push`, or a ResNet-RS of timm."""
-    hub_config = hub_folder.read_config(source.path)
+    hub = hub_folder.read_config(source.path)
     file = TorchFile(source.path / hub_folder.WEIGHTS)
-    is_timms = "conv1.0.weight" in file.shapes
-    base = with_num_classes(
-        _hub_experiment(source, hub_config, file.shapes),
-        _length(file.shapes, "fc.bias" if is_timms else "head.classifier.bias", NUM_IMAGENET),
-    )
-    return ReadPlan(
-        file=file,
-        experiment=base,
-        mappings=timm_names.mappings(file.shapes)
-        if is_timms
-        else [KeyMapping(n, n) for n in expected_tensors(base)],
-        variables=_AS_STORED,
-        ignored=_ignore_nothing,
-        classes=hub_config.classes,
-        origin=hub_config.origin,
-        license=hub_config.license,
-    )
-
-
-def _hub_experiment(source: SourceCheckpoint, hub_config: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
-    """The experiment of a Hub folder: its own, or the one that timm's fields describe."""
-    if hub_config.experiment is not None:
-        if source.name is not None:
-            raise ValueError(f"{source.path} has its own experiment. Omit --name and edits.")
-        return hub_config.experiment
-    inputs = hub_config.edits()
-    if hub_config.arch is not None:  # stored by timm as our `resnet_rs`
-        base = replace(zoo.experiment(source.name or _DEFAULT_HUB_EXPERIMENT), arch=hub_config.arch)
-        return config.edit(config.edit(base, inputs), source.edits)
-    if not timm_names.is_resnet_rs(hub_config.architecture):
-        raise ValueError(
-            f"{source.path} holds {hub_config.architecture!r}; expected a ResNet-RS of timm or of `resnet-rs push`."
-        )
-    count, size = sum(timm_names.count_blocks(shapes)), inputs.get("data.size")
-    return config.edit(config.edit(find_experiment(source, count, size=size), inputs), source.edits)
+    base = _hub_experiment(source, hub, file.shapes)
+    if "conv1.0.weight" in file.shapes:
+        mappings, bias = timm_names.mappings(file.shapes), "fc.bias"
+    else:
+        mappings, bias = [KeyMapping(n, n) for n in expected_tensors(base)], "head.classifier.bias"
+    return ReadPlan(file, base, mappings, bias, _ignore_nothing, hub=hub)
 
 
 def _ignore_nothing(name: str) -> bool:
@@ -253,21 +199,32 @@ def _ignore_nothing(name: str) -> bool:
     return False
 
 
-def find_experiment(
-    source: SourceCheckpoint,
-    num_blocks: int,
-    *,
-    before: Mapping[str, Any] | None = None,
-    size: int | None = None,
-) -> Experiment:
+def _hub_experiment(source: SourceCheckpoint, hub: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
+    """The experiment of a Hub folder: its own, or the one that timm's fields describe."""
+    if hub.experiment is not None:
+        if source.name is not None:
+            raise ValueError(f"{source.path} has its own experiment. Omit --name and edits.")
+        return hub.experiment
+    inputs = hub_folder.data_edits(hub.inputs)
+    if hub.arch is not None:  # stored by timm as our `resnet_rs`
+        base = replace(zoo.experiment(source.name or _DEFAULT_HUB_EXPERIMENT), arch=hub.arch)
+    elif timm_names.is_resnet_rs(hub.architecture):
+        count = sum(timm_names.count_blocks(shapes))
+        base = find_experiment(source, count, size=inputs.get("data.size"))
+    else:
+        raise ValueError(
+            f"{source.path} holds {hub.architecture!r}; expected a ResNet-RS of timm or of `resnet-rs push`."
+        )
+    return config.edit(base, {**inputs, **source.edits})
+
+
+def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | None = None) -> Experiment:
     """The experiment that the user named, else the released one with this number of blocks and this size.
 
-    The size comes from `size` or from the file name. `before` are edits for the kind of the source; the edits of the
-    user are applied after them.
+    The size comes from `size` or from the file name. The edits of the user are not applied.
     """
-    before = before or {}
     if source.name is not None:
-        return config.edit(config.edit(zoo.experiment(source.name), before), source.edits)
+        return zoo.experiment(source.name)
     path = source.path
     candidates = {name: zoo.experiment(name) for name in RELEASED}
     candidates = {name: e for name, e in candidates.items() if sum(_resnet(e).blocks) == num_blocks}
@@ -278,10 +235,9 @@ def find_experiment(
         for n, e in candidates.items()
         if e.data.size == size or any(n in text or f"_i{e.data.size}_" in text for text in texts)
     ]
-    if size is not None:  # the caller edits the size afterwards
-        detected = (detected or list(candidates))[:1]
-    if len(detected) == 1 or len(candidates) == 1:
-        return config.edit(zoo.experiment((detected or list(candidates))[0]), before)
+    likely = detected or list(candidates)
+    if len(likely) == 1 or (likely and size is not None):  # the caller changes the size
+        return candidates[likely[0]]
     if not candidates:
         raise ValueError(
             f"{path} has {num_blocks} blocks, which no released ResNet-RS has. Check --from, or give --name and edits "
@@ -318,11 +274,6 @@ def _has_shapes(experiment: Experiment, arch: EfficientNetArch, shapes: Shapes) 
     mappings = torchvision.efficientnet_mappings(expected, arch.group_sizes)
     backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
     return all(shapes.get(mapping.source) == tuple(expected[mapping.target].shape) for mapping in backbone)
-
-
-def _length(shapes: Shapes, name: str, otherwise: int) -> int:
-    """Length of the vector `name`, the number of classes; `otherwise` if there is no such vector."""
-    return (shapes.get(name) or (otherwise,))[0]
 
 
 def _resnet(experiment: Experiment) -> ResNetArch:

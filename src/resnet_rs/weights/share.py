@@ -9,8 +9,9 @@ from torch import nn
 
 from resnet_rs import storage
 from resnet_rs.bridges import hub
-from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS, as_begun, as_config, tensors_as_stored
+from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS, as_begun, as_config
 from resnet_rs.bridges.timm_config import describe_to_timm
+from resnet_rs.bridges.timm_names import depth_of, to_timm
 from resnet_rs.models.backbone import StagedBackbone
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.tasks.classifier import Classifier
@@ -41,17 +42,26 @@ def save_pretrained(
         raise ValueError(
             f"{trained} is not a classifier with a stem and four stages, which the Hub's layout needs."
         )
-    run, scores = _of_run(Path(trained), saved)
     license = license or saved.origin.get("license")
-    card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
+    try:
+        run, scores = _of_run(Path(trained), saved)
+        card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
+        origin = {**as_begun(saved), **facts(saved, run=run, scores=scores)}
+    except storage.Damaged:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise storage.Damaged(
+            f"run.json or scores.json of {trained} has a value that resnet-rs did not write. Restore the file. Or copy "
+            "the checkpoint folder to another place and give the copy; its card has no data and no scores."
+        ) from None
     fields = as_config(
         saved.experiment,
         saved.classes,
-        {**as_begun(saved), **facts(saved, run=run, scores=scores)},
+        origin,
         num_features=model.backbone.widths[3],
         license=license,
     )
-    tensors = tensors_as_stored(saved.experiment.arch, model.state_dict())
+    tensors = model.state_dict() if depth_of(saved.experiment.arch) is None else to_timm(model.state_dict())
     files = (
         (WEIGHTS, checkpoint.content(tensors, saved.weights)),
         (CONFIG, storage.as_json(fields).encode("utf-8", "surrogateescape")),
@@ -81,17 +91,17 @@ def from_pretrained(source: str | Path) -> Classifier:
     It has timm's methods. `pretrained_cfg` describes the preprocessing, and its `label_names` are the classes.
     """
     folder = hub.fetch_folder(source) if isinstance(source, str) and hub.is_repo(source) else Path(source)
-    mapped = load(SourceCheckpoint(path=folder, kind="hub"))
-    experiment = mapped.provenance.experiment
+    provenance, tensors, _ = load(SourceCheckpoint(path=folder, kind="hub"))
+    experiment = provenance.experiment
     model = experiment.build_model()
     if not isinstance(model, Classifier):
         raise ValueError(
             f"{source} holds a {type(model).__name__}; expected a classifier with a stem and four stages."
         )
-    model.load_state_dict(mapped.tensors)
+    model.load_state_dict(tensors)
     describe_to_timm(model, experiment)
-    model.pretrained_cfg["label_names"] = mapped.provenance.classes
-    model.origin = mapped.provenance.origin
+    model.pretrained_cfg["label_names"] = provenance.classes
+    model.origin = provenance.origin
     return model.eval()
 
 
@@ -106,5 +116,6 @@ def _of_run(
     if "data" not in run:  # a run that was not started by `train` has no record of its data
         return None, None
     is_last = checkpoint.read(folder).step == saved.step
-    has_scores = is_last and (folder / "scores.json").is_file()
-    return run, storage.read_json(folder / "scores.json") if has_scores else None
+    if not is_last or not (folder / "scores.json").is_file():
+        return run, None
+    return run, storage.read_json(folder / "scores.json", needs=("count", "weights", "unreadable"))
