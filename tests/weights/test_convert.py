@@ -100,8 +100,8 @@ def model_garden_shapes(num_classes, *, ema):
     shapes = {}
     for mapping, slot in zip(mappings, model_garden_mappings(experiment.arch, ema=True), strict=True):
         shape = tuple(expected[mapping.target].shape)
-        theirs = {"HWIO kernel": lambda s: s[2:] + s[1::-1], "HWIO to matrix": lambda s: (1, 1, *s[::-1])}
-        shape = theirs.get(mapping.transform, lambda s: s[::-1])(shape)
+        swapped = shape[2:] + shape[1::-1]
+        shape = (1, 1, *swapped) if mapping.is_matrix else swapped
         shapes[mapping.source] = shape
         if ema:
             shapes[slot.source] = shape

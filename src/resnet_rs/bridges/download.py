@@ -7,9 +7,8 @@ reads proxies and certificates from the environment: `HTTPS_PROXY`, `NO_PROXY`, 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnet_rs import storage
 
@@ -19,7 +18,7 @@ OFFLINE = ("RESNET_RS_OFFLINE", "HF_HUB_OFFLINE")
 _NUM_RETRIES = 3
 _TIMEOUT_SECONDS = 20
 """Without any data from the server."""
-_SECONDS_FOR_LOCK = 3600.0
+SECONDS_FOR_LOCK = 3600.0
 """Time for another process that downloads the same file."""
 _CHUNK = 1 << 18
 
@@ -28,23 +27,14 @@ class NotFetched(OSError):
     """A file could not be fetched; the message names the file, the reason, and where to put it by hand."""
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A public file and the hash of its content."""
 
     url: str
-    known_hash: str
-    """`sha256:` or `md5:` and hexadecimal digits. MD5 detects damage, but not a file made to deceive."""
-
-    @property
-    def algorithm(self) -> str:
-        """Name of the hash function."""
-        return self.known_hash.partition(":")[0]
-
-    @property
-    def digest(self) -> str:
-        """The hash, in hexadecimal digits."""
-        return self.known_hash.partition(":")[2]
+    algorithm: str
+    """`sha256` or `md5`. MD5 detects damage, but not a file made to deceive."""
+    digest: str
+    """The hash, in hexadecimal digits."""
 
 
 def fetch(remote: RemoteFile, *, progress: object = None) -> Path:
@@ -65,7 +55,7 @@ def fetch(remote: RemoteFile, *, progress: object = None) -> Path:
     registry = pooch.create(
         path.parent,
         base_url="",
-        registry={path.name: remote.known_hash},
+        registry={path.name: f"{remote.algorithm}:{remote.digest}"},
         urls={path.name: remote.url},
         retry_if_failed=_NUM_RETRIES,
     )
@@ -74,7 +64,7 @@ def fetch(remote: RemoteFile, *, progress: object = None) -> Path:
     downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, timeout=_TIMEOUT_SECONDS)
     try:
         storage.make_folders(path.parent)
-        with storage.locked(path.parent, seconds=_SECONDS_FOR_LOCK):
+        with storage.locked(path.parent, seconds=SECONDS_FOR_LOCK):
             for leftover in path.parent.glob("tmp*"):  # of a process that was killed
                 leftover.unlink()
             registry.fetch(path.name, downloader=downloader)

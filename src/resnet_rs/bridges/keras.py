@@ -79,10 +79,9 @@ class H5File:
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of `names`, one at a time."""
-        for name in names:
-            with naming(str(self.path)), self._opened() as opened:
-                array = np.asarray(opened[self._paths[name]][()])
-            yield name, array
+        with naming(str(self.path)), self._opened() as opened:
+            for name in names:
+                yield name, np.asarray(opened[self._paths[name]][()])
 
     def _opened(self) -> Any:  # noqa: ANN401 - a type of h5py, which may not be installed
         import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none

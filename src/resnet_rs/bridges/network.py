@@ -18,15 +18,10 @@ from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.text import listed
 
 Role = Literal["stem", "shortcut", "reduce", "spatial", "expand", "squeeze", "excite", "classifier"]
-LayoutTransform = Literal["none", "HWIO kernel", "HWIO to matrix", "IO matrix", "OIHW to matrix"]
-"""The layout of a source tensor; ours are OIHW for kernels and OI for the matrices of linear layers."""
 Library = Literal["tensorflow", "torch"]
+"""TensorFlow's kernels are HWIO and its matrices IO; PyTorch's and ours are OIHW and OI."""
 COUNTER = "num_batches_tracked"
 """Update counter of a norm in PyTorch. Only norms without momentum read it, and many files lack it."""
-_TRANSFORMS: dict[Library, dict[Role, LayoutTransform]] = {
-    "tensorflow": {"squeeze": "HWIO to matrix", "excite": "HWIO to matrix", "classifier": "IO matrix"},
-    "torch": {"squeeze": "OIHW to matrix", "excite": "OIHW to matrix"},
-}
 _NORM: dict[Library, dict[str, str]] = {
     "tensorflow": {
         "gamma": "weight",
@@ -62,7 +57,10 @@ class KeyMapping(NamedTuple):
 
     source: str
     target: str
-    transform: LayoutTransform = "none"
+    library: Library = "torch"
+    """Whose layout the source has."""
+    is_matrix: bool = False
+    """Whether ours is a matrix where the source may have a 1x1 kernel: in squeeze-and-excitation."""
 
 
 @runtime_checkable
@@ -70,9 +68,7 @@ class TensorFile(Protocol):
     """Weights of another library: arrays by name, read on request."""
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of every array."""
-        ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of `names`, one at a time, in any order."""
@@ -121,8 +117,8 @@ def key_mappings(
     weight = "kernel" if library == "tensorflow" else "weight"
     for layer in (*layer_ids(arch), *([LayerId("classifier")] if has_head else [])):
         ours, theirs = our_names(layer, arch), names(layer)
-        transform = _TRANSFORMS[library].get(layer.role, "HWIO kernel" if library == "tensorflow" else "none")
-        found.append(KeyMapping(variable(theirs.layer, weight), f"{ours.layer}.weight", transform))
+        is_matrix = layer.role in ("squeeze", "excite")
+        found.append(KeyMapping(variable(theirs.layer, weight), f"{ours.layer}.weight", library, is_matrix))
         if ours.norm:
             for part, our_part in _NORM[library].items():
                 found.append(KeyMapping(variable(theirs.norm, part), f"{ours.norm}.{our_part}"))
@@ -159,25 +155,20 @@ def map_state_dict(
         dtype = expected[target].dtype
         if tensor.is_floating_point() != dtype.is_floating_point:
             raise ValueError(f"{name} of {origin} has dtype {tensor.dtype}; {target} needs {dtype}.")
-        found[target] = transformed(tensor.to(dtype), by_source[name].transform)
+        found[target] = in_our_layout(tensor.to(dtype), by_source[name])
     missing = [name for name in expected if name not in found]
     if missing:
         raise ValueError(f"{origin} has no values for {listed(missing, at_most=_MAX_LISTED)}.")
     return found
 
 
-def transformed(tensor: Tensor, transform: LayoutTransform) -> Tensor:
-    """A tensor in our layout; a tensor whose shape does not fit the transform is returned as it is."""
-    shape = tensor.shape
-    if transform == "IO matrix" and len(shape) == 2:
-        return tensor.t().contiguous()
-    if transform == "HWIO kernel" and len(shape) == 4:
-        return tensor.permute(3, 2, 0, 1).contiguous()
-    if transform == "HWIO to matrix" and len(shape) == 4 and shape[:2] == (1, 1):
-        return tensor[0, 0].t().contiguous()
-    if transform == "OIHW to matrix" and len(shape) == 4 and shape[2:] == (1, 1):
-        return tensor.flatten(1)
-    return tensor
+def in_our_layout(tensor: Tensor, mapping: KeyMapping) -> Tensor:
+    """A tensor of the source in our layout. The caller compares its shape."""
+    if mapping.library == "tensorflow" and tensor.dim() in (2, 4):
+        tensor = tensor.t() if tensor.dim() == 2 else tensor.permute(3, 2, 0, 1)
+    if mapping.is_matrix and tensor.dim() == 4 and tensor.shape[2:] == (1, 1):
+        tensor = tensor.flatten(1)
+    return tensor.contiguous()
 
 
 def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, origin: str) -> None:
@@ -195,7 +186,7 @@ def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, origin: str)
 def _refuse_shape(
     shape: tuple[int, ...], mapping: KeyMapping, expected: Mapping[str, Tensor], origin: str
 ) -> None:
-    ours = tuple(transformed(torch.empty(shape, device="meta"), mapping.transform).shape)
+    ours = tuple(in_our_layout(torch.empty(shape, device="meta"), mapping).shape)
     target = expected.get(mapping.target)
     if target is None or ours != tuple(target.shape):
         needed = "is not in this network" if target is None else f"needs {list(target.shape)}"

@@ -42,7 +42,7 @@ def remote_file(name: str) -> RemoteFile:
             f"no weights of {quoted(name)} are published. Published, the closest first: {published}. To convert "
             "weights of torchvision: `resnet-rs convert FILE --from torchvision --out FOLDER`."
         )
-    return RemoteFile(f"{ADDRESS}/{name}.h5", f"md5:{MD5[name]}")
+    return RemoteFile(f"{ADDRESS}/{name}.h5", "md5", MD5[name])
 
 
 def tensors(name: str, arch: ResNetArch) -> dict[str, Tensor]:

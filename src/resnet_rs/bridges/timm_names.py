@@ -19,9 +19,9 @@ from resnet_rs.bridges.network import (
     KeyMapping,
     LayerId,
     LayerNames,
+    in_our_layout,
     key_mappings,
     refuse_unmatched,
-    transformed,
 )
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
@@ -57,7 +57,7 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     known = {mapping.source: mapping for mapping in mappings(state_dict)}
     refuse_unmatched(state_dict, known, origin="a timm resnetrs model")
-    return {known[n].target: transformed(tensor, known[n].transform) for n, tensor in state_dict.items()}
+    return {known[n].target: in_our_layout(tensor, known[n]) for n, tensor in state_dict.items()}
 
 
 def with_our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     known = {mapping.target: mapping for mapping in mappings(state_dict)}
     refuse_unmatched(state_dict, known, origin="a ResNet-RS with a classification head")
     return {
-        known[name].source: tensor if known[name].transform == "none" else tensor[:, :, None, None]
+        known[name].source: tensor[:, :, None, None] if known[name].is_matrix else tensor
         for name, tensor in state_dict.items()
     }
 

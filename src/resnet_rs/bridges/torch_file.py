@@ -8,7 +8,6 @@ becomes an error message here.
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
@@ -16,17 +15,17 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from resnet_rs import storage
+from resnet_rs.bridges.archive import Unreadable
 from resnet_rs.processes import end_with_parent
 from resnet_rs.text import listed, quoted
 
@@ -43,17 +42,14 @@ _REFUSED = 3
 """Exit code of the child when its answer is an error message."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """A PyTorch file that was converted."""
+class Conversion(NamedTuple):
+    """What was written to a safetensors file."""
 
-    path: Path
-    """The new safetensors file."""
     num_tensors: int
     num_parameters: int
     """Trained values: those of all floating-point tensors except running statistics."""
-    key: str | None
-    """Key of the weights in the PyTorch file; None if they are at its top level."""
+    key: str
+    """Key of the weights in the PyTorch file; empty if they are at its top level."""
     prefix: str
     """Prefix that was removed from all names."""
 
@@ -94,18 +90,12 @@ def convert(file: Path, out: Path, *, key: str | None = None) -> Conversion:
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder. Make it first, or choose another one.")
     content = _read_in_child(file, key)
-    tensors = load(content)
-    origin = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     storage.write_bytes(out, content)
-    statistics = ("running_mean", "running_var")
-    trained = [t for n, t in tensors.items() if t.is_floating_point() and not n.endswith(statistics)]
-    return Conversion(
-        path=out,
-        num_tensors=len(tensors),
-        num_parameters=sum(tensor.numel() for tensor in trained),
-        key=origin["key"] or None,
-        prefix=origin["prefix"],
-    )
+    with safe_open(out, framework="pt") as written:
+        origin = written.metadata()
+    tensors, statistics = load(content), ("running_mean", "running_var")
+    trained = [t.numel() for n, t in tensors.items() if t.is_floating_point() and not n.endswith(statistics)]
+    return Conversion(len(tensors), sum(trained), origin["key"], origin["prefix"])
 
 
 def as_safetensors(file: io.BufferedReader | io.BytesIO, *, key: str | None = None) -> bytes:
@@ -114,14 +104,10 @@ def as_safetensors(file: io.BufferedReader | io.BytesIO, *, key: str | None = No
     Raises `ValueError` for any other content.
     """
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises almost any exception for damaged or hostile files
-        raise ValueError(_reason(error)) from None
-    found, key = _select(loaded, key)
-    prefix = ""
-    while common := next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in found)), None):
-        prefix += common
-    try:
+        found, key = _select(torch.load(file, map_location="cpu", weights_only=True), key)
+        prefix = ""
+        while common := next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in found)), None):
+            prefix += common
         # Safetensors stores no views and no shared memory.
         tensors = {
             name.removeprefix(prefix): tensor.detach()
@@ -130,23 +116,25 @@ def as_safetensors(file: io.BufferedReader | io.BytesIO, *, key: str | None = No
             for name, tensor in found.items()
         }
         return save(tensors, metadata={"format": "pt", "key": key or "", "prefix": prefix})
-    except Exception as error:  # as above
-        raise ValueError(_reason(error)) from None
+    except Unreadable:
+        raise
+    except Exception as error:  # torch raises almost any exception for damaged or hostile files
+        raise Unreadable(_reason(error)) from None
 
 
 def _select(loaded: Any, key: str | None) -> tuple[dict[str, Tensor], str | None]:  # noqa: ANN401 - any pickled value
     """The weights in what was loaded, and their key."""
     if not isinstance(loaded, dict):
-        raise ValueError(f"it holds a {type(loaded).__name__}; expected a mapping of names to tensors.")
+        raise Unreadable(f"it holds a {type(loaded).__name__}; expected a mapping of names to tensors.")
     nested = [name for name, value in loaded.items() if isinstance(name, str) and isinstance(value, dict)]
     present = [name for name in KEYS if name in nested]
     if key is None and len(present) > 1:
-        raise ValueError(
+        raise Unreadable(
             f"it holds several sets of weights: {listed(present)}. Choose one, such as --key {present[0]}."
         )
     if key is not None and key not in nested:
         hint = f"It has: {listed(nested)}." if nested else "Its weights are at the top level; omit --key."
-        raise ValueError(f"it has no weights under {key!r}. {hint}")
+        raise Unreadable(f"it has no weights under {key!r}. {hint}")
     key = key or (present[0] if present else None)
     found = loaded if key is None else loaded[key]
     unexpected = [
@@ -155,9 +143,9 @@ def _select(loaded: Any, key: str | None) -> tuple[dict[str, Tensor], str | None
         if not isinstance(name, str) or not isinstance(value, Tensor)
     ]
     if "__metadata__" in found:
-        raise ValueError("it names a tensor `__metadata__`, which safetensors keeps for itself.")
+        raise Unreadable("it names a tensor `__metadata__`, which safetensors keeps for itself.")
     if unexpected or not found:
-        raise ValueError(f"expected names with tensors, but {'; '.join(unexpected[:5]) or 'there are none'}.")
+        raise Unreadable(f"expected names with tensors, but {'; '.join(unexpected[:5]) or 'there are none'}.")
     return found, key
 
 
@@ -190,19 +178,15 @@ def _read_in_child(file: Path, key: str | None) -> bytes:
                 timeout=_SECONDS,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
+        code, answer = child.returncode, child.stdout
+        if code == 0:
+            return answer
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        reason = f"its reader ended with {cause}. The file is damaged, or too large for this machine."
+        reason = answer.decode() if code == _REFUSED else reason
     except subprocess.TimeoutExpired:
-        raise ValueError(
-            f"cannot convert {file}: reading it takes more than {_SECONDS} seconds. Do not trust this file."
-        ) from None
-    if child.returncode == 0:
-        return child.stdout
-    if child.returncode == _REFUSED:
-        raise ValueError(f"cannot convert {file}: {child.stdout.decode()}")
-    code = child.returncode
-    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    raise ValueError(
-        f"cannot convert {file}: its reader ended with {cause}. The file is damaged, or too large for this machine."
-    )
+        reason = f"reading it takes more than {_SECONDS} seconds. Do not trust this file."
+    raise ValueError(f"cannot convert {file}: {reason}")
 
 
 def _limit_resources(num_bytes: int) -> None:

@@ -197,9 +197,9 @@ def to_safetensors(
     from resnet_rs.bridges import torch_file
 
     done = torch_file.convert(file, out, key=key)
-    source = "" if done.key is None else f", from {done.key!r}"
+    source = f", from {done.key!r}" if done.key else ""
     cut = f", without the prefix {done.prefix!r} of all names" if done.prefix else ""
-    say(f"{done.path}: {done.num_tensors:,} tensors, {done.num_parameters:,} parameters{source}{cut}")
+    say(f"{out}: {done.num_tensors:,} tensors, {done.num_parameters:,} parameters{source}{cut}")
 
 
 @app.command()

@@ -9,12 +9,9 @@ from pathlib import Path
 
 from resnet_rs import storage
 from resnet_rs.bridges import hub, keras, released
-from resnet_rs.bridges.download import cache_folder, fetch
+from resnet_rs.bridges.download import SECONDS_FOR_LOCK, cache_folder, fetch
 from resnet_rs.weights.convert import Converted, convert
 from resnet_rs.weights.reading import SourceCheckpoint
-
-_SECONDS_FOR_LOCK = 3600.0
-"""Time for another process that downloads and converts the same weights."""
 
 
 def pull(name: str, out: Path, *, progress: object = None) -> Converted:
@@ -41,7 +38,7 @@ def pretrained(name: str) -> Path:
     if not folder.is_dir():
         storage.make_folders(folder.parent)
         # Many ranks may ask at once: one makes the folder, the others wait for it.
-        with storage.locked(folder.parent, seconds=_SECONDS_FOR_LOCK):
+        with storage.locked(folder.parent, seconds=SECONDS_FOR_LOCK):
             if not folder.is_dir():
                 pull(name, folder)
     return folder

@@ -10,7 +10,7 @@ import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.paper import RELEASED
 from resnet_rs.training.experiment import Experiment
 
-Kind = Literal["tf1", "tf2", "keras", "timm", "torchvision", "hub"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS = ("tf1", "tf2", "keras", "timm", "torchvision", "hub")
 Shapes = Mapping[str, tuple[int, ...]]
 
 NUM_IMAGENET = 1000
@@ -170,8 +169,7 @@ def _timm(source: SourceCheckpoint) -> ReadPlan:
 def _torchvision(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
     if "features.0.0.weight" in file.shapes:
-        base, efficientnet = _efficientnet(source, file.shapes)
-        mappings = torchvision.efficientnet_mappings(expected_tensors(base), efficientnet.group_sizes)
+        base, mappings = _efficientnet(source, file.shapes)
         return ReadPlan(file, base, mappings, "classifier.1.bias", torchvision.is_ignored)
     detected = {
         "arch.blocks": timm_names.count_blocks(file.shapes),
@@ -246,12 +244,16 @@ def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | No
     raise ValueError(f"{path} may be {' or '.join(candidates)}, which differ only in size. Give --name.")
 
 
-def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, EfficientNetArch]:
-    """The EfficientNet with these shapes."""
-    for candidate in [source.name] if source.name else zoo.names("efficientnet-*"):
-        experiment = config.edit(_torchvision_experiment(candidate), source.edits)
-        if isinstance(experiment.arch, EfficientNetArch) and _has_shapes(experiment, experiment.arch, shapes):
-            return experiment, experiment.arch
+def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, list[KeyMapping]]:
+    """The EfficientNet with these shapes, and its mappings."""
+    for name in [source.name] if source.name else zoo.names("efficientnet-*"):
+        experiment = config.edit(_torchvision_experiment(name), source.edits)
+        if isinstance(experiment.arch, EfficientNetArch):
+            expected = expected_tensors(experiment)
+            mappings = torchvision.efficientnet_mappings(expected, experiment.arch.group_sizes)
+            backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
+            if all(shapes.get(m.source) == tuple(expected[m.target].shape) for m in backbone):
+                return experiment, mappings
     raise ValueError(
         f"{source.path} does not hold the weights of {source.name or 'an EfficientNet from B0 to B7'}."
     )
@@ -263,17 +265,9 @@ def _torchvision_experiment(name: str) -> Experiment:
     edits: dict[str, Any] = {"data.crop_first": False}
     if name.endswith(_WITH_TORCHS_EPSILON):
         edits["arch.norm_eps"] = 1e-5
-    resized = torchvision.RESIZED.get(name.removeprefix("efficientnet-"))
-    if resized is not None:
+    if resized := torchvision.RESIZED.get(name.removeprefix("efficientnet-")):
         edits["data.crop_ratio"] = base.data.size / resized
     return config.edit(base, edits)
-
-
-def _has_shapes(experiment: Experiment, arch: EfficientNetArch, shapes: Shapes) -> bool:
-    expected = expected_tensors(experiment)
-    mappings = torchvision.efficientnet_mappings(expected, arch.group_sizes)
-    backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
-    return all(shapes.get(mapping.source) == tuple(expected[mapping.target].shape) for mapping in backbone)
 
 
 def _resnet(experiment: Experiment) -> ResNetArch:
