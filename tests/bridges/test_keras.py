@@ -68,7 +68,7 @@ def test_forged_keras_files_are_refused_at_once(tmp_path):
         "is damaged": lambda o: o.update({"nothing": h5py.Empty("f4")}),
     }
     for i, (said, content) in enumerate(contents.items()):
-        begin = time.perf_counter()
+        begin = time.process_time()
         with pytest.raises(ValueError, match=said):
             H5File(forged(tmp_path / f"{i}.h5", content))
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5, "processor time, since other tests may run"

@@ -74,7 +74,8 @@ def fetch_folder(repo: str) -> Path:
 def send_folder(folder: Path, repo: str, *, private: bool) -> str:
     """The address of the commit that uploads the files of `folder` to `repo`, which is created if it does not exist.
 
-    Raises `OSError` if the upload fails. The files in the repository are then as before; a new one may be left empty.
+    Raises `OSError` if that fails. A new repository may then exist and be empty. If the connection broke at the end,
+    the commit may exist too.
     """
     library = _library()
     refuse_no_repo(repo)

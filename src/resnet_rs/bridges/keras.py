@@ -114,7 +114,7 @@ class H5File:
             raise Unreadable(f"{path!r} in it is not a plain array inside the file.")
         name = "/".join(path.strip("/").split("/")[-2:])
         if name in self.shapes or len(self.shapes) >= _MAX_ENTRIES:
-            raise Unreadable(f"two arrays in it are named {name!r}, or it has too many.")
+            raise Unreadable(f"it has two arrays named {name!r}, or more than {_MAX_ENTRIES:,} arrays.")
         self.shapes[name] = tuple(item.shape)
         self._paths[name] = item.name
 

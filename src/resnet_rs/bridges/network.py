@@ -142,7 +142,7 @@ def map_state_dict(
     """
     by_source = {mapping.source: mapping for mapping in mappings}
     used = [name for name in file.shapes if name in by_source or not ignored(name)]
-    refuse_unmatched(used, by_source, origin=origin)
+    refuse_unmatched(used, by_source, message=f"{origin} does not hold the weights of this network")
     for mapping in mappings:  # before anything is read
         _refuse_shape(file.shapes[mapping.source], mapping, expected, origin)
     found = {
@@ -171,8 +171,8 @@ def in_our_layout(tensor: Tensor, mapping: KeyMapping) -> Tensor:
     return tensor.contiguous()
 
 
-def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, origin: str) -> None:
-    """Refuse weights with the names `given`, unless these are the names `known`."""
+def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, message: str) -> None:
+    """Refuse weights with the names `given`, unless these are the names `known`; the error begins with `message`."""
     names, expected = dict.fromkeys(given), dict.fromkeys(known)
     kinds = {
         "unknown": [name for name in names if name not in expected],
@@ -180,7 +180,7 @@ def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, origin: str)
     }
     mismatches = [f"{kind}: {listed(names, at_most=_MAX_LISTED)}" for kind, names in kinds.items() if names]
     if mismatches:
-        raise ValueError(f"these are not the weights of {origin}; {'; '.join(mismatches)}.")
+        raise ValueError(f"{message}; {'; '.join(mismatches)}.")
 
 
 def _refuse_shape(

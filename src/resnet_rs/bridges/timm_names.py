@@ -56,7 +56,7 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The tensors share memory with the given ones. Raises `ValueError` with the names that are unknown or missing.
     """
     known = {mapping.source: mapping for mapping in mappings(state_dict)}
-    refuse_unmatched(state_dict, known, origin="a timm resnetrs model")
+    refuse_unmatched(state_dict, known, message="these are not the weights of a timm resnetrs model")
     return {known[n].target: in_our_layout(tensor, known[n]) for n, tensor in state_dict.items()}
 
 
@@ -71,7 +71,9 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The tensors share memory with the given ones. Raises `ValueError` with the names that are unknown or missing.
     """
     known = {mapping.target: mapping for mapping in mappings(state_dict)}
-    refuse_unmatched(state_dict, known, origin="a ResNet-RS with a classification head")
+    refuse_unmatched(
+        state_dict, known, message="these are not the weights of a ResNet-RS with a classification head"
+    )
     return {
         known[name].source: tensor[:, :, None, None] if known[name].is_matrix else tensor
         for name, tensor in state_dict.items()

@@ -43,24 +43,9 @@ def save_pretrained(
             f"{trained} is not a classifier with a stem and four stages, which the Hub's layout needs."
         )
     license = license or saved.origin.get("license")
-    try:
-        run, scores = _of_run(Path(trained), saved)
-        card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
-        origin = {**as_begun(saved), **facts(saved, run=run, scores=scores)}
-    except storage.Damaged:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        raise storage.Damaged(
-            f"run.json or scores.json of {trained} has a value that resnet-rs did not write. Restore the file. Or copy "
-            "the checkpoint folder to another place and give the copy; its card has no data and no scores."
-        ) from None
-    fields = as_config(
-        saved.experiment,
-        saved.classes,
-        origin,
-        num_features=model.backbone.widths[3],
-        license=license,
-    )
+    card, origin = _described(saved, Path(trained), license, repo)
+    num_features = model.backbone.widths[3]
+    fields = as_config(saved.experiment, saved.classes, origin, num_features=num_features, license=license)
     tensors = model.state_dict() if depth_of(saved.experiment.arch) is None else to_timm(model.state_dict())
     files = (
         (WEIGHTS, checkpoint.content(tensors, saved.weights)),
@@ -105,11 +90,28 @@ def from_pretrained(source: str | Path) -> Classifier:
     return model.eval()
 
 
-def _of_run(
-    trained: Path, saved: checkpoint.Checkpoint
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The record of the run of a checkpoint, and its scores if they belong to these weights; None if there are none."""
+def _described(
+    saved: checkpoint.Checkpoint, trained: Path, license: str | None, repo: str
+) -> tuple[str, dict[str, str]]:
+    """The model card of a checkpoint, and the origin of its weights, with what is known of its run."""
     folder = trained if saved.path.parent.name != "checkpoints" else saved.path.parent.parent
+    try:
+        run, scores = _of_run(folder, saved)
+        card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
+        return card, {**as_begun(saved), **facts(saved, run=run, scores=scores)}
+    except storage.Damaged:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise storage.Damaged(
+            f"run.json or scores.json of {folder} has a value that resnet-rs did not write. Restore the file. Or copy "
+            "the checkpoint folder to another place and give the copy; its card has no data and no scores."
+        ) from None
+
+
+def _of_run(
+    folder: Path, saved: checkpoint.Checkpoint
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The record of the run in `folder`, and its scores if they belong to these weights; None if there are none."""
     if not (folder / "run.json").is_file():
         return None, None
     run = storage.read_json(folder / "run.json")
