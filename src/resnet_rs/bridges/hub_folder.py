@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_rs import config, storage
-from resnet_rs.bridges.timm_config import input_facts
-from resnet_rs.bridges.timm_names import depth_of
+from resnet_rs.bridges.timm_names import depth_of, input_facts
 from resnet_rs.models.backbone import Arch
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from resnet_rs import config
 from resnet_rs.bridges import released
-from resnet_rs.bridges.timm_config import accept_timm_names
-from resnet_rs.bridges.timm_names import DEPTHS, with_our_names
+from resnet_rs.bridges.timm_names import DEPTHS, accept_timm_names, with_our_names
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import RELEASED

@@ -1,4 +1,4 @@
-"""Tensor names of timm's `resnetrs*` models, and state dicts renamed from timm to ours and back.
+"""timm's names: of tensors in its `resnetrs*` models, and of the fields that describe a network (`pretrained_cfg`).
 
 Ours is a `Model` of a `ResNet` (released stem, pooled shortcuts, squeeze-and-excitation) and a `ClassificationHead`.
 Networks of any depth can be renamed: the names tell the number of blocks in each stage. timm itself is not needed.
@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnet_rs.bridges.network import (
     COUNTER,
@@ -23,8 +24,11 @@ from resnet_rs.bridges.network import (
     key_mappings,
     refuse_unmatched,
 )
+from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.tasks.classifier import Classifier
+from resnet_rs.training.experiment import Experiment
 
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 """Depths of timm's ResNet-RS, `resnetrs50` to `resnetrs420`."""
@@ -120,3 +124,47 @@ def count_blocks(names: Iterable[str]) -> tuple[int, int, int, int]:
             continue
         counts[stage] = max(counts[stage], int(match[2]) + 1)
     return counts[1], counts[2], counts[3], counts[4]
+
+
+def describe_to_timm(model: Classifier, experiment: Experiment) -> None:
+    """Set `model.pretrained_cfg`, which `timm.data.resolve_model_data_config` reads, and accept timm's names."""
+    data, depth = experiment.data, depth_of(experiment.arch)
+    side = -(-data.size // model.backbone.reductions[-1])
+    first_conv = next(name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    config = {
+        "architecture": "resnet_rs" if depth is None else f"resnet_rs_{depth}",
+        "num_classes": model.num_classes,
+        **input_facts(data),
+        "pool_size": (side, side),
+        "first_conv": first_conv,
+        "classifier": "head.classifier",
+    }
+    model.pretrained_cfg = model.default_cfg = config
+    accept_timm_names(model)
+
+
+def accept_timm_names(model: Classifier) -> None:
+    """Let `model.load_state_dict` take timm's names too."""
+    model.register_load_state_dict_pre_hook(_rename)
+
+
+def _rename(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *more: object) -> None:
+    if not prefix:
+        renamed = dict(with_our_names(state_dict))
+        state_dict.clear()
+        state_dict.update(renamed)
+
+
+def input_facts(data: Data) -> dict[str, Any]:
+    """How images become inputs, in timm's fields.
+
+    timm's images are antialiased: where ours are not (`tf1_bicubic`, `tf2_bilinear`), that is what comes nearest.
+    """
+    return {
+        "input_size": (data.channels, data.size, data.size),
+        "interpolation": "bilinear" if data.resampling in ("bilinear", "tf2_bilinear") else "bicubic",
+        "crop_pct": data.crop_ratio,
+        "crop_mode": "center",
+        "mean": data.mean,
+        "std": data.std,
+    }

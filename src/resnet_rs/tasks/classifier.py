@@ -57,7 +57,7 @@ class Classifier(Model):
     head: ClassificationHead
     pretrained_cfg: dict[str, Any]
     default_cfg: dict[str, Any]
-    """The preprocessing and more in timm's fields; set by `bridges/timm_config.py` or by timm."""
+    """The preprocessing and more in timm's fields; set by `bridges/timm_names.py` or by timm."""
 
     def __init__(self, backbone: StagedBackbone, head: ClassificationHead) -> None:
         super().__init__(backbone, head)

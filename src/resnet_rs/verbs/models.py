@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges.hub_folder import as_begun, is_hub_folder
-from resnet_rs.bridges.timm_config import describe_to_timm
+from resnet_rs.bridges.timm_names import describe_to_timm
 from resnet_rs.models.backbone import Model
 from resnet_rs.paper import RELEASED
 from resnet_rs.tasks.classifier import Classifier

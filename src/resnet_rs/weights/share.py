@@ -10,8 +10,7 @@ from torch import nn
 from resnet_rs import storage
 from resnet_rs.bridges import hub
 from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS, as_begun, as_config
-from resnet_rs.bridges.timm_config import describe_to_timm
-from resnet_rs.bridges.timm_names import depth_of, to_timm
+from resnet_rs.bridges.timm_names import depth_of, describe_to_timm, to_timm
 from resnet_rs.models.backbone import StagedBackbone
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.tasks.classifier import Classifier
