@@ -6,6 +6,7 @@ from resnet_rs import zoo
 from resnet_rs.config import diff, edit
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.paper import IMAGENET_IMAGES, RELEASED
+from resnet_rs.text import closest
 from resnet_rs.zoo import EXPERIMENTS
 
 # name: size, dropout, stochastic depth, magnitude (the TF1 release's files)
@@ -96,6 +97,15 @@ def test_an_unknown_name_gets_the_closest_ones():
         ValueError, match=r"'resnet-rs-50-160' is not in the zoo\. Closest: resnet-rs-50-i160"
     ):
         zoo.experiment("resnet-rs-50-160")
+
+
+@pytest.mark.timeout(20)
+def test_a_very_long_name_is_refused_at_once_and_shortened():
+    """The search for the closest names of this one would take minutes."""
+    with pytest.raises(ValueError, match="is not in the zoo") as error:
+        zoo.experiment("resnet-rs-" * 1_000_000)
+    assert len(str(error.value)) < 500
+    assert closest("resnet-rs-50-i160" * 6, RELEASED) == ""
 
 
 def test_patterns_choose_names():

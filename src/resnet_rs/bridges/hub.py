@@ -71,16 +71,23 @@ def fetch_folder(repo: str) -> Path:
     return Path(folder)
 
 
-def send_folder(folder: Path, repo: str, *, private: bool) -> str:
-    """The address of the commit that uploads the files of `folder` to `repo`, which is created if it does not exist.
+def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
+    """The address of the commit that uploads a folder of `save_pretrained` to `OWNER/NAME` on the Hub (extra `hub`).
 
-    Raises `OSError` if that fails. A new repository may then exist and be empty. If the connection broke at the end,
-    the commit may exist too.
+    A missing repository is created. In the card, the placeholder `OWNER/NAME` is replaced by `repo`.
+
+    Raises `OSError` if the upload fails. A new repository may then exist and be empty. If the connection broke at the
+    end, the commit may exist too.
     """
+    files: dict[str, Path | bytes] = {name: Path(folder, name) for name in (CONFIG, WEIGHTS, CARD)}
+    for name in files:
+        if not Path(folder, name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {name}; expected a folder that `save_pretrained` wrote."
+            )
     library = _library()
     refuse_no_repo(repo)
-    card = (folder / CARD).read_bytes().replace(NO_REPO.encode(), plain_name(repo).encode())
-    files = {CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS, CARD: card}
+    files[CARD] = Path(folder, CARD).read_bytes().replace(NO_REPO.encode(), plain_name(repo).encode())
     api = library.HfApi(library_name="resnet-rs")
     try:
         api.create_repo(plain_name(repo), private=private, exist_ok=True)

@@ -258,9 +258,9 @@ def push(
     """
     from tempfile import TemporaryDirectory
 
-    from resnet_rs.bridges.hub import NO_REPO, refuse_no_repo
+    from resnet_rs.bridges.hub import NO_REPO, push_to_hub, refuse_no_repo
     from resnet_rs.bridges.hub_folder import is_hub_folder
-    from resnet_rs.weights.share import push_to_hub, save_pretrained
+    from resnet_rs.weights.share import save_pretrained
 
     if repo is not None:
         refuse_no_repo(repo)

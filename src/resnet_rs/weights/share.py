@@ -56,19 +56,6 @@ def save_pretrained(
     return Path(out)
 
 
-def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """The address of the commit that uploads a folder of `save_pretrained` to `OWNER/NAME` on the Hub (extra `hub`).
-
-    In the card, the placeholder `OWNER/NAME` is replaced by `repo`.
-    """
-    for name in (CONFIG, WEIGHTS, CARD):
-        if not Path(folder, name).is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {name}; expected a folder that `save_pretrained` wrote."
-            )
-    return hub.send_folder(Path(folder), repo, private=private)
-
-
 def from_pretrained(source: str | Path) -> Classifier:
     """The network in a folder in the Hub's layout or in the repository `OWNER/NAME` of the Hub, in evaluation mode.
 
