@@ -239,7 +239,7 @@ def test_models_are_listed_by_pattern():
 
 
 def test_an_unknown_name_of_the_package_is_refused_with_those_it_has():
-    with pytest.raises(AttributeError, match="It offers: Device, Machine, Step"):
+    with pytest.raises(AttributeError, match="It offers: Device, Machine, Study"):
         rs.create_modle  # noqa: B018 - the attribute access is what is tested
 
 

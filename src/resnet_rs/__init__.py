@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnet_rs.bridges.hub import push_to_hub
     from resnet_rs.studies.one_call import study
-    from resnet_rs.studies.study import Step, Study, additive, alternatives, grid
+    from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
     from resnet_rs.training.device import Device
     from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, save, train
     from resnet_rs.weights.share import from_pretrained, save_pretrained
@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Device",
     "Machine",
-    "Step",
     "Study",
+    "Trial",
     "additive",
     "alternatives",
     "create_model",
@@ -43,7 +43,7 @@ __all__ = [
 _MODULES = {
     "Device": "training.device",
     "study": "studies.one_call",
-    **dict.fromkeys(("Step", "Study", "additive", "alternatives", "grid"), "studies.study"),
+    **dict.fromkeys(("Study", "Trial", "additive", "alternatives", "grid"), "studies.study"),
     "push_to_hub": "bridges.hub",
     **dict.fromkeys(("from_pretrained", "save_pretrained"), "weights.share"),
 }

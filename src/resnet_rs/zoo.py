@@ -56,13 +56,13 @@ def _efficientnet(name: str, size: int, *, dropout: float) -> Experiment:
     """
     return Experiment(
         arch=EFFICIENTNETS[name],
-        data=Data(size=size, randaugment=RandAugment(magnitude=_efficientnet_magnitude(size))),
+        data=Data(size=size, randaugment=RandAugment(magnitude=magnitude_for(size))),
         task=Classification(dropout=dropout),
         recipe=Recipe(weight_decay=1e-5),
     )
 
 
-def _efficientnet_magnitude(size: int) -> float:
+def magnitude_for(size: int) -> float:
     """RandAugment by size. Source: paper, section 7.2 (EfficientNet-RS)."""
     return 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies.conftest import STEPS, request
+from studies.conftest import STEPS, options
 
 from resnet_rs.jobs import Cluster, InProcess, Resources
 from resnet_rs.processes import Interrupted, Stop
-from resnet_rs.studies.planning import plan
+from resnet_rs.studies.planning import resolve
 from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Study, additive
 
@@ -99,9 +99,9 @@ def test_every_piece_is_done_when_a_node_dies_in_the_middle(two_nodes, tmp_path)
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
     """Two trials, long enough to be interrupted, and what they give when nothing happens."""
-    asked = request(tmp_path_factory.mktemp("images"))
+    asked = options(tmp_path_factory.mktemp("images"))
     asked = replace(asked, edits={**asked.edits, "recipe.epochs": "60"}, num_seeds=1)
-    made = plan(asked, folder=tmp_path_factory.mktemp("nothing"))
+    made = resolve(asked, folder=tmp_path_factory.mktemp("nothing"))
     made = replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -102,6 +102,12 @@ def test_equal_trials_that_are_all_compared_with_each_other_rarely_differ(num_se
     assert wrong <= too_many(100, 0.05)
 
 
+def test_a_trial_counts_once_whether_its_values_are_the_same_array_or_a_copy():
+    trials = list(np.random.default_rng(4).random((4, 3, 20)))
+    pairs = list(combinations(trials, 2))
+    assert compare([(new.copy(), old.copy()) for new, old in pairs]) == compare(pairs)
+
+
 def test_three_seeds_with_a_large_gain_differ_significantly():
     rng = np.random.default_rng(3)
     found = [difference(*crossed(rng, gain=0.6, seed_noise=0.005)) for _ in range(50)]

@@ -247,7 +247,8 @@ def test_tables_come_before_figures_and_images():
 
 
 def test_figures_with_the_same_title_are_both_shown():
-    blocks = [Chart(title="twin", figure=figures.loss_figure(EPOCHS[:n]), is_wide=n == 1) for n in (1, 2)]
+    losses = [figures.run_figures(EPOCHS[:n], TASK.headline)["Training loss"] for n in (1, 2)]
+    blocks = [Chart(title="twin", figure=loss, is_wide=loss is losses[0]) for loss in losses]
     reader = Reader(page(blocks=blocks, epochs=[]))
     assert [len(figure["data"][0]["x"]) for figure in reader.figures] == [1, 2]
     assert sum(attributes.get("class") == "wide" for _, attributes in reader.elements) == 1
@@ -295,8 +296,7 @@ def test_scores_of_no_image_have_no_figure():
 def test_figures_are_valid_and_arrive_whole(num_classes):
     """Oracle: plotly's own validator refuses an unknown or misspelled setting. Each size is drawn in another way."""
     found = scores([str(i) for i in range(num_classes)])
-    drawn = [*charts(found).values(), figures.speed_figure(EPOCHS), figures.lr_figure(EPOCHS)]
-    drawn += [figures.loss_figure(EPOCHS), figures.score_figure(EPOCHS, TASK.headline)]
+    drawn = [*charts(found).values(), *figures.run_figures(EPOCHS, TASK.headline).values()]
     assert all(len(go.Figure(figure).data) == len(figure["data"]) for figure in drawn)
     confusion = np.zeros((num_classes, num_classes))
     places, counts = (found["confusion"]["rows"], found["confusion"]["columns"]), found["confusion"]["counts"]
@@ -320,11 +320,12 @@ def test_bars_rise_from_the_lowest_recall_and_their_intervals_are_the_given_ones
 
 def test_curves_skip_what_was_not_measured():
     epochs = [EPOCHS[0], EPOCHS[1] | {"score_ema": None}, {"epoch": 3, "loss": float("nan")}]
-    ema, model = figures.score_figure(epochs, TASK.headline)["data"]
+    found = figures.run_figures(epochs, TASK.headline)
+    ema, model = found["Test top-1"]["data"]
     assert (ema["x"], ema["y"]) == ([1], [0.1])
     assert (model["x"], model["y"]) == ([1, 2], [0.2, 0.4])
-    assert figures.loss_figure(epochs)["data"][0]["x"] == [1, 2]
-    assert figures.score_figure([{"epoch": 1, "loss": 1.0}], TASK.headline) is None
+    assert found["Training loss"]["data"][0]["x"] == [1, 2]
+    assert list(figures.run_figures([{"epoch": 1, "loss": 1.0}], TASK.headline)) == ["Training loss"]
 
 
 def test_a_page_of_21841_classes_stays_usable():

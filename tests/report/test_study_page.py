@@ -10,9 +10,9 @@ from plotly.offline import get_plotlyjs
 from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Mean, Verdict
 from resnet_rs.report.score import ScoreName
-from resnet_rs.report.study_figures import Axis, Line, Point, curves_figure, dots_figure, points_figure
+from resnet_rs.report.study_figures import Point, curves_figure, dots_figure, gray_line, points_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Link, Row, Table, difference_text, duration_text, p_text, score_text
+from resnet_rs.report.table import Row, Table, duration_text, macs_text, p_text
 
 EVIL = "</script><script>alert('evil')</script>"
 SCORE = ScoreName(key="top1", label="top-1")
@@ -30,7 +30,7 @@ ROWS = (
         paper=80.4,
         paper_difference=1.4,
         minutes=3.25,
-        links=(Link(text="seed 0", href="trials/dropout/seed-0/page.html"),),
+        links=(("seed 0", "trials/dropout/seed-0/page.html"),),
     ),
     Row(label="failed", edits="", score=None, errors=(f"seed 0: {EVIL}",)),
     Row(label=EVIL, edits=EVIL, score=MEAN, verdict=Verdict.NOT_SIGNIFICANT),
@@ -133,10 +133,8 @@ def test_points_stand_in_groups_on_the_axes_they_were_given():
         Point(label="one", x=10.0, y=5.0, low=4.0, high=7.0, group="a"),
         Point(label="two", x=100.0, y=3.0, group="b"),
     ]
-    law = Line(label="law", points=[(10.0, 5.0), (100.0, 3.0)], is_dashed=True)
-    figure = points_figure(
-        dots, x=Axis(title="cost", is_log=True), y=Axis(title="error", is_log=False), lines=(law,)
-    )
+    law = gray_line("law", [(10.0, 5.0), (100.0, 3.0)], is_dashed=True)
+    figure = points_figure(dots, x_title="cost", y_title="error", log="x", lines=[law])
     line, first, second = figure["data"]
     assert line["line"]["dash"] == "dash" and line["x"] == [10.0, 100.0]
     assert (first["text"], first["error_y"]["array"], first["error_y"]["arrayminus"]) == (
@@ -146,7 +144,7 @@ def test_points_stand_in_groups_on_the_axes_they_were_given():
     )
     assert "error_y" not in second
     assert figure["layout"]["xaxis"]["type"] == "log" and "type" not in figure["layout"]["yaxis"]
-    assert points_figure([], x=Axis(title="", is_log=True), y=Axis(title="", is_log=True)) is None
+    assert points_figure([], x_title="", y_title="", log="xy") is None
 
 
 def test_a_table_in_markdown_keeps_ours_and_the_papers_apart():
@@ -172,7 +170,7 @@ def test_columns_without_anything_in_them_are_left_out_of_markdown():
 
 
 def test_what_is_not_known_is_an_empty_cell():
-    assert (score_text(SCORE, None), p_text(None)) == ("", "")
+    assert SCORE.cell(None) == SCORE.text(None) == ""
     assert p_text(0.0001) == "< 0.001"
 
 
@@ -184,11 +182,15 @@ def test_units_fit_the_value():
         "120 min",
         "3 h",
     ]
+    assert [macs_text(macs) for macs in (3.2e6, 2.284e9)] == [
+        "3.2 million multiply-adds",
+        "2.28 billion multiply-adds",
+    ]
 
 
 def test_a_score_that_is_no_share_has_neither_percent_nor_points():
     error = ScoreName(key="rmse", label="error, m", is_share=False, is_higher_better=False)
-    assert (score_text(error, 1.2345), difference_text(error, 0.5)) == ("1.234", "+0.5")
+    assert (error.cell(1.2345), error.change(0.5)) == ("1.234", "+0.5")
     unknown = Mean(value=1.2, low=-math.inf, high=math.inf, standard_deviation=None, num_seeds=1)
     table = Table(title="t", score=error, rows=(Row(label="a", edits="", score=unknown),))
     assert "| a | 1.2 (unknown) | 1 |" in table.markdown()

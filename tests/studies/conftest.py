@@ -1,4 +1,4 @@
-"""A study small enough to conduct in a test."""
+"""A study small enough to run in a test."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from resnet_rs.processes import Stop
-from resnet_rs.studies.planning import Request, plan
-from resnet_rs.studies.study import Step, Study, additive
+from resnet_rs.studies.planning import Options, resolve
+from resnet_rs.studies.study import Study, Trial, additive
 
 EDITS = {
     "arch.width": "0.0625",
@@ -20,8 +20,8 @@ EDITS = {
     "recipe.schedule.warmup_epochs": "0.5",
 }
 STEPS = [
-    Step(label="plain", edits={"task.label_smoothing": 0.0}, paper=70.0),
-    Step(label="+ dropout", edits={"task.dropout": 0.1}, paper=71.5),
+    Trial(label="plain", edits={"task.label_smoothing": 0.0}, paper=70.0),
+    Trial(label="+ dropout", edits={"task.dropout": 0.1}, paper=71.5),
 ]
 
 
@@ -32,7 +32,7 @@ def asked_to_stop():
     return stop
 
 
-def request(folder):
+def options(folder):
     """A study of sixteen updates a run, on images drawn to `folder`."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 20)):
@@ -42,7 +42,7 @@ def request(folder):
             for i in range(count):
                 pixels = np.clip(rng.normal(level, 60, (20, 20)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{i}.png")
-    return Request(
+    return Options(
         study="training-methods", base="resnet-rs-tiny", edits=EDITS, data=str(folder), num_seeds=2
     )
 
@@ -56,7 +56,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(tmp_path_factory):
+def tiny_study(tmp_path_factory):
     """Two trials with two seeds, sixteen updates each."""
-    made = plan(request(tmp_path_factory.mktemp("images")), folder=tmp_path_factory.mktemp("nothing"))
+    made = resolve(options(tmp_path_factory.mktemp("images")), folder=tmp_path_factory.mktemp("nothing"))
     return replace(made, study=Study(name="tiny", title="A tiny study", trials=additive(STEPS)))

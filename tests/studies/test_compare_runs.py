@@ -12,7 +12,7 @@ from resnet_rs.studies.compare_runs import compare_runs
 SIZE = 200
 
 
-def stored_run(folder, wrong, *, edits=None, unreadable=(), digest="a", headline="top1", seed=0):
+def stored_run(folder, wrong, *, edits=None, unreadable=(), digest="a", train="a", headline="top1", seed=0):
     """The files of a finished run that compared runs are read from."""
     folder.mkdir()
     experiment = config.edit(zoo.experiment("resnet-rs-tiny"), edits or {})
@@ -26,7 +26,7 @@ def stored_run(folder, wrong, *, edits=None, unreadable=(), digest="a", headline
         "unreadable": [{"index": i, "key": str(i)} for i in unreadable],
     }
     files = {
-        "run.json": {"seed": seed, "test_digest": digest},
+        "run.json": {"seed": seed, "train_digest": train, "test_digest": digest},
         "experiment.json": config.to_plain(experiment),
         "scores.json": scores,
     }
@@ -60,6 +60,11 @@ def test_a_run_does_not_differ_from_itself(tmp_path):
     run = stored_run(tmp_path / "run", range(60))
     text = compare_runs(run, run)
     assert "the same experiment" in text and "not significant" in text
+
+
+def test_the_same_experiment_on_other_training_data_is_named(tmp_path):
+    old, new = stored_run(tmp_path / "old", range(60)), stored_run(tmp_path / "new", range(60), train="b")
+    assert f"From {old} to {new}: the same experiment; other training data." in compare_runs(old, new)
 
 
 @pytest.mark.parametrize(

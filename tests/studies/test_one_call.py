@@ -1,7 +1,7 @@
 """A study asked for from Python."""
 
 import pytest
-from studies.conftest import EDITS, STEPS, request
+from studies.conftest import EDITS, STEPS, options
 
 import resnet_rs as rs
 from resnet_rs.config import parse_assignments
@@ -13,7 +13,7 @@ STUDY = rs.Study(name="mine", title="Does dropout pay?", trials=rs.additive(STEP
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return request(tmp_path_factory.mktemp("images")).data
+    return options(tmp_path_factory.mktemp("images")).data
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_study_of_ones_own_takes_no_name_of_the_paper(data, base, tmp_path):
 
 def test_an_edit_that_the_base_does_not_take_is_refused_before_anything_is_written(data, base, tmp_path):
     odd = rs.Study(
-        name="mine", title="Mine", trials=rs.alternatives([rs.Step(label="a", edits={"arch.depht": 3})])
+        name="mine", title="Mine", trials=rs.alternatives([rs.Trial(label="a", edits={"arch.depht": 3})])
     )
     with pytest.raises(ValueError, match="trial 'a' of study 'mine'"):
         rs.study(odd, base=base, data=data, out=tmp_path / "study")

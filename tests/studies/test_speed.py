@@ -75,10 +75,12 @@ def test_efficientnet_rs_is_the_same_network_on_smaller_images(known):
 
 def test_the_published_latencies_give_the_papers_speed_ups(known):
     """Table 3: at B6's accuracy 2.7 times on a TPUv3 and 3.3 times on a V100."""
-    ups = {up.rival: up for up in speed_report.speed_ups(speed.SpeedRecord(protocol=PLAIN))}
-    assert ups["efficientnet-b6"].tpu == pytest.approx(2.7, abs=0.05)
-    assert ups["efficientnet-b6"].v100 == pytest.approx(3.3, abs=0.05)
-    assert all(here is None for up in ups.values() for here in up.here.values())
+    found = speed_report.speed_ups(speed.SpeedRecord(protocol=PLAIN))
+    ups = {rival.name: times for rival, times in found}
+    assert ups["efficientnet-b6"]["TPUv3, published"] == pytest.approx(2.7, abs=0.05)
+    assert ups["efficientnet-b6"]["V100, published"] == pytest.approx(3.3, abs=0.05)
+    here = ("training step, here", "inference, here")
+    assert all(times[column] is None for times in ups.values() for column in here)
 
 
 def test_a_front_keeps_what_nothing_beats():
@@ -100,7 +102,7 @@ def test_twice_the_rivals_latency_is_twice_the_speed_up(known):
     rival = known["efficientnet-b4"]
     one, two = (speed.SpeedRecord(protocol=PLAIN, timings=(*ours, timed(rival, ms))) for ms in (50.0, 100.0))
     found = [
-        next(up.here["train"] for up in speed_report.speed_ups(r) if up.rival == rival.name)
+        next(times["training step, here"] for c, times in speed_report.speed_ups(r) if c == rival)
         for r in (one, two)
     ]
     assert found[1] == pytest.approx(2 * found[0])
@@ -109,17 +111,17 @@ def test_twice_the_rivals_latency_is_twice_the_speed_up(known):
     assert statements[1].finding == "not tried"
 
 
-def test_turns_count_by_their_median_and_memory_by_its_peak(known):
+def test_rounds_count_by_their_median_and_memory_by_its_peak(known):
     network = known["resnet-rs-50-i160"]
-    turns = [timed(network, ms) for ms in (30.0, 10.0, 20.0)]
-    turns[1] = replace(turns[1], peak_memory_mib=300.0)
-    found = speed.SpeedRecord(protocol=PLAIN, timings=(*turns, timed(network, 1.0, mode="infer")))
+    rounds = [timed(network, ms) for ms in (30.0, 10.0, 20.0)]
+    rounds[1] = replace(rounds[1], peak_memory_mib=300.0)
+    found = speed.SpeedRecord(protocol=PLAIN, timings=(*rounds, timed(network, 1.0, mode="infer")))
     of_training = found.timing(network.name, "train")
     assert (of_training.latency_ms, of_training.num_repeats, of_training.num_rounds) == (20.0, 6, 3)
     assert (of_training.latency_ms_p10, of_training.latency_ms_p90) == (10.0, 30.0)
     assert of_training.images_per_second == 200.0 and of_training.peak_memory_mib == 300.0
     assert found.timing("efficientnet-b0", "train") is None
-    broken = replace(found, timings=(*found.timings, replace(turns[0], error="no memory")))
+    broken = replace(found, timings=(*found.timings, replace(rounds[0], error="no memory")))
     assert broken.timing(network.name, "train").error == "no memory"
 
 
@@ -174,5 +176,5 @@ def test_the_folder_of_something_else_is_not_taken(known, tmp_path):
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):
     (tmp_path / "speed.jsonl").write_text('{"version": 1, "study": "speed"}\n')
-    with pytest.raises(ValueError, match="is no record of a speed study"):
+    with pytest.raises(ValueError, match="speed.jsonl is no record of a study"):
         speed.read(tmp_path)

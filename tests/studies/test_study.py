@@ -6,13 +6,13 @@ from resnet_rs import config, zoo
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.studies.catalog import build
 from resnet_rs.studies.file import read
-from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
+from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
 
 BASE = zoo.experiment("resnet-rs-tiny")
 STEPS = [
-    Step(label="first", edits={"recipe.epochs": 1.0}),
-    Step(label="second", edits={"task.dropout": 0.1}),
-    Step(label="third", edits={"recipe.epochs": 3.0}),
+    Trial(label="first", edits={"recipe.epochs": 1.0}),
+    Trial(label="second", edits={"task.dropout": 0.1}),
+    Trial(label="third", edits={"recipe.epochs": 3.0}),
 ]
 
 
@@ -32,7 +32,7 @@ def test_additive_trials_may_refine_what_was_set_above_and_set_it_anew():
         {"data.randaugment.magnitude": 15.0},
         {"data.randaugment": "none", "recipe.epochs": 3.0},
     ]
-    trials = additive([Step(label=str(i), edits=e) for i, e in enumerate(edits)])
+    trials = additive([Trial(label=str(i), edits=e) for i, e in enumerate(edits)])
     made = Study(name="mine", title="", trials=trials).experiments(
         config.edit(BASE, {"data.randaugment": None})
     )

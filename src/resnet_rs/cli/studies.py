@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from resnet_rs.deploy.bench import Timing
     from resnet_rs.jobs import Runner
     from resnet_rs.processes import Stop
-    from resnet_rs.studies.planning import Forecast
+    from resnet_rs.studies.planning import Options, ResolvedStudy
     from resnet_rs.studies.record import Result
-    from resnet_rs.studies.run import Plan
 
 EXIT_FAILED = 1
 """Some trials of a study, or some measurements, failed; the table holds their errors."""
@@ -48,9 +47,10 @@ StudyOut = Annotated[Path | None, typer.Option(help="Folder of the study; the sa
 @study.command("list")
 def study_list() -> None:
     """List the studies."""
-    from resnet_rs.studies import planning
+    from resnet_rs.studies.catalog import STUDIES
 
-    for label, line in planning.outline().items():
+    speed = "Tables 3 and 7, Figures 4 and 5: latency and memory of all configurations, here"
+    for label, line in {**STUDIES, "speed": speed}.items():
         say(f"{label:<18} {line}")
 
 
@@ -96,7 +96,7 @@ def study_run(
     if base is None or data is None or (out is None and not dry_run):
         raise ValueError(f"study {name!r} needs --base EXPERIMENT, --data DATA and --out FOLDER.")
     runner = places.parse(jobs)
-    request = planning.Request(
+    options = planning.Options(
         study=name,
         base=base,
         edits=parse_assignments(edits or []),
@@ -110,9 +110,9 @@ def study_run(
         workers=workers,
     )
     if out is None or dry_run:
-        _show_forecast(planning.forecast(request), seeds=seeds, limits=request.limits)
+        _show_forecast(options)
         return
-    _run(planning.plan(request, folder=out), out, runner)
+    _run(planning.resolve(options, folder=out), out, runner)
 
 
 @study.command("speed")
@@ -297,44 +297,48 @@ def _timed(timing: Timing) -> str:
     )
 
 
-def _show_forecast(forecast: Forecast, *, seeds: int, limits: str) -> None:
+def _show_forecast(options: Options) -> None:
     """A line for each trial, the trials that are left out, and the time of all."""
     from resnet_rs.config import describe
-    from resnet_rs.report.table import duration_text
+    from resnet_rs.report.table import duration_text, macs_text
+    from resnet_rs.studies import planning
 
-    for trial in forecast.trials:
-        cost = f"{trial.macs / 1e6:,.3g} million multiply-adds, {trial.updates:,} updates"
-        edits = describe(trial.edits) or "the base itself"
-        say(f"{trial.label}: {cost}, {duration_text(trial.minutes)}; {edits}")
-    if forecast.left_out:
-        total = len(forecast.trials) + len(forecast.left_out)
-        say(f"left out, beyond {limits}: {len(forecast.left_out)} of {total} trials")
-        for label in forecast.left_out:
+    resolved, costs = planning.forecast(options)
+    trials, left_out = resolved.study.trials, resolved.context.left_out
+    for trial in trials:
+        cost = costs[trial.label]
+        needs = f"{macs_text(cost.macs)}, {cost.updates:,} updates, {duration_text(cost.minutes)}"
+        say(f"{trial.label}: {needs}; {describe(trial.edits) or 'the base itself'}")
+    if left_out:
+        say(f"left out, beyond {options.limits}: {len(left_out)} of {len(costs)} trials")
+        for label in left_out:
             say(f"  {label}")
-    minutes = seeds * sum(trial.minutes for trial in forecast.trials)
+    minutes = options.num_seeds * sum(costs[trial.label].minutes for trial in trials)
     say(
-        f"{len(forecast.trials)} trials, {seeds} seeds: about {duration_text(minutes)} one after the other, without "
+        f"{len(trials)} trials, {options.num_seeds} seeds: about {duration_text(minutes)} one after the other, without "
         "evaluation"
     )
 
 
-def _run(plan: Plan, folder: Path, runner: Runner) -> None:
-    """Run the plan with a line for each result, then print its table and write its page."""
+def _run(resolved: ResolvedStudy, folder: Path, runner: Runner) -> None:
+    """Run the study with a line for each result, then print its table and write its page."""
     from resnet_rs.processes import listening
     from resnet_rs.studies import record, summary
     from resnet_rs.studies.run import run
 
-    total, count, failed = len(plan.study.trials) * len(plan.seeds), 0, 0
-    say(f"{plan.study.title}: {len(plan.study.trials)} trials, {len(plan.seeds)} seeds, {total} runs")
-    for note in plan.study.notes:
+    total, count, failed = len(resolved.study.trials) * len(resolved.seeds), 0, 0
+    say(
+        f"{resolved.study.title}: {len(resolved.study.trials)} trials, {len(resolved.seeds)} seeds, {total} runs"
+    )
+    for note in resolved.study.notes:
         say(f"note: {note}")
     earlier = record.read(folder).results if (folder / record.RECORD).is_file() else ()
     with listening() as stop:
-        for result in run(plan, folder, runner, stop=stop):
+        for result in run(resolved, folder, runner, stop=stop):
             count += 1
             failed += result.error is not None
             when = " (done before)" if result.error is None and result in earlier else ""
-            say(f"{count:>4} of {total}  {_described(result, plan)}{when}")
+            say(f"{count:>4} of {total}  {_described(result, resolved)}{when}")
     found = record.read(folder)
     path = summary.write_page(found, folder / summary.PAGE, has_folder=True)
     for line in summary.markdown(found).splitlines():
@@ -342,21 +346,20 @@ def _run(plan: Plan, folder: Path, runner: Runner) -> None:
     say(f"page: {path}")
     best = summary.best(found)
     if best is not None and not stop.is_requested:
-        _show_best(plan, *best)
+        _show_best(resolved, *best)
     _exit(stop, f"{failed} of {total} runs" if failed else "")
 
 
-def _show_best(plan: Plan, label: str, edits: dict[str, Any]) -> None:
+def _show_best(resolved: ResolvedStudy, label: str, edits: dict[str, Any]) -> None:
     """The command that trains the best trial."""
     from resnet_rs.config import as_text
 
     typed = " ".join(shlex.quote(f"{path}={as_text(value)}") for path, value in edits.items())
+    base, data = resolved.options.base, shlex.quote(resolved.options.data)
     say(
-        f"best {plan.context.score.label}: {label}. These test images chose it, so expect slightly less on others."
+        f"best {resolved.context.score.label}: {label}. These test images chose it, so expect slightly less on others."
     )
-    say(
-        f"resnet-rs train {plan.context.base} --data {shlex.quote(plan.data)} --out runs/best {typed}".strip()
-    )
+    say(f"resnet-rs train {base} --data {data} --out runs/best {typed}".strip())
 
 
 def _exit(stop: Stop, failed: str) -> None:
@@ -369,11 +372,11 @@ def _exit(stop: Stop, failed: str) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _described(result: Result, plan: Plan) -> str:
+def _described(result: Result, resolved: ResolvedStudy) -> str:
     from resnet_rs.report.table import duration_text
 
     if result.error is not None:
         return f"{result.label}, seed {result.seed}: failed: {result.error}"
-    score = plan.context.score
+    score = resolved.context.score
     time = "" if result.minutes is None else f" in {duration_text(result.minutes)}"
     return f"{result.label}, seed {result.seed}: {score.label} {score.text(result.score)}{time}"

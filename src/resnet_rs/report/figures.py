@@ -22,81 +22,76 @@ GRAY = "#8c8c88"
 
 _MOST_MARKERS = 40
 _LONGEST_LABEL = 22
+_FROM_ZERO: Mapping[str, Any] = {"rangemode": "tozero"}
+_SHARE_AXIS: Mapping[str, Any] = {"tickformat": ".0%"}
 
 
-def loss_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Mean training loss over epochs."""
-    return _curves(epochs, {"loss": ("loss", BLUE)}, hover="%{y:.4g}")
+def run_figures(epochs: Sequence[Mapping[str, Any]], score: ScoreName) -> dict[str, Figure]:
+    """The curves of a run by their titles. A curve without any value is left out.
 
-
-def score_figure(epochs: Sequence[Mapping[str, Any]], score: ScoreName) -> Figure | None:
-    """The headline score on the test split over epochs, of the EMA weights and of the raw weights."""
-    names = {"score_ema": ("EMA weights", BLUE), "score_model": ("raw weights", AMBER)}
-    if score.is_share:
-        return _curves(epochs, names, hover="%{y:.1%}", tickformat=".0%")
-    return _curves(epochs, names, hover="%{y:.4g}")
-
-
-def lr_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Learning rate over epochs."""
-    figure = _curves(epochs, {"lr": ("learning rate", BLUE)}, hover="%{y:.4g}")
-    if figure is not None:
-        figure["layout"]["yaxis"]["exponentformat"] = "e"
-    return figure
-
-
-def speed_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Images per second over epochs. Hovering shows the share of time spent waiting for data."""
-    figure = _curves(epochs, {"images_per_second": ("images per second", BLUE)}, hover="%{y:,.0f} per second")
-    if figure is not None and any("data_wait" in entry for entry in epochs):
-        trace = figure["data"][0]
-        trace["customdata"] = finite(entry.get("data_wait") for entry in _with(epochs, "images_per_second"))
-        trace["hovertemplate"] = (
-            "%{y:,.0f} per second, %{customdata:.0%} of the time waiting for data<extra></extra>"
-        )
-    return figure
+    Hovering over the speed shows the share of time spent waiting for data.
+    """
+    hover, share_axis = ("%{y:.1%}", _SHARE_AXIS) if score.is_share else ("%{y:.4g}", _FROM_ZERO)
+    scores = {"score_ema": "EMA weights", "score_model": "raw weights"}
+    speed_hover = "%{y:,.0f} per second"
+    if any("data_wait" in entry for entry in epochs):
+        speed_hover += ", %{customdata:.0%} of the time waiting for data"
+    drawn = {
+        "Training loss": _curves(epochs, {"loss": "loss"}),
+        f"Test {score.label}": _curves(epochs, scores, hover=hover, axis=share_axis),
+        "Learning rate": _curves(epochs, {"lr": "learning rate"}, axis={**_FROM_ZERO, "exponentformat": "e"}),
+        "Images per second": _curves(epochs, {"images_per_second": "images per second"}, hover=speed_hover),
+    }
+    return {title: figure for title, figure in drawn.items() if figure["data"]}
 
 
 def _curves(
     epochs: Sequence[Mapping[str, Any]],
-    names: Mapping[str, tuple[str, str]],
+    labels: Mapping[str, str],
     *,
-    hover: str,
-    tickformat: str = "",
-) -> Figure | None:
-    """Lines over epochs: `names` maps each key to its label and color. None if there is no value at all."""
+    hover: str = "%{y:.4g}",
+    axis: Mapping[str, Any] = _FROM_ZERO,
+) -> Figure:
+    """Lines over epochs: `labels` maps the key of each line to its label."""
     traces: list[dict[str, Any]] = []
-    for key, (label, color) in names.items():
-        entries = _with(epochs, key)
-        if not entries:
-            continue
-        traces.append(
-            {
-                "type": "scatter",
-                "x": [entry["epoch"] for entry in entries],
-                "y": [entry[key] for entry in entries],
-                "name": label,
-                "mode": "lines+markers" if len(entries) <= _MOST_MARKERS else "lines",
-                "line": {"color": color, "width": 2},
-                "marker": {"size": 5},
-                "hovertemplate": f"{hover}<extra>{label if len(names) > 1 else ''}</extra>",
-            }
-        )
-    if not traces:
-        return None
+    for (key, label), color in zip(labels.items(), (BLUE, AMBER), strict=False):
+        entries = [entry for entry in epochs if is_number(entry.get(key))]
+        if entries:
+            points = [(float(entry["epoch"]), float(entry[key])) for entry in entries]
+            shown = f"{hover}<extra>{label if len(labels) > 1 else ''}</extra>"
+            waits = finite(entry.get("data_wait") for entry in entries)
+            curve = line(points, name=label, color=color, hover=shown, most_markers=_MOST_MARKERS)
+            traces.append(curve | {"customdata": waits})
     layout = {
         "hovermode": "x unified",
-        "showlegend": len(names) > 1,
+        "showlegend": len(labels) > 1,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "hoverformat": ".4~g"},
-        "yaxis": {"tickformat": tickformat, "rangemode": "normal" if tickformat else "tozero"},
+        "yaxis": axis,
     }
     return {"data": traces, "layout": layout}
 
 
-def _with(epochs: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
-    """The entries that have a number under `key`."""
-    return [entry for entry in epochs if is_number(entry.get(key))]
+def line(
+    points: Sequence[tuple[float, float]],
+    *,
+    name: str,
+    color: str,
+    dash: str = "solid",
+    hover: str = "",
+    most_markers: int = 0,
+) -> dict[str, Any]:
+    """A line through points of (x, y). Up to `most_markers` points are marked; without `hover` it has no label."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(points) <= most_markers else "lines",
+        "name": escaped(name),
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "line": {"color": color, "width": 2, "dash": dash},
+        "marker": {"size": 5},
+        **({"hovertemplate": hover} if hover else {"hoverinfo": "skip"}),
+    }
 
 
 def is_number(value: float | int | None) -> bool:

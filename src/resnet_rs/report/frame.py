@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs] - plotly comes without types
 
+from resnet_rs.report.blocks import Chart
 from resnet_rs.report.figures import Figure
 
 
@@ -25,13 +25,14 @@ def render(template: str, *, has_figures: bool, **values: object) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def stored(named: Mapping[str, Figure | None]) -> dict[str, Markup]:
-    """Figures as JSON that is safe in a script element. Figures without data are left out."""
-    return {
-        name: htmlsafe_json_dumps(figure, default=_sparse, separators=(",", ":"), allow_nan=False)
-        for name, figure in named.items()
-        if figure is not None
-    }
+def stored(figure: Figure) -> Markup:
+    """A figure as JSON that is safe in a script element."""
+    return htmlsafe_json_dumps(figure, default=_sparse, separators=(",", ":"), allow_nan=False)
+
+
+def drawn(charts: Iterable[Chart]) -> list[tuple[Chart, Markup, int | None]]:
+    """Each chart with its figure as JSON and its height in pixels; a square or wide one has none."""
+    return [(chart, stored(chart.figure), chart.figure["layout"].get("height")) for chart in charts]
 
 
 def _sparse(matrix: np.ndarray) -> dict[str, Any]:
@@ -41,19 +42,12 @@ def _sparse(matrix: np.ndarray) -> dict[str, Any]:
     return {"shape": list(matrix.shape), "steps": steps.tolist(), "values": matrix.ravel()[places].tolist()}
 
 
-def percent(share: float | None) -> str:
-    """A share in percent, such as `12.3%`; an empty text for None and NaN."""
-    return "" if share is None or not math.isfinite(share) else f"{share:.1%}"
-
-
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    return environment

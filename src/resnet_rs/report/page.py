@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from resnet_rs.report import figures
 from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
-from resnet_rs.report.figures import Figure
-from resnet_rs.report.frame import render, stored
+from resnet_rs.report.figures import is_number, run_figures
+from resnet_rs.report.frame import drawn, render, stored
 from resnet_rs.report.score import Number, ScoreName
 
 _LARGEST_SIDE = 144
@@ -70,14 +69,6 @@ class RunPage:
     environment: Mapping[str, str]
 
 
-class _Number(NamedTuple):
-    """A labeled number with a note in smaller print."""
-
-    label: str
-    value: str
-    note: str
-
-
 class _EmbeddedImage(NamedTuple):
     uri: str
     is_small: bool
@@ -85,24 +76,18 @@ class _EmbeddedImage(NamedTuple):
 
 def render_run_page(page: RunPage) -> str:
     """`page` as HTML."""
-    curves = stored(_curve_figures(page))
-    charts = [block for block in page.blocks if isinstance(block, Chart)]
-    drawn = stored({str(i): chart.figure for i, chart in enumerate(charts)})
+    curves = {title: stored(figure) for title, figure in run_figures(page.epochs, page.score).items()}
+    charts = drawn(block for block in page.blocks if isinstance(block, Chart))
+    edited = [edit.path for edit in page.edits]
     return render(
         "run_page.html",
         page=page,
-        has_figures=bool(curves or drawn),
-        headline=[_headline_number(label, value) for label, value in page.headline.items()],
+        has_figures=bool(curves or charts),
+        headline=[(label, *_value_and_note(value)) for label, value in page.headline.items()],
         curves=curves,
-        numbers=[
-            _Number(number.name.label, number.name.text(number.value), number.interval)
-            for number in page.numbers
-            if figures.is_number(number.value)
-        ],
+        numbers=[number for number in page.numbers if is_number(number.value)],
         tables=[block for block in page.blocks if isinstance(block, Listing)],
-        charts=[
-            (chart, drawn[str(i)], chart.figure["layout"].get("height")) for i, chart in enumerate(charts)
-        ],
+        charts=charts,
         galleries=[
             (block, [(tile, _embedded(page.images[tile.index])) for tile in _shown(block, page)])
             for block in page.blocks
@@ -112,7 +97,7 @@ def render_run_page(page: RunPage) -> str:
         num_unreadable=len(page.unreadable),
         augmented=[_embedded(image) for image in page.augmented],
         edits=[(edit, _typed(edit.before), _typed(edit.after)) for edit in page.edits],
-        slots=_slots(page.experiment, edited=[edit.path for edit in page.edits]),
+        slots=[_slot(name, value, edited) for name, value in page.experiment.items() if name != "type"],
     )
 
 
@@ -121,34 +106,23 @@ def _shown(gallery: Gallery, page: RunPage) -> list[Tile]:
     return [tile for tile in gallery.tiles if tile.index in page.images]
 
 
-def _headline_number(label: str, value: float | int | str) -> _Number:
-    """The leading number as the value and the rest as its note, as in `78.4% (76.1% to 80.5%)` or `12.3 min`."""
+def _value_and_note(value: float | int | str) -> tuple[str, str]:
+    """The leading number of a text and the rest in smaller print, as in `78.4% (76.1% to 80.5%)` or `12.3 min`."""
     if not isinstance(value, str):
-        return _Number(label, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", "")
+        return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}"), ""
     first, _, rest = value.partition(" ")
-    return _Number(label, first, rest) if first[:1].isdigit() else _Number(label, value, "")
+    return (first, rest) if first[:1].isdigit() else (value, "")
 
 
-def _curve_figures(page: RunPage) -> dict[str, Figure | None]:
-    return {
-        "Training loss": figures.loss_figure(page.epochs),
-        f"Test {page.score.label}": figures.score_figure(page.epochs, page.score),
-        "Learning rate": figures.lr_figure(page.epochs),
-        "Images per second": figures.speed_figure(page.epochs),
-    }
-
-
-def _slots(experiment: Mapping[str, Any], *, edited: Sequence[str]) -> list[dict[str, Any]]:
-    """Each slot with its type and its fields by dotted path; edited fields are marked."""
-    slots: list[dict[str, Any]] = []
-    for name, value in experiment.items():
-        if name == "type":
-            continue
-        fields = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
-        kind = fields.pop(f"{name}.type", "")
-        rows = [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()]
-        slots.append({"name": name, "kind": kind, "rows": rows})
-    return slots
+def _slot(name: str, value: object, edited: Sequence[str]) -> tuple[str, str, list[tuple[str, str, bool]]]:
+    """Name, type and fields of a slot: path, value and whether the field is edited."""
+    fields: dict[str, Any] = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
+    kind = fields.pop(f"{name}.type", "")
+    return (
+        name,
+        str(kind),
+        [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()],
+    )
 
 
 def _flat(value: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:

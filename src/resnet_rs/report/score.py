@@ -7,6 +7,7 @@ Shapes: `N` samples.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,34 @@ class ScoreName:
     """Whether it lies in [0, 1] and is shown in percent."""
     is_higher_better: bool = True
 
+    @property
+    def title(self) -> str:
+        """The score with its unit, as the head of a column: `accuracy, %`, or `error`."""
+        return f"{self.label}, %" if self.is_share else self.label
+
+    @property
+    def unit(self) -> str:
+        """The unit of a difference."""
+        return "points" if self.is_share else self.label
+
     def text(self, value: float | None) -> str:
         """`value` as people read it: `90.4%`, or `0.312`; of None an empty text."""
         if value is None:
             return ""
         return f"{value:.1%}" if self.is_share else f"{value:.4g}"
+
+    def cell(self, value: float | None) -> str:
+        """`value` in a column with the title: `90.42`, or `0.312`. An empty text for None and for infinity."""
+        return self._without_unit(value, sign="")
+
+    def change(self, value: float | None) -> str:
+        """A difference with its sign and without its unit: `+1.20`, or `-0.031`."""
+        return self._without_unit(value, sign="+")
+
+    def _without_unit(self, value: float | None, *, sign: str) -> str:
+        if value is None or not math.isfinite(value):
+            return ""
+        return f"{100 * value:{sign}.2f}" if self.is_share else f"{value:{sign}.4g}"
 
     def number(self, scores: Mapping[str, Any]) -> Number:
         """This score of `scores`, with its interval where they have one."""

@@ -5,35 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from resnet_rs.report.figures import AMBER, BLUE, GRAY, Figure, escaped
-from resnet_rs.report.table import Table, mean_interval_text, score_title
+from resnet_rs.report.figures import AMBER, BLUE, GRAY, Figure, escaped, line
+from resnet_rs.report.table import Table, interval_text
 
-PALETTE = (
-    BLUE,
-    AMBER,
-    "#5b9e6f",
-    "#a86bb5",
-    "#c95d5d",
-    "#4fa6a6",
-    "#8f7d4f",
-    "#7a86cf",
-    "#c77fa3",
-    GRAY,
-    "#6f9bb3",
-)
+_PALETTE = (
+    (BLUE, AMBER, "#5b9e6f", "#a86bb5", "#c95d5d", "#4fa6a6")
+    + ("#8f7d4f", "#7a86cf", "#c77fa3", GRAY, "#6f9bb3")
+)  # fmt: skip
 """Readable on white and on black, and distinct for most people with color blindness."""
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _ROW_PIXELS = 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """An axis of a figure."""
-
-    title: str
-    is_log: bool
+_LEGEND = {"orientation": "h", "y": -0.25}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +32,6 @@ class Point:
     """Bounds of `y`."""
     group: str
     """Points of a group share color and shape."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A line through points of (x, y)."""
-
-    label: str
-    points: Sequence[tuple[float, float]]
-    is_dashed: bool
 
 
 def dots_figure(table: Table) -> Figure | None:
@@ -74,20 +49,18 @@ def dots_figure(table: Table) -> Figure | None:
         "y": [escaped(label) for label in labels],
         "error_x": _error_bars([(unit * m.value, unit * m.low, unit * m.high) for m in means], BLUE),
         "customdata": [
-            f"{mean_interval_text(name, m)}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
+            f"{interval_text(name.cell, m)}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
             for m in means
         ],
         "marker": {"color": BLUE, "size": 9},
         "hovertemplate": "%{y}<br>%{x:.4g} (%{customdata})<extra></extra>",
     }
-    return {
-        "data": [trace],
-        "layout": {
-            "height": 90 + _ROW_PIXELS * len(rows),
-            "xaxis": {"title": {"text": f"test {score_title(name)}"}},
-            "yaxis": {"type": "category", "autorange": "reversed"},
-        },
+    layout = {
+        "height": 90 + _ROW_PIXELS * len(rows),
+        "xaxis": {"title": {"text": f"test {name.title}"}},
+        "yaxis": {"type": "category", "autorange": "reversed"},
     }
+    return {"data": [trace], "layout": layout}
 
 
 def curves_figure(
@@ -97,59 +70,52 @@ def curves_figure(
     if not curves:
         return None
     traces = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers" if len(points) < 3 else "lines",
-            "name": escaped(name),
-            "x": [x for x, _ in points],
-            "y": [y for _, y in points],
-            "line": {"color": PALETTE[i % len(PALETTE)], "width": 2, "dash": _dash(i)},
-            "hovertemplate": f"{escaped(name)}<br>%{{x:.3g}}: %{{y:.4g}}<extra></extra>",
-        }
+        line(
+            points,
+            name=name,
+            color=_PALETTE[i % len(_PALETTE)],
+            dash=("solid", "dot", "dash")[i // 4 % 3],
+            hover=f"{escaped(name)}<br>%{{x:.3g}}: %{{y:.4g}}<extra></extra>",
+            most_markers=2,
+        )
         for i, (name, points) in enumerate(curves.items())
     ]
-    return {
-        "data": traces,
-        "layout": {
-            "xaxis": {"title": {"text": x_title}},
-            "yaxis": {"title": {"text": y_title}},
-            "legend": {"orientation": "h", "y": -0.25},
-        },
-    }
+    layout = {"xaxis": {"title": {"text": x_title}}, "yaxis": {"title": {"text": y_title}}, "legend": _LEGEND}
+    return {"data": traces, "layout": layout}
 
 
-def points_figure(points: Sequence[Point], *, x: Axis, y: Axis, lines: Sequence[Line] = ()) -> Figure | None:
-    """Points with their intervals, by group, and lines among them."""
+def points_figure(
+    points: Sequence[Point],
+    *,
+    x_title: str,
+    y_title: str,
+    log: Literal["x", "y", "xy"],
+    lines: Sequence[dict[str, Any]] = (),
+) -> Figure | None:
+    """Points with their intervals, by group, and lines among them; the axes in `log` are logarithmic."""
     if not points:
         return None
-    groups = list(dict.fromkeys(point.group for point in points))
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": escaped(line.label),
-            "x": [at for at, _ in line.points],
-            "y": [value for _, value in line.points],
-            "line": {"color": GRAY, "width": 1.5, "dash": "dash" if line.is_dashed else "solid"},
-            "hoverinfo": "skip",
-        }
-        for line in lines
+    hover = f"%{{text}}<br>{x_title}: %{{x:.4s}}<br>{y_title}: %{{y:.4g}}<extra></extra>"
+    groups = [
+        _group(group, [point for point in points if point.group == group], i) | {"hovertemplate": hover}
+        for i, group in enumerate(dict.fromkeys(point.group for point in points))
     ]
-    for i, group in enumerate(groups):
-        traces.append(_group(group, [point for point in points if point.group == group], i, x=x, y=y))
-    return {
-        "data": traces,
-        "layout": {
-            "xaxis": _axis(x),
-            "yaxis": _axis(y),
-            "legend": {"orientation": "h", "y": -0.25},
-            "showlegend": True,
-        },
+    layout = {
+        "xaxis": _axis(x_title, is_log="x" in log),
+        "yaxis": _axis(y_title, is_log="y" in log),
+        "legend": _LEGEND,
+        "showlegend": True,
     }
+    return {"data": [*lines, *groups], "layout": layout}
 
 
-def _group(name: str, points: Sequence[Point], i: int, *, x: Axis, y: Axis) -> dict[str, Any]:
-    color = PALETTE[i % len(PALETTE)]
+def gray_line(label: str, points: Sequence[tuple[float, float]], *, is_dashed: bool) -> dict[str, Any]:
+    """A line of `points_figure` through points of (x, y)."""
+    return line(points, name=label, color=GRAY, dash="dash" if is_dashed else "solid")
+
+
+def _group(name: str, points: Sequence[Point], i: int) -> dict[str, Any]:
+    color = _PALETTE[i % len(_PALETTE)]
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
@@ -158,7 +124,6 @@ def _group(name: str, points: Sequence[Point], i: int, *, x: Axis, y: Axis) -> d
         "y": [point.y for point in points],
         "text": [escaped(point.label) for point in points],
         "marker": {"color": color, "size": 9, "symbol": _SYMBOLS[i % len(_SYMBOLS)]},
-        "hovertemplate": f"%{{text}}<br>{x.title}: %{{x:.4s}}<br>{y.title}: %{{y:.4g}}<extra></extra>",
     }
     if any(point.low is not None and point.high is not None for point in points):
         bounds = [(p.y, p.y if p.low is None else p.low, p.y if p.high is None else p.high) for p in points]
@@ -179,10 +144,6 @@ def _error_bars(bounds: Sequence[tuple[float, float, float]], color: str) -> dic
     }
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _axis(title: str, *, is_log: bool) -> dict[str, Any]:
     # On a log axis plotly names every digit between powers of ten; `D2` leaves 1, 2 and 5.
-    return {"title": {"text": axis.title}, **({"type": "log", "dtick": "D2"} if axis.is_log else {})}
-
-
-def _dash(i: int) -> str:
-    return ("solid", "dot", "dash")[i // 4 % 3]
+    return {"title": {"text": title}, **({"type": "log", "dtick": "D2"} if is_log else {})}

@@ -11,7 +11,7 @@ from typing import Literal
 
 from resnet_rs.report import table as tables
 from resnet_rs.report.blocks import Chart, Listing
-from resnet_rs.report.frame import render, stored
+from resnet_rs.report.frame import drawn, render
 from resnet_rs.report.table import Table
 
 Finding = Literal[
@@ -47,13 +47,10 @@ class StudyPage:
 
 def render_study_page(page: StudyPage) -> str:
     """`page` as HTML."""
-    figures = stored({str(i): chart.figure for i, chart in enumerate(page.charts)})
-    charts = [
-        (chart, figures[str(i)], chart.figure["layout"].get("height")) for i, chart in enumerate(page.charts)
-    ]
+    charts = drawn(page.charts)
     return render(
         "study_page.html",
-        has_figures=bool(figures),
+        has_figures=bool(charts),
         page=page,
         charts=charts,
         tables=[(table, _columns(table)) for table in page.tables],
@@ -61,9 +58,7 @@ def render_study_page(page: StudyPage) -> str:
     )
 
 
-def _columns(table: Table) -> frozenset[str]:
+def _columns(table: Table) -> set[str]:
     """The columns that are not empty in every row."""
     names = ("difference", "paper", "paper_difference", "minutes", "links")
-    return frozenset(
-        name for name in names if any(getattr(row, name) not in (None, ()) for row in table.rows)
-    )
+    return {name for name in names if any(getattr(row, name) not in (None, ()) for row in table.rows)}

@@ -5,22 +5,13 @@ A title names the base and the data, so that no small-scale number can pass for 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from resnet_rs.report.comparison import Difference, Mean, Verdict
-from resnet_rs.report.score import ScoreName
+from resnet_rs.report.score import Number, ScoreName
 
 _NUM_ALWAYS_SHOWN = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """Where more about a row is found."""
-
-    text: str
-    href: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +36,8 @@ class Row:
     """Duration of a whole run, mean over the seeds."""
     errors: tuple[str, ...] = ()
     """One for each seed that failed."""
-    links: tuple[Link, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    """Text and address of where more about it is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +50,10 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown, without the columns that are empty in every row."""
-        head = (
-            "",
-            f"{score_title(self.score)} (95 %)",
-            "seeds",
-            "standard deviation",
-            "baseline",
-            "difference (95 %, corrected)",
-            "p (corrected)",
-            "verdict",
-            "paper",
-            "paper's difference",
-        )
         rows = [_cells(row, self.score) for row in self.rows]
-        kept = [i for i in range(len(head)) if i < _NUM_ALWAYS_SHOWN or any(row[i] for row in rows)]
-        shown = markdown_table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+        names = list(rows[0]) if rows else []
+        kept = [n for i, n in enumerate(names) if i < _NUM_ALWAYS_SHOWN or any(row[n] for row in rows)]
+        shown = markdown_table(kept, [[row[name] for name in kept] for row in rows])
         return f"**{self.title}**\n\n{shown}"
 
 
@@ -81,34 +62,28 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
-def score_title(score: ScoreName) -> str:
-    """The score with its unit: `accuracy, %`, or `error`."""
-    return f"{score.label}, %" if score.is_share else score.label
-
-
-def score_text(score: ScoreName, value: float | None) -> str:
-    """A score without its unit: a share in percent with two digits. An empty text for None and for infinity."""
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{100 * value:.2f}" if score.is_share else f"{value:.4g}"
-
-
-def difference_text(score: ScoreName, value: float) -> str:
-    """A signed difference of scores; of shares in points."""
-    if not math.isfinite(value):
-        return ""
-    return f"{100 * value:+.2f}" if score.is_share else f"{value:+.4g}"
-
-
-def interval_text(low: str, high: str) -> str:
-    """`LOW to HIGH`; `unknown` where a bound is empty."""
+def interval_text(text: Callable[[float | None], str], found: Mean | Difference | Number) -> str:
+    """`LOW to HIGH`, each written by `text`; `unknown` where a bound is."""
+    low, high = text(found.low), text(found.high)
     return f"{low} to {high}" if low and high else "unknown"
 
 
-def p_text(p_value: float | None) -> str:
+def with_interval(text: Callable[[float | None], str], found: Mean | Difference | Number) -> str:
+    """`VALUE (LOW to HIGH)`."""
+    return f"{text(found.value)} ({interval_text(text, found)})"
+
+
+def difference_line(score: ScoreName, difference: Difference, *, per: str = "") -> str:
+    """A difference with unit, interval and p-value, such as `+1.20 points (+0.30 to +2.10), p = 0.004`."""
+    unit = f"{score.unit} per {per}" if per else score.unit
+    p_value = p_text(difference.p_value)
+    p_value = p_value if p_value.startswith("<") else f"= {p_value}"
+    interval = interval_text(score.change, difference)
+    return f"{score.change(difference.value)} {unit} ({interval}), p {p_value}"
+
+
+def p_text(p_value: float) -> str:
     """A p-value with three digits."""
-    if p_value is None:
-        return ""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
@@ -119,35 +94,28 @@ def duration_text(minutes: float) -> str:
     return f"{minutes:.3g} min" if minutes <= 120 else f"{minutes / 60:,.3g} h"
 
 
-def mean_interval_text(score: ScoreName, mean: Mean) -> str:
-    """The interval of a mean."""
-    return interval_text(score_text(score, mean.low), score_text(score, mean.high))
+def macs_text(macs: float) -> str:
+    """A number of multiply-adds in millions below a billion, else in billions."""
+    scale, unit = (1e6, "million") if macs < 1e9 else (1e9, "billion")
+    return f"{macs / scale:,.3g} {unit} multiply-adds"
 
 
-def difference_interval_text(score: ScoreName, difference: Difference) -> str:
-    """The interval of a difference."""
-    return interval_text(difference_text(score, difference.low), difference_text(score, difference.high))
-
-
-def _cells(row: Row, score: ScoreName) -> Sequence[str]:
+def _cells(row: Row, score: ScoreName) -> dict[str, str]:
+    """The cells of a row by the names of their columns."""
     mean, difference = row.score, row.difference
-    shown = "" if mean is None else f"{score_text(score, mean.value)} ({mean_interval_text(score, mean)})"
-    change = ""
-    if difference is not None:
-        interval = difference_interval_text(score, difference)
-        change = f"{difference_text(score, difference.value)} ({interval})"
-    return (
-        row.label,
-        "; ".join(filter(None, (shown, *row.errors))),
-        "" if mean is None else str(mean.num_seeds),
-        "" if mean is None else score_text(score, mean.standard_deviation),
-        row.baseline or "",
-        change,
-        "" if difference is None else p_text(difference.p_value),
-        "" if row.verdict is None else row.verdict.value,
-        "" if row.paper is None else f"{row.paper:.1f}",
-        "" if row.paper_difference is None else f"{row.paper_difference:+.1f}",
-    )
+    shown = "" if mean is None else with_interval(score.cell, mean)
+    return {
+        "": row.label,
+        f"{score.title} (95 %)": "; ".join(filter(None, (shown, *row.errors))),
+        "seeds": "" if mean is None else str(mean.num_seeds),
+        "standard deviation": "" if mean is None else score.cell(mean.standard_deviation),
+        "baseline": row.baseline or "",
+        "difference (95 %, corrected)": "" if difference is None else with_interval(score.change, difference),
+        "p (corrected)": "" if difference is None else p_text(difference.p_value),
+        "verdict": row.verdict or "",
+        "paper": "" if row.paper is None else f"{row.paper:.1f}",
+        "paper's difference": "" if row.paper_difference is None else f"{row.paper_difference:+.1f}",
+    }
 
 
 def _line(cells: Sequence[str]) -> str:

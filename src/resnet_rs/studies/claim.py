@@ -16,7 +16,7 @@ from jaxtyping import Float
 from resnet_rs.report.comparison import Difference, Values, Verdict, compare
 from resnet_rs.report.score import ScoreName
 from resnet_rs.report.study_page import Finding, Statement
-from resnet_rs.report.table import difference_interval_text, difference_text, p_text
+from resnet_rs.report.table import difference_line
 from resnet_rs.studies.record import Record
 
 
@@ -45,14 +45,15 @@ def oriented(record: Record, label: str, seeds: Sequence[int]) -> Float[np.ndarr
 
 def judge(claims: Sequence[Claim], score: ScoreName) -> tuple[Statement, ...]:
     """What was found of each claim, corrected for the number of claims."""
-    tried: dict[str, dict[int, tuple[Values, Values]]] = {}
-    for i, claim in enumerate(claims):
-        if claim.new is not None and claim.old is not None:
-            tried.setdefault(claim.per, {})[i] = claim.new, claim.old
-    num_comparisons = sum(map(len, tried.values()))
+    pairs = {
+        i: (claim.new, claim.old)
+        for i, claim in enumerate(claims)
+        if claim.new is not None and claim.old is not None
+    }
     found: dict[int, Difference] = {}
-    for pairs in tried.values():
-        found |= zip(pairs, compare(list(pairs.values()), num_comparisons=num_comparisons), strict=True)
+    for per in {claim.per for claim in claims}:
+        chosen = {i: pair for i, pair in pairs.items() if claims[i].per == per}
+        found |= zip(chosen, compare(list(chosen.values()), num_comparisons=len(pairs)), strict=True)
     return tuple(
         _statement(claim, found[i], score)
         if i in found
@@ -69,18 +70,12 @@ def for_seeds(finding: Finding, num_seeds: int) -> Finding:
 
 def _statement(claim: Claim, difference: Difference, score: ScoreName) -> Statement:
     shown = difference.clipped(claim.limit if score.is_share else math.inf)
-    unit = ("points" if score.is_share else score.label) + (f" per {claim.per}" if claim.per else "")
-    p_value = p_text(shown.p_value)
-    figure = (
-        f"{difference_text(score, shown.value)} {unit} ({difference_interval_text(score, shown)}), "
-        f"p {p_value if p_value.startswith('<') else f'= {p_value}'}, seeds: {shown.num_seeds}"
-    )
-    figure += ", the interval leaves out the seed variance" if shown.num_seeds == 1 else ""
+    figure = f"{difference_line(score, shown, per=claim.per)}, seeds: {shown.num_seeds}"
+    if shown.num_seeds == 1:
+        figure += ", the interval leaves out the seed variance"
     verdict = shown.verdict(is_higher_better=claim.expects == "gain")
-    findings: dict[Verdict, Finding] = {
-        Verdict.BETTER: "seen",
-        Verdict.WORSE: "not seen",
-        Verdict.NOT_SIGNIFICANT: "not significant",
-    }
-    figure += "; the opposite is significant" if verdict is Verdict.WORSE else ""
-    return Statement(claim=claim.text, finding=for_seeds(findings[verdict], shown.num_seeds), figure=figure)
+    finding: Finding = "seen" if verdict is Verdict.BETTER else "not significant"
+    if verdict is Verdict.WORSE:
+        finding = "not seen"
+        figure += "; the opposite is significant"
+    return Statement(claim=claim.text, finding=for_seeds(finding, shown.num_seeds), figure=figure)

@@ -16,14 +16,7 @@ from jaxtyping import Float
 from resnet_rs import config, storage
 from resnet_rs.report.comparison import compare
 from resnet_rs.report.score import Number, PerSample
-from resnet_rs.report.table import (
-    difference_interval_text,
-    difference_text,
-    markdown_table,
-    p_text,
-    score_text,
-    score_title,
-)
+from resnet_rs.report.table import difference_line, markdown_table, with_interval
 from resnet_rs.training.experiment import Experiment
 
 _NEEDS = ("headline", "count", "per_sample", "unreadable")
@@ -36,6 +29,7 @@ class _Run:
     folder: Path
     experiment: Experiment
     seed: int
+    train_digest: str
     test_digest: str
     scores: dict[str, Any]
 
@@ -47,11 +41,12 @@ def compare_runs(old: Path, new: Path) -> str:
     """
     before, after = _read(old), _read(new)
     _refuse_other_scores(before, after)
-    edits = config.describe(config.diff(before.experiment, after.experiment))
+    edits = config.describe(config.diff(before.experiment, after.experiment)) or "the same experiment"
+    data = "" if before.train_digest == after.train_digest else "; other training data"
     seeds = "" if before.seed == after.seed else f"; seed {before.seed} and seed {after.seed}"
     return "\n\n".join(
         [
-            f"From {old} to {new}: {edits or 'the same experiment'}{seeds}.",
+            f"From {old} to {new}: {edits}{data}{seeds}.",
             markdown_table(("", str(old), str(new)), _rows(before, after)),
             _verdict(before, after),
         ]
@@ -66,11 +61,12 @@ def _read(folder: Path) -> _Run:
         raise ValueError(
             f"{folder} is no finished run: {missing[0]} is missing. Give two folders that `train --out` has finished."
         )
-    info = storage.read_json(folder / "run.json", needs=("seed", "test_digest"))
+    info = storage.read_json(folder / "run.json", needs=("seed", "train_digest", "test_digest"))
     return _Run(
         folder=folder,
         experiment=config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,)),
         seed=info["seed"],
+        train_digest=info["train_digest"],
         test_digest=info["test_digest"],
         scores=storage.read_json(folder / "scores.json", needs=_NEEDS),
     )
@@ -91,32 +87,28 @@ def _refuse_other_scores(before: _Run, after: _Run) -> None:
 
 def _rows(before: _Run, after: _Run) -> list[tuple[str, str, str]]:
     """A row per number of the task."""
-    columns = [
-        {score_title(number.name): _cell(number) for number in run.experiment.task.numbers(run.scores)}
+    old, new = (
+        {number.name.title: _cell(number) for number in run.experiment.task.numbers(run.scores)}
         for run in (before, after)
-    ]
-    titles = dict.fromkeys([*columns[0], *columns[1]])
-    cells = [(title, columns[0].get(title, ""), columns[1].get(title, "")) for title in titles]
+    )
+    cells = [(title, old.get(title, ""), new.get(title, "")) for title in {**old, **new}]
     return [row for row in cells if any(row[1:])]
 
 
 def _cell(number: Number) -> str:
-    value, low, high = (score_text(number.name, v) for v in (number.value, number.low, number.high))
-    return f"{value} ({low} to {high})" if low and high else value
+    cell = number.name.cell
+    return with_interval(cell, number) if number.interval else cell(number.value)
 
 
 def _verdict(before: _Run, after: _Run) -> str:
     score = after.experiment.task.headline
-    pairs = [_values(run, before, after) for run in (after, before)]
-    new, old = pairs
+    new, old = (_values(run, before, after) for run in (after, before))
     if new is None or old is None:
         return f"{score.label} has no per-sample values, so one run each cannot be compared by a test."
     difference = compare([(new, old)])[0].clipped(1.0 if score.is_share else math.inf)
     verdict = difference.verdict(is_higher_better=score.is_higher_better)
-    unit = "points" if score.is_share else score.label
     return (
-        f"{score.label}: {difference_text(score, difference.value)} {unit} "
-        f"({difference_interval_text(score, difference)}), p {p_text(difference.p_value)}: {verdict}. "
+        f"{score.label}: {difference_line(score, difference)}: {verdict}. "
         f"Paired over {new.shape[1]:,} test samples, of which {int((new != old).sum()):,} differ. The interval leaves "
         "out the seed variance: another seed gives another difference. `resnet-rs study` with --seeds 3 includes it."
     )

@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives, grid
+from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
 from resnet_rs.training.experiment import Experiment
 
 _MAX_BYTES = 1 << 20
-_KINDS: dict[str, Callable[[Sequence[Step]], tuple[Trial, ...]]] = {
+_KINDS: dict[str, Callable[[Sequence[Trial]], tuple[Trial, ...]]] = {
     "additive": additive,
     "alternatives": alternatives,
 }
@@ -105,22 +105,21 @@ def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the fil
     if kind == "grid":
         trials = grid({path: _list(path, values) for path, values in body.items()})
     else:
-        trials = _KINDS[kind]([_step(label, edits) for label, edits in body.items()])
+        trials = _KINDS[kind]([_trial(label, edits) for label, edits in body.items()])
     return Study(name=name, title=title, trials=trials)
 
 
-def _step(label: str, edits: Any) -> Step:  # noqa: ANN401 - whatever the file holds
+def _trial(label: str, edits: Any) -> Trial:  # noqa: ANN401 - whatever the file holds
     if not isinstance(edits, Mapping | None):
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
     fields: dict[str, Any] = {**(edits or {})}
     paper, baseline = fields.pop("paper", None), fields.pop("baseline", None)
-    is_number = isinstance(paper, int | float) and not isinstance(paper, bool)
-    if not (paper is None or is_number) or not isinstance(baseline, str | None):
-        raise ValueError(f"`paper` of trial {label!r} must be a number and `baseline` a label.")
-    paper = None if paper is None else float(paper)
-    if paper is not None and not math.isfinite(paper):
-        raise ValueError(f"`paper` of trial {label!r} must be a number, got {paper}.")
-    return Step(label=label, edits=fields, paper=paper, baseline=baseline)
+    is_number = isinstance(paper, int | float) and not isinstance(paper, bool) and math.isfinite(paper)
+    if paper is not None and not is_number:
+        raise ValueError(f"`paper` of trial {label!r} must be a number, got {paper!r}.")
+    if not isinstance(baseline, str | None):
+        raise ValueError(f"`baseline` of trial {label!r} must be a label, got {baseline!r}.")
+    return Trial(label=label, edits=fields, paper=None if paper is None else float(paper), baseline=baseline)
 
 
 def _list(path: object, values: Any) -> list[Any]:  # noqa: ANN401 - whatever the file holds

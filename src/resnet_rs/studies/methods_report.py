@@ -1,44 +1,53 @@
 """The paper's claims about training methods as comparisons.
 
 Source: paper, sections 5.1 and 5.2, Tables 1 and 2.
-
-Shapes: `S` seeds, `N` samples.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float
-
 from resnet_rs.studies.claim import Claim, oriented
 from resnet_rs.studies.record import Record
+
+_ALL_REGULARIZERS = {"shallow": "RA+LS+DO", "deep": "RA+LS+SD+DO"}
 
 
 def additive_claims(record: Record) -> list[Claim]:
     """Table 1: methods add up, and more epochs alone hurt."""
-    rows = [trial.label for trial in record.study.trials]
-    if len(rows) < 11:
-        return []
+    ninth = "+ smaller weight decay"
     methods = "training methods add up: the ninth row is better than the baseline"
+    hurt = "more epochs alone hurt"
     return [
-        _claim(record, methods, new=rows[8], old=rows[0]),
-        _claim(record, "squeeze-and-excitation and ResNet-D add to them", new=rows[10], old=rows[8]),
-        _claim(record, "more epochs alone hurt", new=rows[2], old=rows[1], expects="loss"),
+        _claim(record, methods, new=ninth, old="baseline of 2015"),
+        _claim(record, "squeeze-and-excitation and ResNet-D add to them", new="+ ResNet-D", old=ninth),
+        _claim(record, hurt, new="+ more epochs", old="+ cosine learning rate", expects="loss"),
     ]
 
 
 def decay_claims(record: Record) -> list[Claim]:
     """Table 2: with more regularizers, weight decay must shrink."""
     found: list[Claim] = []
-    for depth in ("shallow", "deep"):
-        rows = [trial.label for trial in record.study.trials if trial.label.startswith(f"{depth},")]
-        if len(rows) == 6:
-            text = f"the smaller weight decay gains more with all regularizers than with none ({depth})"
-            new, old = _gain(record, rows[4], rows[5], rows), _gain(record, rows[0], rows[1], rows)
+    for depth, regularizers in _ALL_REGULARIZERS.items():
+        text = f"the smaller weight decay gains more with all regularizers than with none ({depth})"
+        with_all, with_none = (
+            _rows(record, f"{depth}, {label},") for label in (regularizers, "no regularizer")
+        )
+        seeds = record.seeds(*with_all, *with_none) if len(with_all) == len(with_none) == 2 else ()
+        if seeds:
+            new, old = (
+                oriented(record, small, seeds) - oriented(record, large, seeds)
+                for large, small in (with_all, with_none)
+            )
             found.append(Claim(text=text, new=new, old=old, limit=2.0))
+        else:
+            found.append(Claim(text=text, new=None, old=None))
     return found
+
+
+def _rows(record: Record, start: str) -> list[str]:
+    """The labels that begin with `start`: the row with the larger weight decay and the row with the smaller."""
+    return [trial.label for trial in record.study.trials if trial.label.startswith(start)]
 
 
 def _claim(
@@ -50,9 +59,3 @@ def _claim(
     return Claim(
         text=text, new=oriented(record, new, seeds), old=oriented(record, old, seeds), expects=expects
     )
-
-
-def _gain(record: Record, before: str, after: str, all_rows: list[str]) -> Float[np.ndarray, "S N"] | None:
-    """The gain from one row to another, with the seeds that all rows have."""
-    seeds = record.seeds(*all_rows)
-    return oriented(record, after, seeds) - oriented(record, before, seeds) if seeds else None

@@ -9,7 +9,7 @@ from resnet_rs import jobs as places
 from resnet_rs.processes import listening
 from resnet_rs.report.table import Table
 from resnet_rs.studies import summary
-from resnet_rs.studies.planning import Request, plan
+from resnet_rs.studies.planning import Options, resolve
 from resnet_rs.studies.record import read
 from resnet_rs.studies.run import run
 from resnet_rs.studies.study import Study
@@ -30,15 +30,15 @@ def study(
     `chosen` is the name of a study of the paper, a .yaml file, or a `Study`. `jobs` is such as `local:2`; a script that
     uses it needs `if __name__ == "__main__":`. A failed trial is a row with its error, and the same call tries it
     again. Ctrl-C saves the current run and raises `KeyboardInterrupt`; the same call continues. For limits of cost and
-    time, see `planning.Request`.
+    time, see `planning.Options`.
     """
-    folder = Path(out)
+    folder, runner = Path(out), places.parse(jobs)
     name = base if isinstance(base, str) else zoo.nearest(base)
     edits = {} if isinstance(base, str) else config.diff(zoo.experiment(name), base)
-    request = Request(study=chosen, base=name, edits=edits, data=data, num_seeds=num_seeds)
-    made, runner = plan(request, folder=folder), places.parse(jobs)
+    options = Options(study=chosen, base=name, edits=edits, data=data, num_seeds=num_seeds)
+    resolved = resolve(options, folder=folder)
     with listening() as stop:
-        for _ in run(made, folder, runner, stop=stop):
+        for _ in run(resolved, folder, runner, stop=stop):
             pass
     record = read(folder)
     summary.write_page(record, folder / summary.PAGE, has_folder=True)

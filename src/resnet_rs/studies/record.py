@@ -9,17 +9,19 @@ Shapes: `S` seeds, `N` test samples that every finished run has scored.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from resnet_rs import config, storage
+from resnet_rs import storage
 from resnet_rs.report.score import PerSample, ScoreName
 from resnet_rs.studies.study import Study, Trial
+
+R = TypeVar("R")
 
 RECORD = "record.jsonl"
 _VERSION = 2
@@ -116,17 +118,16 @@ class Record:
 
     def text(self) -> str:
         """As lines of JSON."""
-        study = self.study
+        study = self.study.with_plain_edits()
         head = {
             "version": _VERSION,
             "study": study.name,
             "title": study.title,
             "notes": study.notes,
-            "trials": [_plain_trial(trial) for trial in study.trials],
+            "trials": [asdict(trial) for trial in study.trials],
             **asdict(self.context),
         }
-        lines = [head, *(_plain_result(result) for result in self.results)]
-        return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
+        return json_lines(head, (_plain(result) for result in self.results))
 
     def write(self, folder: Path) -> None:
         """Write it to `folder` atomically."""
@@ -135,55 +136,60 @@ class Record:
 
 def read(path: Path) -> Record:
     """The record at `path`: the folder of a study, or a file of results."""
-    path = path / RECORD if path.is_dir() else path
+    cure = "Move it away and repeat the command of the study: it reads the finished runs again."
+    return parsed(path, RECORD, _record, cure=cure)
+
+
+def json_lines(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Lines of JSON."""
+    return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in (head, *lines))
+
+
+def parsed(path: Path, name: str, build: Callable[[Any, list[Any]], R], *, cure: str) -> R:
+    """What `build` makes of the first line and the others of a file of JSON lines; `path` may be its folder.
+
+    Raises `ValueError` with the `cure` if the file is damaged.
+    """
+    path = path / name if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; expected the folder of a study, or a file such as results/NAME.jsonl."
         )
     try:
         head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return _record(head, lines)
+        return build(head, lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no record of a study: {type(error).__name__}: {error}. "
-            "Move it away and repeat the command of the study: it reads the finished runs again."
-        ) from None
+        raise ValueError(f"{path} is no record of a study: {type(error).__name__}: {error}. {cure}") from None
 
 
-def _record(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Record:
-    if head["version"] != _VERSION:
-        raise ValueError(f"its version is {head['version']!r}, and this program reads version {_VERSION}")
-    study = Study(
-        name=head["study"],
-        title=head["title"],
-        trials=tuple(Trial(**trial) for trial in head["trials"]),
-        notes=tuple(head["notes"]),
-    )
+def refuse_version(head: Mapping[str, Any], version: int) -> None:
+    """Refuse a file of another version than `version`."""
+    if head["version"] != version:
+        raise ValueError(f"its version is {head['version']!r}, and this program reads version {version}")
+
+
+def _record(head: Mapping[str, Any], lines: list[Mapping[str, Any]]) -> Record:
+    refuse_version(head, _VERSION)
+    trials = tuple(Trial(**trial) for trial in head["trials"])
+    study = Study(name=head["study"], title=head["title"], trials=trials, notes=tuple(head["notes"]))
     values: dict[str, Any] = {name: head[name] for name in Context.__dataclass_fields__}
     values |= {"left_out": tuple(head["left_out"]), "score": ScoreName(**head["score"])}
     context = Context(**values)
-    num_test = int(context.num_test)
-    return Record(study=study, context=context, results=tuple(_result(line, num_test) for line in lines))
+    return Record(study=study, context=context, results=tuple(_result(line, context) for line in lines))
 
 
-def _result(line: Mapping[str, Any], num_test: int) -> Result:
+def _result(line: Mapping[str, Any], context: Context) -> Result:
     unscored = tuple(int(index) for index in line["unscored"])
     per_sample = None if line["per_sample"] is None else PerSample.from_plain(line["per_sample"])
-    indices = (*unscored, *(() if per_sample is None else per_sample.indices))
-    wrong = next((index for index in indices if not 0 <= index < num_test), None)
-    if wrong is not None:
-        raise ValueError(
-            f"it has a value for test sample {wrong}, and there are {num_test} (0 to {num_test - 1})"
-        )
+    last = int(context.num_test) - 1
+    for index in (*unscored, *(() if per_sample is None else per_sample.indices)):
+        if not 0 <= index <= last:
+            raise ValueError(f"it has a value for test sample {index}, and they are 0 to {last}")
     curve = tuple((float(epoch), float(score)) for epoch, score in line["curve"])
     values: dict[str, Any] = {**line, "per_sample": per_sample, "unscored": unscored, "curve": curve}
     return Result(**values)
 
 
-def _plain_result(result: Result) -> dict[str, Any]:
+def _plain(result: Result) -> dict[str, Any]:
     per_sample = None if result.per_sample is None else result.per_sample.to_plain()
     return {**asdict(result), "per_sample": per_sample}
-
-
-def _plain_trial(trial: Trial) -> dict[str, Any]:
-    return {**asdict(trial), "edits": {path: config.to_plain(value) for path, value in trial.edits.items()}}

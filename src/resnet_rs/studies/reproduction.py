@@ -16,7 +16,7 @@ from resnet_rs.data import dataset, imagenet
 from resnet_rs.data.source import match_classes
 from resnet_rs.paper import RELEASED, TIMM
 from resnet_rs.report.score import Number, ScoreName
-from resnet_rs.report.table import interval_text, markdown_table, score_text, score_title
+from resnet_rs.report.table import markdown_table, with_interval
 from resnet_rs.training.machine import Machine
 
 _NUM_VALIDATION = 50_000
@@ -115,16 +115,10 @@ def _read(path: Path, digest: str, computed: str) -> Score:
         raise ValueError(
             f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
         )
+    numbers: list[dict[str, Any]] = [n | {"name": ScoreName(**n["name"])} for n in stored["numbers"]]
     values: dict[str, Any] = {name: stored[name] for name in names}
-    values["numbers"] = _numbers(stored["numbers"])
+    values |= {"numbers": tuple(Number(**n) for n in numbers)}
     return Score(**values)
-
-
-def _numbers(stored: Sequence[Any]) -> tuple[Number, ...]:
-    return tuple(
-        Number(name=ScoreName(**item["name"]), value=item["value"], low=item["low"], high=item["high"])
-        for item in stored
-    )
 
 
 def table(scores: Iterable[Score]) -> str:
@@ -132,31 +126,26 @@ def table(scores: Iterable[Score]) -> str:
     found = list(scores)
     if not found:
         return markdown_table(("network", "protocol", "published", "evaluated by others", "images"), [])
-    titles = [score_title(number.name) for number in found[0].numbers]
-    head = (
-        "network",
-        "protocol",
-        "published",
-        "evaluated by others",
-        f"{titles[0]}, here (95 %)",
-        *titles[1:],
-        "images",
-    )
-    shown = markdown_table(head, [_cells(score) for score in found]) + f"\n\nComputed on {found[0].computed}."
+    rows = [_cells(score) for score in found]
+    shown = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    shown += f"\n\nComputed on {found[0].computed}."
     if any(score.count != _NUM_VALIDATION for score in found):
         shown += f"\n\nThe published figures belong to all {_NUM_VALIDATION:,} images of ImageNet's validation set."
     return shown
 
 
-def _cells(score: Score) -> Sequence[str]:
+def _cells(score: Score) -> dict[str, str]:
+    """The cells of a row by the names of their columns."""
     number, *others = score.numbers
-    bounds = (score_text(number.name, bound) for bound in (number.low, number.high))
-    return (
-        score.name,
-        "release" if score.protocol == "own" else score.protocol,
-        f"{score.published:.1f}",
-        "" if score.evaluated_by_others is None else f"{score.evaluated_by_others:.1f}",
-        f"{score_text(number.name, number.value)} ({interval_text(*bounds)})",
-        *(score_text(other.name, other.value) for other in others),
-        f"{score.count:,}" + (f", {score.num_unreadable:,} unreadable" if score.num_unreadable else ""),
-    )
+    unreadable = f", {score.num_unreadable:,} unreadable" if score.num_unreadable else ""
+    return {
+        "network": score.name,
+        "protocol": "release" if score.protocol == "own" else score.protocol,
+        "published": f"{score.published:.1f}",
+        "evaluated by others": ""
+        if score.evaluated_by_others is None
+        else f"{score.evaluated_by_others:.1f}",
+        f"{number.name.title}, here (95 %)": with_interval(number.name.cell, number),
+        **{other.name.title: other.name.cell(other.value) for other in others},
+        "images": f"{score.count:,}{unreadable}",
+    }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -23,67 +23,45 @@ from resnet_rs.data import dataset
 from resnet_rs.jobs import Resources, Runner
 from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.report.score import PerSample
+from resnet_rs.studies.planning import ResolvedStudy
 from resnet_rs.studies.record import RECORD, Context, Record, Result, read
-from resnet_rs.studies.study import Study
+from resnet_rs.studies.study import Trial
 from resnet_rs.training.device import Device
 from resnet_rs.training.events import Finished, Stopped
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 from resnet_rs.training.machine import Machine
 
-_TRIALS = "trials"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A study with everything that a run of it needs."""
-
-    study: Study
-    context: Context
-    data: str
-    """As typed: `builtin`, or a folder."""
-    seeds: tuple[int, ...] = (0,)
-    device: str | None = None
-    micro_batch: int | None = None
-    workers: int = 0
-
-    @property
-    def base(self) -> Experiment:
-        """The experiment that the trials edit."""
-        return config.from_plain(self.context.experiment, kinds=(Experiment,))
-
-
-def run(plan: Plan, folder: Path, runner: Runner, *, stop: Stop) -> Iterator[Result]:
-    """The results of the plan, earlier ones first; runs what is not finished.
+def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) -> Iterator[Result]:
+    """The results of the study, earlier ones first; runs what is not finished.
 
     Raises `ValueError` if `folder` holds anything else, and `storage.InUse` if another process runs the study.
     """
-    experiments = plan.study.experiments(plan.base)
-    if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=(_TRIALS, "page.html")):
+    options, context = resolved.options, resolved.context
+    experiments = resolved.study.experiments(resolved.base)
+    if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=("trials", "page.html")):
         raise ValueError(f"{folder} is not empty and holds no study. Choose a new folder for `--out`.")
     storage.make_folders(folder)
     with storage.locked(folder):
-        record = _collected(plan, experiments, folder)
-        wanted = {(trial.label, seed) for trial in plan.study.trials for seed in plan.seeds}
-        finished = [r for r in record.results if r.error is None and (r.label, r.seed) in wanted]
-        yield from finished
-        done = {(result.label, result.seed) for result in finished}
+        record = _collected(resolved, experiments, folder)
+        wanted = {(trial.label, seed): trial for seed in resolved.seeds for trial in resolved.study.trials}
+        for result in record.results:
+            if result.error is None and wanted.pop((result.label, result.seed), None):
+                yield result
+        runs = {trial.run_folder(seed): (trial, seed) for (_, seed), trial in wanted.items()}
         orders = {
-            json.dumps([trial.label, seed]): _order(
-                plan, experiments[trial.label], _run_folder(folder, trial.folder_name, seed), seed
-            )
-            for seed in plan.seeds
-            for trial in plan.study.trials
-            if (trial.label, seed) not in done
+            path: _order(resolved, experiments[trial.label], folder / path, seed)
+            for path, (trial, seed) in runs.items()
         }
         record.write(folder)
-        is_cuda = (plan.device or "").startswith("cuda")
-        needs = Resources(num_cores=1 + plan.workers, num_gpus=int(is_cuda))
+        is_cuda = (options.device or "").startswith("cuda")
+        needs = Resources(num_cores=1 + options.workers, num_gpus=int(is_cuda))
         for outcome in runner.run(work, orders, stop=stop, needs=needs):
-            label, seed = json.loads(outcome.key)
-            result = Result(label=label, seed=seed, error=outcome.error)
+            trial, seed = runs[outcome.key]
+            result = Result(label=trial.label, seed=seed, error=outcome.error)
             if outcome.error is None:
-                result = _read_or_failed(plan, experiments[label], folder, result)
+                result = _read_or_failed(context, experiments[trial.label], folder, trial, seed)
             record = _with(record, result)
             record.write(folder)
             yield result
@@ -111,51 +89,54 @@ def work(payload: str, num_threads: int | None, stop: Stop) -> None:
         raise RuntimeError(f"the run in {folder} ended before it was finished.")
 
 
-def _order(plan: Plan, experiment: Experiment, folder: Path, seed: int) -> str:
+def _order(resolved: ResolvedStudy, experiment: Experiment, folder: Path, seed: int) -> str:
+    options = resolved.options
     return json.dumps(
         {
-            "base": plan.context.base,
+            "base": options.base,
             "experiment": config.to_plain(experiment),
             # A node of a cluster works in a directory of its own.
-            "data": dataset.find(plan.data).name,
+            "data": dataset.find(options.data).name,
             "folder": str(folder.resolve()),
             "seed": seed,
-            "device": plan.device,
-            "micro_batch": plan.micro_batch,
-            "workers": plan.workers,
+            "device": options.device,
+            "micro_batch": options.micro_batch,
+            "workers": options.workers,
         }
     )
 
 
-def _collected(plan: Plan, experiments: Mapping[str, Experiment], folder: Path) -> Record:
+def _collected(resolved: ResolvedStudy, experiments: Mapping[str, Experiment], folder: Path) -> Record:
     """The record in `folder`, with the finished runs that it lacks. Refuses the record of another study."""
-    record = Record(study=_as_read(plan.study), context=plan.context)
+    record = Record(study=resolved.study, context=resolved.context)
     if (folder / RECORD).is_file():
         before = read(folder)
-        _refuse_another(plan, before, folder)
+        _refuse_another(resolved, before, folder)
         record = replace(record, results=before.results)
     done = {(result.label, result.seed) for result in record.results if result.error is None}
-    for trial in plan.study.trials:
-        for seed in plan.seeds:
-            scores = _run_folder(folder, trial.folder_name, seed) / "scores.json"
+    for trial in resolved.study.trials:
+        for seed in resolved.seeds:
+            scores = folder / trial.run_folder(seed) / "scores.json"
             if (trial.label, seed) not in done and scores.is_file():
-                result = Result(label=trial.label, seed=seed)
-                record = _with(record, _read_or_failed(plan, experiments[trial.label], folder, result))
+                found = _read_or_failed(resolved.context, experiments[trial.label], folder, trial, seed)
+                record = _with(record, found)
     return record
 
 
-def _refuse_another(plan: Plan, before: Record, folder: Path) -> None:
+def _refuse_another(resolved: ResolvedStudy, before: Record, folder: Path) -> None:
     """Refuse the folder of another study, or of this one with another base, data or trial; trials may be added."""
     cure = "Use a new folder for `--out`, or repeat the command of that study to continue it."
-    if before.study.name != plan.study.name:
-        raise ValueError(f"{folder} holds the study {before.study.name!r}, not {plan.study.name!r}. {cure}")
+    if before.study.name != resolved.study.name:
+        raise ValueError(
+            f"{folder} holds the study {before.study.name!r}, not {resolved.study.name!r}. {cure}"
+        )
     old = config.from_plain(before.context.experiment, kinds=(Experiment,))
-    changed = config.describe(config.diff(old, plan.base))
-    now = {trial.label: trial.edits for trial in _as_read(plan.study).trials}
+    changed = config.describe(config.diff(old, resolved.base))
+    now = {trial.label: trial.edits for trial in resolved.study.trials}
     differing = [trial.label for trial in before.study.trials if now.get(trial.label) != trial.edits]
     # Data that was moved is the same if its names and classes are.
     was = before.context
-    moved = replace(plan.context, data=was.data, limits=was.limits, left_out=was.left_out)
+    moved = replace(resolved.context, data=was.data, limits=was.limits, left_out=was.left_out)
     if changed:
         what = changed
     elif was != moved:
@@ -167,40 +148,33 @@ def _refuse_another(plan: Plan, before: Record, folder: Path) -> None:
     raise ValueError(f"{folder} holds this study with other settings; now: {what}. {cure}")
 
 
-def _as_read(study: Study) -> Study:
-    """The study as a record gives it back: the values of its edits as JSON."""
-    trials = (
-        replace(trial, edits={path: config.to_plain(value) for path, value in trial.edits.items()})
-        for trial in study.trials
-    )
-    return replace(study, trials=tuple(trials))
-
-
-def _read_or_failed(plan: Plan, experiment: Experiment, folder: Path, result: Result) -> Result:
-    """`result` with the scores of its finished run, or with an error where its files are damaged."""
-    name = next(trial.folder_name for trial in plan.study.trials if trial.label == result.label)
-    run_folder = _run_folder(folder, name, result.seed)
+def _read_or_failed(
+    context: Context, experiment: Experiment, folder: Path, trial: Trial, seed: int
+) -> Result:
+    """The result of a finished run, or an error where its files are damaged."""
+    run_folder = folder / trial.run_folder(seed)
     try:
-        return _read_result(plan, experiment, run_folder, result)
+        return _read_result(context, experiment, run_folder, Result(label=trial.label, seed=seed))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        return replace(result, error=f"{run_folder} cannot be read: {type(error).__name__}: {error}")
+        message = f"{run_folder} cannot be read: {type(error).__name__}: {error}"
+        return Result(label=trial.label, seed=seed, error=message)
 
 
-def _read_result(plan: Plan, experiment: Experiment, run_folder: Path, result: Result) -> Result:
+def _read_result(context: Context, experiment: Experiment, run_folder: Path, result: Result) -> Result:
     needs = ("environment", "classes", "seed", "train_digest", "test_digest")
     info: dict[str, Any] = storage.read_json(run_folder / "run.json", needs=needs)
     with_classes = experiment.with_classes(tuple(info["classes"]))
+    plain = storage.read_json(run_folder / "experiment.json")
     expected = {
-        "seed": result.seed,
-        "train_digest": plan.context.train_digest,
-        "test_digest": plan.context.test_digest,
+        "experiment": plain == config.to_plain(with_classes),
+        "seed": info["seed"] == result.seed,
+        "train_digest": info["train_digest"] == context.train_digest,
+        "test_digest": info["test_digest"] == context.test_digest,
     }
-    unexpected = [name for name, value in expected.items() if info[name] != value]
-    if storage.read_json(run_folder / "experiment.json") != config.to_plain(with_classes):
-        unexpected = ["experiment", *unexpected]
-    if unexpected:
-        raise ValueError(f"it is a run of another {unexpected[0]}; move it away")
-    key = plan.context.score.key
+    unexpected = next((name for name, is_same in expected.items() if not is_same), None)
+    if unexpected is not None:
+        raise ValueError(f"it is a run of another {unexpected}; move it away")
+    key = context.score.key
     scores: dict[str, Any] = storage.read_json(
         run_folder / "scores.json", needs=(key, "count", "per_sample", "unreadable", "weights")
     )
@@ -233,7 +207,3 @@ def _with(record: Record, result: Result) -> Record:
     others = [r for r in record.results if (r.label, r.seed) != (result.label, result.seed)]
     ordered = sorted([*others, result], key=lambda r: (places[r.label], r.seed))
     return replace(record, results=tuple(ordered))
-
-
-def _run_folder(folder: Path, name: str, seed: int) -> Path:
-    return folder / _TRIALS / name / f"seed-{seed}"

@@ -14,12 +14,11 @@ from itertools import product
 from typing import Any
 
 from resnet_rs import config
+from resnet_rs.data.pipeline import SMALLEST_SIZE
 from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.studies.study import Study, Trial, check_num_trials
 from resnet_rs.training.experiment import Experiment
-
-_SMALLEST_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ def _edits(
     edits: dict[str, Any] = {
         "arch.width": getattr(base.arch, "width", 1.0) * width,
         "arch.blocks": BLOCKS[depth],
-        "data.size": max(_SMALLEST_SIZE, round(base.data.size * size)),
+        "data.size": max(SMALLEST_SIZE, round(base.data.size * size)),
         "recipe.epochs": length,
         "recipe.schedule": recipe.schedule,
     }

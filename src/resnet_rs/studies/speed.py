@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from resnet_rs import config, paper, storage, zoo
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench, surroundings
 from resnet_rs.processes import Stop
+from resnet_rs.studies.record import json_lines, parsed, refuse_version
 from resnet_rs.training.experiment import Experiment
 
 RECORD = "speed.jsonl"
@@ -44,7 +45,7 @@ class Network:
 
 def networks() -> list[Network]:
     """All configurations, each family from its smallest to its largest."""
-    found = [
+    ours = [
         Network(
             name=name,
             family="ResNet-RS",
@@ -67,19 +68,17 @@ def networks() -> list[Network]:
         )
         for name, rival in paper.RIVALS.items()
     ]
-    return [*found, *rivals, *(_smaller(rival) for rival in rivals), *_path()]
+    return [*ours, *rivals, *map(_smaller, rivals), *_path()]
 
 
 def _smaller(rival: Network) -> Network:
     """The same network on smaller images, with RandAugment by size (paper, section 7.2)."""
     size = round(rival.experiment.data.size * 2 / 3 / _STEP) * _STEP
-    magnitude = 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
+    edits = {"data.size": size, "data.randaugment.magnitude": zoo.magnitude_for(size)}
     return Network(
         name=f"{rival.name.replace('efficientnet', 'efficientnet-rs')}-i{size}",
         family="EfficientNet-RS",
-        experiment=config.edit(
-            rival.experiment, {"data.size": size, "data.randaugment.magnitude": magnitude}
-        ),
+        experiment=config.edit(rival.experiment, edits),
     )
 
 
@@ -89,15 +88,11 @@ def _path() -> list[Network]:
     kept = {"arch.drop_path": 0.1, "arch.norm_momentum": 1.0}
     trained = config.edit(replace(ours, arch=dated.arch), kept)
     return [
-        Network(
-            name="resnet-200-2015", family="ResNet-200 of 2015", experiment=dated, accuracy=paper.TABLE_1[0]
-        ),
-        Network(
-            name="resnet-200-2015, trained as ResNet-RS",
-            family="ResNet-200 of 2015",
-            experiment=trained,
-            accuracy=paper.TABLE_1[8],
-        ),
+        Network(name=name, family="ResNet-200 of 2015", experiment=experiment, accuracy=paper.TABLE_1[row])
+        for name, experiment, row in (
+            ("resnet-200-2015", dated, 0),
+            ("resnet-200-2015, trained as ResNet-RS", trained, 8),
+        )
     ]
 
 
@@ -116,20 +111,19 @@ class SpeedRecord:
         If a round failed, the timing with its error; None if the network was not measured.
         """
         rounds = [t for t in self.timings if (t.name, t.mode) == (name, mode)]
-        if not rounds:
-            return None
         failed = next((t for t in rounds if t.error is not None), None)
-        if failed is not None:
+        if failed is not None or not rounds:
             return failed
         latency = median(t.latency_ms or 0.0 for t in rounds)
-        memory = [t.peak_memory_mib for t in rounds if t.peak_memory_mib is not None]
         return replace(
             rounds[0],
             latency_ms=latency,
             latency_ms_p10=min(t.latency_ms_p10 or 0.0 for t in rounds),
             latency_ms_p90=max(t.latency_ms_p90 or 0.0 for t in rounds),
             images_per_second=1000 * rounds[0].batch_size / latency,
-            peak_memory_mib=max(memory, default=None),
+            peak_memory_mib=max(
+                (t.peak_memory_mib for t in rounds if t.peak_memory_mib is not None), default=None
+            ),
             num_repeats=sum(t.num_repeats for t in rounds),
             num_rounds=len(rounds),
         )
@@ -141,23 +135,17 @@ class SpeedRecord:
     def write(self, folder: Path) -> None:
         """Write it to `folder` atomically."""
         head = {"version": _VERSION, "study": "speed", "protocol": dict(self.protocol)}
-        lines = [head, *(asdict(timing) for timing in self.timings)]
-        text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines)
-        storage.write_text(folder / RECORD, text)
+        storage.write_text(folder / RECORD, json_lines(head, map(asdict, self.timings)))
 
 
 def read(path: Path) -> SpeedRecord:
     """The record at `path`: a folder of the study, or a file of its lines."""
-    path = path / RECORD if path.is_dir() else path
-    try:
-        head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if head["version"] != _VERSION or head["study"] != "speed":
-            raise ValueError(f"its version is {head['version']!r}, and this is for version {_VERSION}")
-        return SpeedRecord(protocol=head["protocol"], timings=tuple(Timing(**line) for line in lines))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no record of a speed study: {type(error).__name__}: {error}. Measure anew in a new folder."
-        ) from None
+    return parsed(path, RECORD, _record, cure="Measure anew in a new folder.")
+
+
+def _record(head: Mapping[str, Any], lines: list[Mapping[str, Any]]) -> SpeedRecord:
+    refuse_version(head, _VERSION)
+    return SpeedRecord(protocol=head["protocol"], timings=tuple(Timing(**line) for line in lines))
 
 
 def measure(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop: Stop) -> Iterator[Timing]:

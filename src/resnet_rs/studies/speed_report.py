@@ -6,8 +6,7 @@ Latency at an accuracy between two networks is interpolated within the family, l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from resnet_rs import storage
 from resnet_rs.deploy.bench import Mode, Timing
 from resnet_rs.report.blocks import Chart, Listing
 from resnet_rs.report.figures import Figure
-from resnet_rs.report.study_figures import Axis, Line, Point, points_figure
+from resnet_rs.report.study_figures import Point, gray_line, points_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
 from resnet_rs.report.table import markdown_table
 from resnet_rs.studies.speed import MODES, TITLE, Family, Network, SpeedRecord, networks
@@ -26,48 +25,44 @@ _HEAD = (
     "", "size", "parameters, M", "multiply-adds, G", "training step: ms an image", "training step: MiB",
     "inference: ms an image", "inference: MiB", "published accuracy, %", "published TPUv3, ms", "published V100, ms",
 )  # fmt: skip
-_UPS_HEAD = (
+_FASTER = "How many times faster ResNet-RS is"
+TPU, V100 = "TPUv3, published", "V100, published"
+_FASTER_HEAD = (
     "at the accuracy of",
     "accuracy, %",
-    "training step, here",
-    "inference, here",
-    "TPUv3, published",
-    "V100, published",
+    *(f"{called}, here" for called in _CALLED.values()),
+    TPU,
+    V100,
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeedUp:
-    """How much faster ResNet-RS is than an EfficientNet at its accuracy: here, and as published."""
+def speed_ups(record: SpeedRecord) -> list[tuple[Network, dict[str, float | None]]]:
+    """Each EfficientNet, and how many times faster ResNet-RS is at its accuracy: here and as published.
 
-    rival: str
-    accuracy: float
-    here: Mapping[Mode, float | None]
-    tpu: float | None
-    v100: float | None
-
-
-def speed_ups(record: SpeedRecord) -> list[SpeedUp]:
-    """The speed-ups over every EfficientNet; None where its accuracy is outside the range of the measured ResNet-RS."""
+    None where the accuracy is outside the range of the measured ResNet-RS.
+    """
     known = networks()
-    ours = [c for c in known if c.family == "ResNet-RS"]
-    here: dict[Mode, dict[str, float | None]] = {
-        mode: {c.name: _latency(record, c.name, mode) for c in known} for mode in MODES
+    latencies: dict[str, dict[str, float | None]] = {
+        **{
+            f"{_CALLED[mode]}, here": {c.name: _latency(record, c.name, mode) for c in known}
+            for mode in MODES
+        },
+        TPU: {c.name: c.tpu_ms for c in known},
+        V100: {c.name: c.v100_ms for c in known},
     }
-    return [
-        SpeedUp(
-            rival=rival.name,
-            accuracy=rival.accuracy,
-            here={
-                mode: _speed_up(rival.accuracy, ms[rival.name], [(c.accuracy, ms[c.name]) for c in ours])
-                for mode, ms in here.items()
-            },
-            tpu=_speed_up(rival.accuracy, rival.tpu_ms, [(c.accuracy, c.tpu_ms) for c in ours]),
-            v100=_speed_up(rival.accuracy, rival.v100_ms, [(c.accuracy, c.v100_ms) for c in ours]),
-        )
-        for rival in known
-        if rival.family == "EfficientNet" and rival.accuracy is not None
-    ]
+    ours = [c for c in known if c.family == "ResNet-RS"]
+    found: list[tuple[Network, dict[str, float | None]]] = []
+    for rival in known:
+        if rival.family == "EfficientNet" and rival.accuracy is not None:
+            times: dict[str, float | None] = {}
+            for column, ms in latencies.items():
+                points = [
+                    (t, c.accuracy) for c in ours if (t := ms[c.name]) is not None and c.accuracy is not None
+                ]
+                at, theirs = interpolated(front(points), rival.accuracy), ms[rival.name]
+                times[column] = None if at is None or theirs is None else theirs / at
+            found.append((rival, times))
+    return found
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -94,10 +89,10 @@ def markdown(record: SpeedRecord) -> str:
     return "\n\n".join(
         [
             f"**{TITLE}**",
-            f"{_protocol(record)}",
+            _protocol(record),
             markdown_table(_HEAD, _rows(record)),
-            "How many times faster ResNet-RS is:",
-            markdown_table(_UPS_HEAD, _up_rows(record)),
+            f"{_FASTER}:",
+            markdown_table(_FASTER_HEAD, _faster_rows(record)),
             markdown_table(("claim", "finding", "figure"), claims),
         ]
     )
@@ -117,7 +112,7 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
         statements=statements(record),
         tables=(),
         listings=(
-            Listing(title="How many times faster ResNet-RS is", head=_UPS_HEAD, rows=_up_rows(record)),
+            Listing(title=_FASTER, head=_FASTER_HEAD, rows=_faster_rows(record)),
             Listing(title="Networks", head=_HEAD, rows=_rows(record)),
         ),
         charts=_charts(record),
@@ -129,35 +124,36 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
 
 def statements(record: SpeedRecord) -> tuple[Statement, ...]:
     """The paper's claims about speed, as measured on this hardware."""
-    return (*(_faster(record, mode) for mode in MODES), *_fewer_macs_can_be_slower(record))
+    found = speed_ups(record)
+    made: list[Statement] = []
+    for called in _CALLED.values():
+        claim = f"at equal accuracy ResNet-RS is faster than EfficientNet ({called})"
+        here = {rival.name: ups[f"{called}, here"] for rival, ups in found}
+        known = {name: times for name, times in here.items() if times is not None}
+        if known:
+            figure = ", ".join(f"{name}: {_times(times)}" for name, times in known.items())
+            is_seen = all(times > 1 for times in known.values())
+            made.append(Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure))
+        else:
+            made.append(Statement(claim=claim, finding="not tried", figure=""))
+    return (*made, *_fewer_macs_can_be_slower(record))
 
 
-def _faster(record: SpeedRecord, mode: Mode) -> Statement:
-    here = [(up.rival, up.here[mode]) for up in speed_ups(record)]
-    known = [(name, times) for name, times in here if times is not None]
-    claim = f"at equal accuracy ResNet-RS is faster than EfficientNet ({_CALLED[mode]})"
-    if not known:
-        return Statement(claim=claim, finding="not tried", figure="")
-    figure = ", ".join(f"{name}: {_times(times)}" for name, times in known)
-    is_seen = all(times > 1 for _, times in known)
-    return Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure)
-
-
-def _fewer_macs_can_be_slower(record: SpeedRecord) -> Iterator[Statement]:
+def _fewer_macs_can_be_slower(record: SpeedRecord) -> list[Statement]:
     """Whether a network with fewer multiply-adds can be the slower one."""
     found = (record.timing(name, "train") for name in record.names())
     timed = [(t, t.latency_ms) for t in found if t is not None and t.latency_ms is not None]
     pairs = [(a, b) for a in timed for b in timed if a[0].macs < b[0].macs]
+    if not pairs:
+        return []
     # Clearly slower: the fast repeats of one are slower than the slow repeats of the other.
     wrong = [(a, b) for a, b in pairs if (a[0].latency_ms_p10 or 0.0) > (b[0].latency_ms_p90 or math.inf)]
-    if pairs:
-        worst = max(wrong, key=lambda pair: pair[0][1] / pair[1][1], default=None)
-        most = "" if worst is None else f"; at most: {worst[0][0].name} against {worst[1][0].name}"
-        yield Statement(
-            claim="multiply-adds do not predict the time of a training step",
-            finding="seen" if wrong else "not seen",
-            figure=f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower{most}",
-        )
+    figure = f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower"
+    if wrong:
+        (few, _), (many, _) = max(wrong, key=lambda pair: pair[0][1] / pair[1][1])
+        figure += f"; at most: {few.name} against {many.name}"
+    claim = "multiply-adds do not predict the time of a training step"
+    return [Statement(claim=claim, finding="seen" if wrong else "not seen", figure=figure)]
 
 
 def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
@@ -165,26 +161,30 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
     for mode in MODES:
         title = f"Published accuracy against the time of {_CALLED[mode]}, here (Figure 4)"
         found[title] = _accuracy_figure(record, mode, ("ResNet-RS", "EfficientNet"))
-    path = _timed(record, "train", ("ResNet-200 of 2015", "ResNet-RS"))
-    on_path = [p for c, p in path if c.family == "ResNet-200 of 2015" or c.name == "resnet-rs-200-i256"]
     found["From the recipe of 2015 to ResNet-RS and beyond (Figure 1)"] = _accuracy_figure(
-        record, "train", ("ResNet-200 of 2015", "ResNet-RS", "EfficientNet"), path=on_path
+        record, "train", ("ResNet-200 of 2015", "ResNet-RS", "EfficientNet")
     )
-    smaller = _timed(record, "train", ("EfficientNet", "EfficientNet-RS"))
-    found["EfficientNet on its own and on smaller images (Figure 5)"] = points_figure(
-        [_point(c, x=float(c.experiment.data.size), y=p.x) for c, p in smaller],
-        x=Axis(title="pixels a side", is_log=False),
-        y=Axis(title=_MILLISECONDS, is_log=True),
+    smaller = "EfficientNet on its own and on smaller images (Figure 5)"
+    found[smaller] = points_figure(
+        [
+            _point(network, x=float(timing.size), y=_per_image(timing))
+            for network, timing in _timed(record, "train", ("EfficientNet", "EfficientNet-RS"))
+        ],
+        x_title="pixels a side",
+        y_title=_MILLISECONDS,
+        log="y",
     )
-    everything = _timed(record, "train", tuple(dict.fromkeys(c.family for c in networks())))
     found["Time of a training step, here, against multiply-adds"] = points_figure(
-        [_point(c, x=float(c.experiment.count_cost().macs), y=p.x) for c, p in everything],
-        x=Axis(title="multiply-adds of an image", is_log=True),
-        y=Axis(title=_MILLISECONDS, is_log=True),
+        [
+            _point(network, x=float(timing.macs), y=_per_image(timing))
+            for network, timing in _timed(record, "train", None)
+        ],
+        x_title="multiply-adds of an image",
+        y_title=_MILLISECONDS,
+        log="xy",
     )
     notes = {
-        "EfficientNet on its own and on smaller images (Figure 5)": "No source gives the accuracies of "
-        "EfficientNet-RS, so only what its smaller images save can be shown."
+        smaller: "No source gives the accuracies of EfficientNet-RS, so only what its smaller images save can be shown."
     }
     return tuple(
         Chart(title=title, figure=figure, note=notes.get(title, ""))
@@ -193,51 +193,42 @@ def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
     )
 
 
-def _accuracy_figure(
-    record: SpeedRecord, mode: Mode, families: tuple[Family, ...], *, path: Sequence[Point] = ()
-) -> Figure | None:
-    """Published accuracy against latency here, with the Pareto front of each family, or with a path."""
-    points = [point for network, point in _timed(record, mode, families) if network.accuracy is not None]
-    fronts = [
-        Line(
-            label=f"front of {family}",
-            points=front([(p.x, p.y) for p in points if p.group == family]),
-            is_dashed=False,
-        )
-        for family in families
-        if family != "ResNet-200 of 2015" and any(p.group == family for p in points)
+def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> Figure | None:
+    """Published accuracy against latency here, with the Pareto front of each family, and with the path of Figure 1 if
+    the ResNet of 2015 is among them."""
+    points = [
+        _point(network, x=_per_image(timing), y=network.accuracy)
+        for network, timing in _timed(record, mode, families)
+        if network.accuracy is not None
     ]
-    steps = [(p.x, p.y) for p in sorted(path, key=lambda p: p.y)]
-    walked = [Line(label="better training, then SE and ResNet-D", points=steps, is_dashed=True)]
+    lines = [
+        gray_line(f"front of {family}", front(own), is_dashed=False)
+        for family in families
+        if family != "ResNet-200 of 2015" and (own := [(p.x, p.y) for p in points if p.group == family])
+    ]
+    if "ResNet-200 of 2015" in families:
+        path = [p for p in points if p.group == "ResNet-200 of 2015" or p.label == "resnet-rs-200-i256"]
+        steps = [(p.x, p.y) for p in sorted(path, key=lambda p: p.y)]
+        lines += [gray_line("better training, then SE and ResNet-D", steps, is_dashed=True)] if steps else []
     return points_figure(
-        points,
-        x=Axis(title=_MILLISECONDS, is_log=True),
-        y=Axis(title="accuracy on ImageNet, published, %", is_log=False),
-        lines=[*fronts, *(walked if steps else [])],
+        points, x_title=_MILLISECONDS, y_title="accuracy on ImageNet, published, %", log="x", lines=lines
     )
 
 
-def _timed(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> list[tuple[Network, Point]]:
-    """The measured networks of some families, each as a point of latency and published accuracy."""
-    found: list[tuple[Network, Point]] = []
-    for network in networks():
-        timing = record.timing(network.name, mode)
-        if network.family in families and timing is not None and timing.latency_ms is not None:
-            accuracy = math.nan if network.accuracy is None else network.accuracy
-            found.append((network, _point(network, x=_per_image(timing), y=accuracy)))
-    return found
+def _timed(
+    record: SpeedRecord, mode: Mode, families: Sequence[Family] | None
+) -> list[tuple[Network, Timing]]:
+    """The measured networks of some families, by default all, each with its timing."""
+    timings = ((network, record.timing(network.name, mode)) for network in networks())
+    return [
+        (network, timing)
+        for network, timing in timings
+        if (families is None or network.family in families) and timing and timing.latency_ms is not None
+    ]
 
 
 def _point(network: Network, *, x: float, y: float) -> Point:
     return Point(label=network.name, x=x, y=y, group=network.family)
-
-
-def _speed_up(
-    accuracy: float, rival_ms: float | None, ours: Sequence[tuple[float | None, float | None]]
-) -> float | None:
-    """The rival's latency over that of our front at its accuracy; None outside the front's range."""
-    at = interpolated(front([(ms, t) for t, ms in ours if t is not None and ms is not None]), accuracy)
-    return None if at is None or rival_ms is None else rival_ms / at
 
 
 def _latency(record: SpeedRecord, name: str, mode: Mode) -> float | None:
@@ -257,25 +248,28 @@ def _protocol(record: SpeedRecord) -> str:
 
 
 def _rows(record: SpeedRecord) -> list[tuple[str, ...]]:
+    """A row of `_HEAD` for each measured network."""
     known = {network.name: network for network in networks()}
-    return [_cells(record, name, known.get(name)) for name in record.names()]
+    rows: list[tuple[str, ...]] = []
+    for name in record.names():
+        timings = [record.timing(name, mode) for mode in MODES]
+        any_one = next(timing for timing in timings if timing is not None)
+        network = known.get(name)
+        published = (None,) * 3 if network is None else (network.accuracy, network.tpu_ms, network.v100_ms)
+        rows.append(
+            (
+                name,
+                str(any_one.size),
+                f"{any_one.params / 1e6:.1f}",
+                f"{any_one.macs / 1e9:.2f}",
+                *(cell for timing in timings for cell in _time_and_memory(timing)),
+                *("" if value is None else f"{value:g}" for value in published),
+            )
+        )
+    return rows
 
 
-def _cells(record: SpeedRecord, name: str, network: Network | None) -> tuple[str, ...]:
-    timings = [record.timing(name, mode) for mode in MODES]
-    any_one = next(timing for timing in timings if timing is not None)
-    published = () if network is None else (network.accuracy, network.tpu_ms, network.v100_ms)
-    return (
-        name,
-        str(any_one.size),
-        f"{any_one.params / 1e6:.1f}",
-        f"{any_one.macs / 1e9:.2f}",
-        *(cell for timing in timings for cell in _measured(timing)),
-        *("" if value is None else f"{value:g}" for value in published or (None, None, None)),
-    )
-
-
-def _measured(timing: Timing | None) -> tuple[str, str]:
+def _time_and_memory(timing: Timing | None) -> tuple[str, str]:
     if timing is None:
         return ("", "")
     if timing.error is not None:
@@ -284,17 +278,9 @@ def _measured(timing: Timing | None) -> tuple[str, str]:
     return (f"{_per_image(timing):,.1f}", memory)
 
 
-def _up_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
-    return [
-        (
-            up.rival,
-            f"{up.accuracy}",
-            *(_times(up.here[mode]) for mode in MODES),
-            _times(up.tpu),
-            _times(up.v100),
-        )
-        for up in speed_ups(record)
-    ]
+def _faster_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
+    """A row of `_FASTER_HEAD` for each EfficientNet."""
+    return [(rival.name, f"{rival.accuracy}", *map(_times, ups.values())) for rival, ups in speed_ups(record)]
 
 
 def _times(value: float | None) -> str:

@@ -41,6 +41,10 @@ class Trial:
         digest = hashlib.sha256(self.label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         return f"{name[:_LONGEST_NAME]}-{digest}".strip("-")
 
+    def run_folder(self, seed: int) -> str:
+        """The folder of the run with `seed`, within the folder of the study."""
+        return f"trials/{self.folder_name}/seed-{seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -63,13 +67,12 @@ class Study:
         labels = {trial.label for trial in self.trials}
         if any(not label.strip() for label in labels):
             raise ValueError("every trial needs a label, and one is empty.")
-        without = (t for t in self.trials if t.baseline == t.label or t.baseline not in {None, *labels})
-        missing = next(without, None)
-        if missing is not None:
-            raise ValueError(
-                f"the baseline of trial {missing.label!r} is {missing.baseline!r}, which is no other trial. "
-                f"The trials are: {', '.join(trial.label for trial in self.trials)}."
-            )
+        for trial in self.trials:
+            if trial.baseline == trial.label or trial.baseline not in {None, *labels}:
+                raise ValueError(
+                    f"the baseline of trial {trial.label!r} is {trial.baseline!r}, which is no other trial. "
+                    f"The trials are: {', '.join(other.label for other in self.trials)}."
+                )
 
     def experiments(self, base: Experiment) -> dict[str, Experiment]:
         """The experiment of each trial by its label. Raises `ValueError` for an edit that `base` does not take."""
@@ -81,6 +84,18 @@ class Study:
                 raise ValueError(f"trial {trial.label!r} of study {self.name!r}: {error}") from None
         return made
 
+    def with_plain_edits(self) -> Study:
+        """The study as its record gives it back: the values of its edits are JSON."""
+        trials = (
+            replace(trial, edits={path: config.to_plain(value) for path, value in trial.edits.items()})
+            for trial in self.trials
+        )
+        return replace(self, trials=tuple(trials))
+
+    def with_note(self, note: str) -> Study:
+        """The study with one note more."""
+        return replace(self, notes=(*self.notes, note))
+
     def subset(self, labels: Sequence[str]) -> Study:
         """The study with the trials `labels` only, each with its baseline if that is one of them."""
         kept = tuple(
@@ -91,45 +106,23 @@ class Study:
         return replace(self, trials=kept)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A trial before it is placed in a study: its own edits."""
-
-    label: str
-    edits: Mapping[str, Any]
-    paper: float | None = None
-    baseline: str | None = None
-    """Label of the row that it is compared with, in place of the usual one."""
-
-
-def additive(steps: Sequence[Step]) -> tuple[Trial, ...]:
-    """One trial per step, with the edits of all steps so far; its baseline is the step before."""
-    trials: list[Trial] = []
+def additive(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Each trial with the edits of all trials so far. Its baseline is the trial before, unless it names another."""
+    made: list[Trial] = []
     edits: dict[str, Any] = {}
-    for step in steps:
-        edits = {path: value for path, value in edits.items() if not _is_within(path, step.edits)}
-        edits |= step.edits
-        baseline = step.baseline or (trials[-1].label if trials else None)
-        trials.append(Trial(label=step.label, edits=edits, baseline=baseline, paper=step.paper))
-    return tuple(trials)
+    for trial in trials:
+        kept = {path: value for path, value in edits.items() if not config.is_within(path, trial.edits)}
+        edits = {**kept, **trial.edits}
+        baseline = trial.baseline or (made[-1].label if made else None)
+        made.append(replace(trial, edits=edits, baseline=baseline))
+    return tuple(made)
 
 
-def _is_within(path: str, edits: Mapping[str, Any]) -> bool:
-    """Whether `edits` replace the field at `path`, or a value that contains it."""
-    return any(f"{path}.".startswith(f"{whole}.") for whole in edits)
-
-
-def alternatives(steps: Sequence[Step]) -> tuple[Trial, ...]:
-    """One trial per step, with its own edits only; its baseline is the first."""
-    first = steps[0].label if steps else None
-    return tuple(
-        Trial(
-            label=s.label,
-            edits=s.edits,
-            baseline=s.baseline or (None if s.label == first else first),
-            paper=s.paper,
-        )
-        for s in steps
+def alternatives(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Each trial with its own edits alone. Its baseline is the first trial, unless it names another."""
+    return (
+        *trials[:1],
+        *(replace(trial, baseline=trial.baseline or trials[0].label) for trial in trials[1:]),
     )
 
 
@@ -140,7 +133,7 @@ def check_num_trials(num_trials: int) -> None:
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> tuple[Trial, ...]:
-    """One trial per combination of values; its baseline is the one before it along the last axis."""
+    """One trial per combination of values. Its baseline is the one before it along the last axis."""
     check_num_trials(math.prod(len(values) for values in axes.values()))
     trials: list[Trial] = []
     last = list(axes.values())[-1] if axes else []

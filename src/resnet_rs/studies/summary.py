@@ -14,7 +14,7 @@ from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.study_figures import curves_figure, dots_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Link, Row, Table, duration_text, markdown_table
+from resnet_rs.report.table import Row, Table, duration_text, markdown_table
 from resnet_rs.studies import methods_report, scaling_report
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
@@ -38,14 +38,13 @@ def tabulate(record: Record, *, has_folder: bool = False) -> Table:
     All comparisons of the table are corrected for their number. With `has_folder` the rows link to their runs.
     """
     differences = _differences(record)
-    rows = (
-        _row(record, trial, differences.get(trial.label), has_folder=has_folder)
-        for trial in record.study.trials
-    )
     return Table(
         title=f"{record.study.title}: {describe_context(record)}",
         score=record.context.score,
-        rows=tuple(rows),
+        rows=tuple(
+            _row(record, trial, differences.get(trial.label), has_folder=has_folder)
+            for trial in record.study.trials
+        ),
     )
 
 
@@ -65,8 +64,7 @@ def _differences(record: Record) -> dict[str, Difference]:
 def _row(record: Record, trial: Trial, difference: Difference | None, *, has_folder: bool) -> Row:
     score, results = record.context.score, record.finished(trial.label)
     papers = {other.label: other.paper for other in record.study.trials}
-    before = None if trial.baseline is None else papers.get(trial.baseline)
-    step = trial.paper - before if trial.paper is not None and before is not None else None
+    before = papers.get(trial.baseline or "")
     minutes = [result.minutes for result in results if result.minutes is not None]
     values = record.values(trial.label, record.seeds(trial.label)) if results else None
     return Row(
@@ -77,14 +75,16 @@ def _row(record: Record, trial: Trial, difference: Difference | None, *, has_fol
         difference=difference,
         verdict=None if difference is None else difference.verdict(is_higher_better=score.is_higher_better),
         paper=trial.paper,
-        paper_difference=step,
+        paper_difference=None if trial.paper is None or before is None else trial.paper - before,
         minutes=mean(minutes) if minutes else None,
         errors=tuple(
             f"seed {result.seed}: {result.error}"
             for result in record.results
             if result.label == trial.label and result.error is not None
         ),
-        links=tuple(_link(trial, result.seed) for result in results) if has_folder else (),
+        links=tuple(
+            (f"seed {r.seed}", f"{trial.run_folder(r.seed)}/page.html") for r in results if has_folder
+        ),
     )
 
 
@@ -125,18 +125,17 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
     """Write the page of a study to `path`."""
     table = tabulate(record, has_folder=has_folder)
     num_failed = sum(result.error is not None for result in record.results)
-    num_done = len(record.results) - num_failed
-    seeds = sorted({result.seed for result in record.results})
-    minutes = sum((result.minutes or 0.0 for result in record.results), start=0.0)
+    num_seeds = len({result.seed for result in record.results})
+    minutes = sum(result.minutes or 0.0 for result in record.results)
     is_imagenet = record.context.num_train == IMAGENET_IMAGES
     is_grid = record.study.name == "scaling" and bool(record.results)
     page = StudyPage(
         title=record.study.title,
         base=f"{describe_context(record)}{'' if is_imagenet else _NOT_COMPARABLE}",
         headline={
-            "runs": f"{num_done} of {len(record.study.trials) * max(1, len(seeds))}",
+            "runs": f"{len(record.results) - num_failed} of {len(record.study.trials) * max(1, num_seeds)}",
             **({"failed": str(num_failed)} if num_failed else {}),
-            "seeds": str(len(seeds)),
+            "seeds": str(num_seeds),
             "time of the runs": duration_text(minutes),
         },
         notes=record.study.notes,
@@ -169,13 +168,9 @@ def _mean_curve(record: Record, label: str) -> list[tuple[float, float]]:
     return [(points[0][0], mean(score for _, score in points)) for points in zip(*curves, strict=True)]
 
 
-def _link(trial: Trial, seed: int) -> Link:
-    return Link(text=f"seed {seed}", href=f"trials/{trial.folder_name}/seed-{seed}/page.html")
-
-
 def _statements(record: Record) -> tuple[Statement, ...]:
     find = _CLAIMS.get(record.study.name)
     statements = () if find is None else judge(find(record), record.context.score)
     if record.study.name == "scaling":
-        statements = (*statements, *scaling_report.fewer_macs_can_be_better(record))
+        statements = (*statements, scaling_report.fewer_macs_can_be_better(record))
     return statements

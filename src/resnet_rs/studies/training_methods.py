@@ -8,8 +8,8 @@ Source: paper, Tables 1 and 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from resnet_rs import config, paper
@@ -17,7 +17,7 @@ from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.resnet import ResNetArch
-from resnet_rs.studies.study import Step, Study, Trial, additive, alternatives
+from resnet_rs.studies.study import Study, Trial, additive, alternatives
 from resnet_rs.training.experiment import Experiment
 
 _EPOCHS_OF_2015 = 90 / 350
@@ -31,28 +31,22 @@ _MAGNITUDE = 10.0
 _SE_RATIO = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Method:
-    """A method of Table 1, as the edits that add and remove it."""
-
-    label: str
-    on: Mapping[str, Any]
-    off: Mapping[str, Any]
+Method = tuple[dict[str, Any], dict[str, Any]]
+"""The edits that add a method, and those that remove it."""
 
 
 def training_methods(base: Experiment, num_samples: int) -> Study:
     """Table 1: eleven rows, each with one method more."""
     methods = _methods(base, num_samples)
-    stripped = {path: value for method in methods for path, value in method.off.items()}
-    steps = [Step(label="baseline of 2015", edits=stripped, paper=paper.TABLE_1[0])]
-    steps += [
-        Step(label=f"+ {method.label}", edits=method.on, paper=accuracy)
-        for method, accuracy in zip(methods, paper.TABLE_1[1:], strict=True)
+    first = Trial(label="baseline of 2015", edits=_without(methods.values()), paper=paper.TABLE_1[0])
+    others = [
+        Trial(label=f"+ {label}", edits=on, paper=accuracy)
+        for (label, (on, _)), accuracy in zip(methods.items(), paper.TABLE_1[1:], strict=True)
     ]
     return Study(
         name="training-methods",
         title="Training methods, one more in each row (Table 1)",
-        trials=_named(base, additive(steps)),
+        trials=_that_change(base, additive([first, *others])),
         notes=(_note(base, num_samples),),
     )
 
@@ -60,35 +54,33 @@ def training_methods(base: Experiment, num_samples: int) -> Study:
 def leave_one_out(base: Experiment, num_samples: int) -> Study:
     """All methods, then all but one in each row; not in the paper."""
     methods = _methods(base, num_samples)
-    whole = {path: value for method in methods for path, value in method.on.items()}
-    steps = [Step(label="all methods", edits=whole)]
-    steps += [Step(label=f"without {method.label}", edits={**whole, **method.off}) for method in methods]
+    whole = _with(methods.values())
+    trials = [Trial(label="all methods", edits=whole)]
+    trials += [Trial(label=f"without {label}", edits=whole | off) for label, (_, off) in methods.items()]
     return Study(
         name="leave-one-out",
         title="Training methods, one left out in each row",
-        trials=_named(base, alternatives(steps)),
+        trials=_that_change(base, alternatives(trials)),
         notes=(_note(base, num_samples), "The paper has no such table, so no row has a published figure."),
     )
 
 
 def weight_decay(base: Experiment, num_samples: int) -> Study:
     """Table 2: two depths, more and more regularizers, each with the larger and the smaller weight decay."""
-    methods = {method.label: method for method in _methods(base, num_samples)}
+    methods = _methods(base, num_samples)
     smooth, drop_path, augment, dropout = (
         methods[label] for label in ("label smoothing", "stochastic depth", "RandAugment", "dropout")
     )
-    plain = {**methods["squeeze-and-excitation"].off, **methods["ResNet-D"].off}
-    plain |= {
-        path: value for method in (smooth, drop_path, augment, dropout) for path, value in method.off.items()
-    }
+    architecture = (methods["squeeze-and-excitation"], methods["ResNet-D"])
+    plain = _without((*architecture, smooth, drop_path, augment, dropout))
     shallow, deep = _arch(base).blocks, _deeper(_arch(base).blocks)
     sets = {
         ("shallow", "no regularizer"): {},
-        ("shallow", "RA+LS"): {**augment.on, **smooth.on},
-        ("shallow", "RA+LS+DO"): {**augment.on, **smooth.on, **dropout.on},
+        ("shallow", "RA+LS"): _with((augment, smooth)),
+        ("shallow", "RA+LS+DO"): _with((augment, smooth, dropout)),
         ("deep", "no regularizer"): {},
-        ("deep", "RA+LS"): {**augment.on, **smooth.on},
-        ("deep", "RA+LS+SD+DO"): {**augment.on, **smooth.on, **drop_path.on, **dropout.on},
+        ("deep", "RA+LS"): _with((augment, smooth)),
+        ("deep", "RA+LS+SD+DO"): _with((augment, smooth, drop_path, dropout)),
     }
     small = base.recipe.weight_decay
     large = float(f"{small * _DECAY_OF_2015:.6g}")
@@ -118,58 +110,54 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
     )
 
 
-def _methods(base: Experiment, num_samples: int) -> list[_Method]:
-    """The methods in the order of Table 1."""
+def _methods(base: Experiment, num_samples: int) -> dict[str, Method]:
+    """The methods by name, in the order of Table 1."""
     arch, recipe = _arch(base), base.recipe
     short = float(f"{recipe.epochs * _EPOCHS_OF_2015:.4g}")
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, short)
     decay = recipe.ema_decay or fitting_decay(recipe.plan(num_samples).total_steps)
     augment = base.data.randaugment or RandAugment(magnitude=_MAGNITUDE)
     large = float(f"{recipe.weight_decay * _DECAY_OF_2015:.6g}")
-    return [
-        _method(
-            "cosine learning rate",
-            {"recipe.schedule": (Cosine(warmup_epochs=warmup), StepDecay(warmup_epochs=warmup))},
-        ),
-        _method("more epochs", {"recipe.epochs": (recipe.epochs, short)}),
-        _method(
-            "average of weights (EMA)",
-            {"recipe.ema_decay": (decay, None), "arch.norm_momentum": (1.0, 0.1)},
-        ),
-        _method(
-            "label smoothing",
-            {"task.label_smoothing": (_field(base.task, "label_smoothing") or _SMOOTHING, 0.0)},
-        ),
-        _method("stochastic depth", {"arch.drop_path": (arch.drop_path or _DROP_PATH, 0.0)}),
-        _method("RandAugment", {"data.randaugment": (augment, None)}),
-        _method("dropout", {"task.dropout": (_field(base.task, "dropout") or _DROPOUT, 0.0)}),
-        _method("smaller weight decay", {"recipe.weight_decay": (recipe.weight_decay, large)}),
-        _method("squeeze-and-excitation", {"arch.se_ratio": (arch.se_ratio or _SE_RATIO, None)}),
-        _method(
-            "ResNet-D",
-            {
-                "arch.stem": ("small", "small") if arch.stem == "small" else ("released", "2015"),
-                "arch.shortcut": ("pooled", "strided"),
-            },
-        ),
-    ]
+    # Each field with its value with and without the method.
+    fields: dict[str, dict[str, tuple[Any, Any]]] = {
+        "cosine learning rate": {
+            "recipe.schedule": (Cosine(warmup_epochs=warmup), StepDecay(warmup_epochs=warmup))
+        },
+        "more epochs": {"recipe.epochs": (recipe.epochs, short)},
+        "average of weights (EMA)": {"recipe.ema_decay": (decay, None), "arch.norm_momentum": (1.0, 0.1)},
+        "label smoothing": {
+            "task.label_smoothing": (_field(base.task, "label_smoothing") or _SMOOTHING, 0.0)
+        },
+        "stochastic depth": {"arch.drop_path": (arch.drop_path or _DROP_PATH, 0.0)},
+        "RandAugment": {"data.randaugment": (augment, None)},
+        "dropout": {"task.dropout": (_field(base.task, "dropout") or _DROPOUT, 0.0)},
+        "smaller weight decay": {"recipe.weight_decay": (recipe.weight_decay, large)},
+        "squeeze-and-excitation": {"arch.se_ratio": (arch.se_ratio or _SE_RATIO, None)},
+        "ResNet-D": {
+            "arch.stem": ("small", "small") if arch.stem == "small" else ("released", "2015"),
+            "arch.shortcut": ("pooled", "strided"),
+        },
+    }
+    return {
+        label: (
+            {path: on for path, (on, _) in values.items()},
+            {path: off for path, (_, off) in values.items()},
+        )
+        for label, values in fields.items()
+    }
 
 
-def _method(label: str, fields: Mapping[str, tuple[Any, Any]]) -> _Method:
-    """A method from its fields, each with its value on and off."""
-    return _Method(
-        label=label,
-        on={path: on for path, (on, _) in fields.items()},
-        off={path: off for path, (_, off) in fields.items()},
-    )
+def _with(methods: Iterable[Method]) -> dict[str, Any]:
+    return {path: value for on, _ in methods for path, value in on.items()}
 
 
-def _named(base: Experiment, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+def _without(methods: Iterable[Method]) -> dict[str, Any]:
+    return {path: value for _, off in methods for path, value in off.items()}
+
+
+def _that_change(base: Experiment, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
     """The trials with only those edits that change something."""
-    return tuple(
-        Trial(label=t.label, edits=_changed(base, t.edits), baseline=t.baseline, paper=t.paper)
-        for t in trials
-    )
+    return tuple(replace(trial, edits=_changed(base, trial.edits)) for trial in trials)
 
 
 def _changed(base: Experiment, edits: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,8 +166,7 @@ def _changed(base: Experiment, edits: Mapping[str, Any]) -> dict[str, Any]:
 
 def _note(base: Experiment, num_samples: int) -> str:
     """The methods that the study adds to the base, in words."""
-    whole = {path: value for method in _methods(base, num_samples) for path, value in method.on.items()}
-    added = _changed(base, whole)
+    added = _changed(base, _with(_methods(base, num_samples).values()))
     lacked = f"The row with all methods changes the base by {config.describe(added)}." if added else ""
     small = "All rows keep the stem of stride 1, so ResNet-D changes the shortcut only."
     return f"{lacked} {small if _arch(base).stem == 'small' else ''}".strip()
