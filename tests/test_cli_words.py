@@ -102,7 +102,7 @@ def test_a_grey_base_keeps_the_color_of_images_and_says_so_and_continues_the_sam
 
 def test_channels_that_the_user_sets_stay_and_the_loss_of_color_is_said(colored, capsys, monkeypatch):
     _, printed = run(capsys, monkeypatch, "fit", "resnet-rs-tiny", "data.mean=[0.5]", "--data", colored)
-    assert "note: the images have color, and the network sees them in grey" in printed
+    assert "note: the images have color, and the network sees them in gray" in printed
     assert "data.std" not in printed.partition("note:")[0]
 
 

@@ -128,7 +128,7 @@ class Blank(Shapes):
 
 
 @pytest.mark.parametrize(("num_colored", "channels"), [(0, 1), (3, 3), (100, 3)])
-def test_a_grey_base_gets_three_channels_if_some_images_have_color(num_colored, channels):
+def test_a_gray_base_gets_three_channels_if_some_images_have_color(num_colored, channels):
     small = EXPERIMENTS["resnet-rs-small"]
     images = measure_images(Blank(num_samples=100, size=28, first_color=100 - num_colored))
     adapted, changes = adapt_channels(small, images, set_by_user=frozenset())
@@ -142,10 +142,10 @@ def test_channels_that_the_user_set_stay_and_the_loss_of_color_and_resolution_is
     images = Images(side=43, has_color=True)
     assert adapt_channels(small, images, set_by_user=frozenset({"data.mean"})) == (small, ())
     color, resolution = losses(small, images)
-    assert "have color, and the network sees them in grey" in color
+    assert "have color, and the network sees them in gray" in color
     assert "have 43 pixels on their shorter side (median), and the network sees 28" in resolution
     assert not list(losses(small, Images(side=42, has_color=False)))
 
 
-def test_grey_images_leave_a_base_of_three_channels_as_it_is():
+def test_gray_images_leave_a_base_of_three_channels_as_it_is():
     assert adapt_channels(RS50, Images(side=28, has_color=False), set_by_user=frozenset()) == (RS50, ())

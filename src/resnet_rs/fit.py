@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from resnet_rs.config import as_text, edit
+from resnet_rs.config import as_text, edit, is_within
 from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.sample import Batch, Request, Unreadable
@@ -34,12 +35,12 @@ _NUM_IMAGES = 48
 _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
 _COLOR_DIFFERENCE = 8
-"""Difference of two channels, of 255, up to which a pixel is grey. Compression makes small differences."""
+"""Difference of two channels, of 255, up to which a pixel is gray. Compression makes small differences."""
 _NOTICED_RATIO = 1.5
 """Images that are larger than the network's input by more than this lose detail that is worth a note."""
 _NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
 _SECONDS_TIMED, _MAX_SECONDS_TIMED = 3.0, 20.0
-SHARE_FOR_TRAINING = 0.85
+_SHARE_FOR_TRAINING = 0.85
 """Share of a time budget that is for training. The rest is for evaluation, checkpoints and the page."""
 
 
@@ -63,7 +64,7 @@ class Images:
     side: int
     """Median of the shorter side, in pixels."""
     has_color: bool
-    """Whether any of them has a pixel that is not grey."""
+    """Whether any of them has a pixel that is not gray."""
 
 
 def fit(
@@ -80,72 +81,45 @@ def fit(
     `speed` measures the images per second of training an experiment. It is called only for a time budget. Fields
     `set_by_user` stay as they are. The `images` are measured unless given.
     """
-    if minutes is not None and _is_set("recipe.epochs", set_by_user):
+    if minutes is not None and is_within("recipe.epochs", set_by_user):
         raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
     changes: list[Change] = []
 
-    def apply(proposed: Iterable[tuple[str, Any, str]]) -> None:
+    def apply(path: str, after: Any, reason: str) -> None:
         nonlocal experiment
-        for path, after, reason in proposed:
-            before = _field(experiment, path)
-            if before != after and not _is_set(path, set_by_user):
-                experiment = edit(experiment, {path: after})
-                changes.append(Change(path=path, before=before, after=after, reason=reason))
+        change = Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reason)
+        if change.before != after and not is_within(path, set_by_user):
+            experiment = edit(experiment, {path: after})
+            changes.append(change)
 
+    num_samples = len(source)
     images = images or measure_images(source, channels=experiment.data.channels)
-    is_size_set = _is_set("data.size", set_by_user)
+    is_size_set = is_within("data.size", set_by_user)
     side = experiment.data.size if is_size_set else images.side
-    apply(_to_images(experiment, side, is_size_set=is_size_set))
-    apply(_to_number(experiment, len(source)))
-    if minutes is not None:
-        apply(_to_budget(experiment, len(source), minutes=minutes, rate=speed(experiment)))
-    apply(_to_length(experiment, len(source)))
-    return experiment, changes
-
-
-def _to_images(experiment: Experiment, side: int, *, is_size_set: bool) -> Iterator[tuple[str, Any, str]]:
-    """Edits for images of `side` pixels, if they are smaller than the experiment's size or the user set the size."""
     if side < experiment.data.size or is_size_set:
         if side <= SMALL_IMAGE and getattr(experiment.arch, "stem", "small") != "small":
-            yield (
-                "arch.stem",
-                "small",
-                f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}",
-            )
-        yield (
-            "data.size",
-            max(SMALLEST_SIZE, side),
-            f"the images have {side} pixels on their shorter side (median)",
-        )
-
-
-def _to_number(experiment: Experiment, num_samples: int) -> Iterator[tuple[str, Any, str]]:
-    """Edits for `num_samples` training images."""
+            left = f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}"
+            apply("arch.stem", "small", left)
+        size = f"the images have {side} pixels on their shorter side (median)"
+        apply("data.size", max(SMALLEST_SIZE, side), size)
     batch_size = min(experiment.recipe.batch_size, fitting_batch_size(num_samples))
-    reason = f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows"
-    yield "recipe.batch_size", batch_size, reason
-
-
-def _to_budget(
-    experiment: Experiment, num_samples: int, *, minutes: float, rate: float
-) -> Iterator[tuple[str, Any, str]]:
-    """Edits for a time budget at `rate` images per second."""
-    recipe = experiment.recipe
-    affordable = 60 * minutes * SHARE_FOR_TRAINING * rate / num_samples
-    epochs = min(recipe.epochs, float(f"{affordable:.3g}"))
-    warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
-    # The warm-up comes first, because it must never be longer than the run.
-    yield "recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run"
-    yield "recipe.epochs", epochs, f"{minutes:g} minutes at {rate:.3g} images per second, as measured here"
-
-
-def _to_length(experiment: Experiment, num_samples: int) -> Iterator[tuple[str, Any, str]]:
-    """Edits for the number of updates, which follows from the other edits."""
-    decay = experiment.recipe.ema_decay
-    steps = experiment.recipe.plan(num_samples).total_steps
+    updates = (
+        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows"
+    )
+    apply("recipe.batch_size", batch_size, updates)
+    if minutes is not None:
+        rate, recipe = speed(experiment), experiment.recipe
+        epochs = min(recipe.epochs, affordable_epochs(minutes, num_samples, rate=rate))
+        warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
+        # The warm-up comes first, because it must never be longer than the run.
+        apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
+        budget = f"{minutes:g} minutes at {rate:.3g} images per second, as measured here"
+        apply("recipe.epochs", epochs, budget)
+    decay, steps = experiment.recipe.ema_decay, experiment.recipe.plan(num_samples).total_steps
     if decay is not None:
-        reason = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
-        yield "recipe.ema_decay", min(decay, fitting_decay(steps)), reason
+        reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
+        apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
+    return experiment, changes
 
 
 def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
@@ -156,20 +130,27 @@ def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
             f"recipe.batch_size={recipe.batch_size} is more than the {num_samples} training samples. "
             f"Set recipe.batch_size={fitting_batch_size(num_samples)}, or let `--fit` adapt the recipe."
         )
-    plan = recipe.plan(num_samples)
-    if recipe.ema_decay is not None:
-        half_life = half_life_steps(recipe.ema_decay)
-        if half_life > plan.total_steps:
-            steps = plan.total_steps
-            raise ValueError(
-                f"recipe.ema_decay={recipe.ema_decay} has a half-life of {half_life:,.0f} updates, longer than the run "
-                f"of {steps:,}. Set recipe.ema_decay={fitting_decay(steps)}, or let `--fit` adapt the recipe."
-            )
+    steps = recipe.plan(num_samples).total_steps
+    if recipe.ema_decay is not None and (half_life := half_life_steps(recipe.ema_decay)) > steps:
+        raise ValueError(
+            f"recipe.ema_decay={recipe.ema_decay} has a half-life of {half_life:,.0f} updates, longer than the run "
+            f"of {steps:,}. Set recipe.ema_decay={fitting_decay(steps)}, or let `--fit` adapt the recipe."
+        )
 
 
 def half_life_steps(decay: float) -> float:
     """Updates after which a weight counts half in the EMA weights."""
     return math.log(0.5) / math.log(decay)
+
+
+def affordable_epochs(minutes: float, num_samples: int, *, rate: float) -> float:
+    """Passes over `num_samples` images that fit into `minutes`, when training reads `rate` images per second."""
+    return float(f"{60 * minutes * _SHARE_FOR_TRAINING * rate / num_samples:.3g}")
+
+
+def needed_minutes(epochs: float, num_samples: int, *, rate: float) -> float:
+    """The inverse of `affordable_epochs`."""
+    return epochs * num_samples / rate / _SHARE_FOR_TRAINING / 60
 
 
 def fitting_warmup(warmup_epochs: float, epochs: float) -> float:
@@ -209,11 +190,6 @@ def measure_images(source: Source, *, channels: int = 3) -> Images:
     return Images(side=int(median(sides)), has_color=has_color)
 
 
-def image_side(source: Source, *, channels: int) -> int:
-    """Median of the shorter side, in pixels, of up to 48 images of `source`."""
-    return measure_images(source, channels=channels).side
-
-
 CHANNEL_FIELDS: tuple[str, ...] = ("data.mean", "data.std")
 
 
@@ -224,23 +200,23 @@ def adapt_channels(
 
     The normalization is then ImageNet's. A user who sets `data.mean` or `data.std` decides alone.
     """
-    user_decides = any(_is_set(path, set_by_user) for path in CHANNEL_FIELDS)
+    user_decides = any(is_within(path, set_by_user) for path in CHANNEL_FIELDS)
     if user_decides or not images.has_color or experiment.data.channels != 1:
         return experiment, ()
-    edits: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
+    color: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
     reason = "the images have color, so the network gets three channels with ImageNet's mean and std"
     changes = (
-        Change(path=path, before=_field(experiment, path), after=after, reason=reason)
-        for path, after in edits.items()
+        Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reason)
+        for path, after in color.items()
     )
-    return edit(experiment, edits), tuple(changes)
+    return edit(experiment, color), tuple(changes)
 
 
 def losses(experiment: Experiment, images: Images) -> Iterator[str]:
     """A sentence for each property of the images that the network does not see: color, resolution."""
     if images.has_color and experiment.data.channels == 1:
         yield (
-            "the images have color, and the network sees them in grey, as data.mean and data.std of one value say. "
+            "the images have color, and the network sees them in gray, as data.mean and data.std of one value say. "
             "Give both three values to keep the color."
         )
     size = experiment.data.size
@@ -288,15 +264,3 @@ def measure_speed(
 
 def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:
     return int(np.ptp(image.astype(np.int16), axis=-1).max()) > _COLOR_DIFFERENCE
-
-
-def _is_set(path: str, set_by_user: frozenset[str]) -> bool:
-    """Whether the user set the field at `path` or the dataclass that contains it."""
-    return any(path == name or path.startswith(f"{name}.") for name in set_by_user)
-
-
-def _field(experiment: Experiment, path: str) -> Any:
-    value: Any = experiment
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value

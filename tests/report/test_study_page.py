@@ -182,7 +182,7 @@ def test_units_fit_the_value():
         "120 min",
         "3 h",
     ]
-    assert [macs_text(macs) for macs in (3.2e6, 2.284e9)] == [
+    assert [macs_text(macs) for macs in (3_200_000, 2_284_000_000)] == [
         "3.2 million multiply-adds",
         "2.28 billion multiply-adds",
     ]

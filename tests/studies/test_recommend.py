@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from resnet_rs import config, verbs, zoo
+from resnet_rs.data.shapes import Shapes
 from resnet_rs.deploy.bench import Timing
 from resnet_rs.fit import refuse_unfit
 from resnet_rs.studies import recommend as recommending
@@ -99,10 +100,24 @@ def test_train_takes_the_edits(epochs):
     assert config.edit(zoo.experiment(BASE), typed) == experiment
 
 
+def test_the_time_of_training_is_measured_on_the_images_as_fit_measures_it(monkeypatch):
+    """`tests/test_fit.py` shows that this measurement counts the time to read them."""
+    source = Shapes(num_samples=100, size=16)
+
+    def measure_speed(experiment, measured, **_):
+        assert measured is source and experiment.task.num_classes == len(source.classes)
+        return 50.0
+
+    monkeypatch.setattr(recommending, "measure_speed", measure_speed)
+    found = recommend(Constraints(num_images=100, source=source, side=16, epochs=10.0, latency_ms=1.0))
+    assert found.chosen.minutes == pytest.approx(10 * 100 / 50 / 0.85 / 60)
+    assert "measured on these images" in found.reasons[3]
+
+
 def test_advice_is_json():
     plain = to_plain(recommend(CONSTRAINTS))
     assert plain["chosen"]["edits"]["recipe.epochs"] == 200
-    assert len(plain["reasons"]) == 3
+    assert len(plain["reasons"]) == 4 and "measured on noise" in plain["reasons"][3]
 
 
 @pytest.mark.parametrize(

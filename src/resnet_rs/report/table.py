@@ -94,7 +94,7 @@ def duration_text(minutes: float) -> str:
     return f"{minutes:.3g} min" if minutes <= 120 else f"{minutes / 60:,.3g} h"
 
 
-def macs_text(macs: float) -> str:
+def macs_text(macs: int) -> str:
     """A number of multiply-adds in millions below a billion, else in billions."""
     scale, unit = (1e6, "million") if macs < 1e9 else (1e9, "billion")
     return f"{macs / scale:,.3g} {unit} multiply-adds"

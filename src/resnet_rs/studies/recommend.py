@@ -4,7 +4,9 @@
    width; in short training width gains more, so width grows first (paper, section 6.1). A time budget counts as long
    training if a network of 26 layers at full width can be trained for 100 epochs in it.
 2. Size grows slowly: with the depth, as in the ResNet-RS family, and never beyond the size of the images.
-3. The largest candidate within all limits is chosen. Its cost is measured here.
+3. The largest candidate within all limits is chosen. Its cost is measured here: the speed of training on the images
+   themselves, read as `train` reads them without workers. Where there are no images yet, it is measured on noise in
+   memory, so the time to read images comes on top. Latency and memory are measured on noise.
 
 Source: paper, section 6; the candidates between the published ones, and the order of the steps, are ours.
 """
@@ -12,25 +14,30 @@ Source: paper, section 6; the candidates between the published ones, and the ord
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from resnet_rs import config, zoo
 from resnet_rs.data import dataset
 from resnet_rs.data.pipeline import SMALLEST_SIZE
-from resnet_rs.deploy.bench import Protocol, Timing, bench
+from resnet_rs.data.source import Source
+from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.fit import (
-    SHARE_FOR_TRAINING,
     SMALL_IMAGE,
+    affordable_epochs,
     fitting_batch_size,
     fitting_decay,
     fitting_warmup,
-    image_side,
+    measure_images,
+    measure_speed,
+    needed_minutes,
 )
 from resnet_rs.models.resnet import BLOCKS
-from resnet_rs.report.table import duration_text
+from resnet_rs.report.table import duration_text, macs_text
+from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 
@@ -57,6 +64,8 @@ class Constraints:
 
     num_images: int
     """Training images."""
+    source: Source | None = None
+    """The training images themselves, if they exist: speed is measured on them."""
     side: int | None = None
     """Pixels on the shorter side of the images, if known; the size does not exceed it."""
     epochs: float | None = None
@@ -88,7 +97,7 @@ class Candidate:
     """From `resnet-rs-50-i160`, as `train` takes them."""
     macs: int
     seconds_per_image: float
-    """In training, forward and backward."""
+    """In training."""
     latency_ms: float
     """Of one image in inference, median."""
     memory_gib: float | None
@@ -111,57 +120,43 @@ class Recommendation:
 
 def recommend(constraints: Constraints) -> Recommendation:
     """The configuration for `constraints`. Raises `ValueError` if even the smallest one exceeds the limits."""
-    long = _Candidates(constraints, is_long=True)
-    # A time budget is long if the reference network can be trained for long in it.
-    epochs = long.at(_SMALLEST.index(_REFERENCE)).epochs if constraints.epochs is None else constraints.epochs
-    candidates = long if epochs >= LONG else _Candidates(constraints, is_long=False)
-    if candidates.at(0).broken:
+    epochs = constraints.epochs
+    if epochs is None:
+        # A time budget is long if the reference network can be trained for long in it.
+        reference = _steps(constraints, is_long=True)[_SMALLEST.index(_REFERENCE)]
+        epochs = _measured(reference, constraints, is_long=True).epochs
+    is_long = epochs >= LONG
+    steps = _steps(constraints, is_long=is_long)
+
+    @cache
+    def at(i: int) -> Candidate:
+        return _measured(steps[i], constraints, is_long=is_long)
+
+    def find(i: int) -> Candidate | None:
+        with suppress(_Unmeasurable):
+            return at(i) if 0 <= i < len(steps) else None
+        return None
+
+    if at(0).broken:
         cure = "Give more time" if constraints.minutes is not None else "Raise them"
-        raise ValueError(
-            f"even the smallest network exceeds the limits: {'; '.join(candidates.at(0).broken)}. {cure}."
-        )
-    return _highest(candidates)
+        raise ValueError(f"even the smallest network exceeds the limits: {'; '.join(at(0).broken)}. {cure}.")
+
+    # Bisection: cost grows along the candidates, and the first is within the limits.
+    low, high = 0, len(steps)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = find(middle)
+        low, high = (middle, high) if found is not None and not found.broken else (low, middle)
+    return Recommendation(
+        chosen=at(low),
+        smaller=find(low - 1),
+        larger=find(low + 1),
+        reasons=tuple(_reasons(constraints, at(low), is_long=is_long)),
+    )
 
 
 class _Unmeasurable(ValueError):
     """A network that cannot be measured here, for example for lack of memory."""
-
-
-class _Candidates:
-    """Candidates by cost, each measured at its first use."""
-
-    def __init__(self, constraints: Constraints, *, is_long: bool) -> None:
-        self.constraints = constraints
-        self.is_long = is_long
-        self.steps = _steps(constraints, is_long=is_long)
-        self._measured: dict[int, Candidate] = {}
-
-    def find(self, i: int) -> Candidate | None:
-        """The candidate on step `i`; None beyond the ends, and where it cannot be measured."""
-        with suppress(_Unmeasurable):
-            return self.at(i) if 0 <= i < len(self.steps) else None
-        return None
-
-    def at(self, i: int) -> Candidate:
-        """The candidate on step `i`."""
-        if i not in self._measured:
-            self._measured[i] = _measured(self.steps[i], self.constraints, is_long=self.is_long)
-        return self._measured[i]
-
-
-def _highest(candidates: _Candidates) -> Recommendation:
-    """The last candidate within the limits, by bisection; cost grows along the candidates, and the first is within."""
-    low, high = 0, len(candidates.steps)
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = candidates.find(middle)
-        low, high = (middle, high) if found is not None and not found.broken else (low, middle)
-    return Recommendation(
-        chosen=candidates.at(low),
-        smaller=candidates.find(low - 1),
-        larger=candidates.find(low + 1),
-        reasons=tuple(_reasons(candidates, candidates.at(low))),
-    )
 
 
 def _steps(constraints: Constraints, *, is_long: bool) -> list[Experiment]:
@@ -169,23 +164,20 @@ def _steps(constraints: Constraints, *, is_long: bool) -> list[Experiment]:
     base = zoo.experiment(BASE)
     deeper = [(depth, 1.0) for depth in _DEPTHS]
     wider = [(26, 1.5), (26, 2.0), (50, 2.0), (50, 3.0)]
-    steps = [*_SMALLEST, *(deeper if is_long else wider)]
     found: list[Experiment] = []
-    for depth, width in steps:
-        size = (
-            _SIZES[depth]
-            if constraints.side is None
-            else min(_SIZES[depth], max(SMALLEST_SIZE, constraints.side))
-        )
+    for depth, width in (*_SMALLEST, *(deeper if is_long else wider)):
+        size = _SIZES[depth]
+        if constraints.side is not None:
+            size = min(size, max(SMALLEST_SIZE, constraints.side))
         edits: dict[str, Any] = {
             "arch.blocks": BLOCKS[depth],
             "arch.width": width,
+            "arch.drop_path": 0.1 if depth >= 200 else 0.0,
             "data.size": size,
+            "recipe.batch_size": min(4096, fitting_batch_size(constraints.num_images)),
         }
         if size <= SMALL_IMAGE:
             edits["arch.stem"] = "small"  # as in `fit`: a stem of stride 4 leaves too few pixels
-        edits["arch.drop_path"] = 0.1 if depth >= 200 else 0.0
-        edits["recipe.batch_size"] = min(4096, fitting_batch_size(constraints.num_images))
         if not is_long:
             # As in the short runs of the scaling study: flips and crops only (appendix E).
             edits |= {"data.randaugment": None, "task.label_smoothing": 0.0, "task.dropout": 0.0}
@@ -194,35 +186,36 @@ def _steps(constraints: Constraints, *, is_long: bool) -> list[Experiment]:
 
 
 def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool) -> Candidate:
-    macs = experiment.count_cost().macs
+    num_images, macs = constraints.num_images, experiment.count_cost().macs
     # A small network shows its speed only with a large batch, which would take long with a large network.
     batch_size = max(8, min(64, 2 ** int(math.log2(_MACS_OF_A_STEP / macs))))
-    few, many = (_trained(experiment, size, constraints) for size in (batch_size // 4, batch_size))
-    inferred = _timing(
-        experiment, Protocol(mode="infer", batch_size=1, num_repeats=5, device=constraints.device)
+    few, many = (
+        _timing(experiment, constraints, mode="train", batch_size=size, num_repeats=2)
+        for size in (batch_size // 4, batch_size)
     )
-    seconds = (many.latency_ms or 0.0) / 1000 / many.batch_size
-    if constraints.epochs is not None:
-        epochs = constraints.epochs
-    else:
-        affordable = (
-            60 * (constraints.minutes or 0.0) * SHARE_FOR_TRAINING / (seconds * constraints.num_images)
+    inferred = _timing(experiment, constraints, mode="infer", batch_size=1, num_repeats=5)
+    rate = 1000 * many.batch_size / (many.latency_ms or math.inf)
+    if constraints.source is not None:
+        device = Device.choose(constraints.device)
+        with_classes = experiment.with_classes(constraints.source.classes)
+        rate = measure_speed(
+            with_classes, constraints.source, device=device, micro_batch=batch_size, workers=0
         )
-        epochs = float(f"{min(350.0 if is_long else LONG - 1, affordable):.3g}")
+    epochs = constraints.epochs
+    if epochs is None:
+        affordable = affordable_epochs(constraints.minutes or 0.0, num_images, rate=rate)
+        epochs = min(350.0 if is_long else LONG - 1, affordable)
     memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
     return Candidate(
-        edits=config.diff(zoo.experiment(BASE), _of_length(experiment, epochs, constraints.num_images)),
+        edits=config.diff(zoo.experiment(BASE), _of_length(experiment, epochs, num_images)),
         macs=macs,
-        seconds_per_image=seconds,
+        seconds_per_image=1 / rate,
         latency_ms=latency,
         memory_gib=memory,
         epochs=epochs,
-        minutes=epochs * constraints.num_images * seconds / SHARE_FOR_TRAINING / 60,
-        broken=(
-            *_too_few(constraints, epochs, fewest=LONG if is_long else _FEWEST_SHORT),
-            *_broken(constraints, latency_ms=latency, memory_gib=memory),
-        ),
+        minutes=needed_minutes(epochs, num_images, rate=rate),
+        broken=tuple(_broken(constraints, epochs, latency, memory, is_long=is_long)),
     )
 
 
@@ -234,11 +227,6 @@ def _of_length(experiment: Experiment, epochs: float, num_images: int) -> Experi
     return config.edit(shorter, {"recipe.ema_decay": min(shorter.recipe.ema_decay or 1.0, decay)})
 
 
-def _trained(experiment: Experiment, batch_size: int, constraints: Constraints) -> Timing:
-    protocol = Protocol(mode="train", batch_size=batch_size, num_repeats=2, device=constraints.device)
-    return _timing(experiment, protocol)
-
-
 def _memory_gib(few: Timing, many: Timing, *, batch_size: int) -> float | None:
     """Peak of a training step with `batch_size` images at once: extrapolated linearly from two measurements."""
     if few.peak_memory_mib is None or many.peak_memory_mib is None:
@@ -247,48 +235,56 @@ def _memory_gib(few: Timing, many: Timing, *, batch_size: int) -> float | None:
     return (many.peak_memory_mib + max(0.0, of_one) * (batch_size - many.batch_size)) / 1024
 
 
-def _timing(experiment: Experiment, protocol: Protocol) -> Timing:
+def _timing(
+    experiment: Experiment, constraints: Constraints, *, mode: Mode, batch_size: int, num_repeats: int
+) -> Timing:
+    protocol = Protocol(mode=mode, batch_size=batch_size, num_repeats=num_repeats, device=constraints.device)
     timing = next(bench({BASE: experiment}, protocol))
     if timing.error is not None:
         raise _Unmeasurable(
-            f"a network of {timing.macs:,} multiply-adds could not be measured: {timing.error.rstrip('.')}."
+            f"a network of {macs_text(timing.macs)} could not be measured: {timing.error.rstrip('.')}."
         )
     return timing
 
 
-def _too_few(constraints: Constraints, epochs: float, *, fewest: float) -> Iterator[str]:
+def _broken(
+    constraints: Constraints, epochs: float, latency_ms: float, memory_gib: float | None, *, is_long: bool
+) -> Iterator[str]:
+    """The limits that a candidate exceeds, in words."""
+    fewest = LONG if is_long else _FEWEST_SHORT
     if constraints.minutes is not None and epochs < fewest:
         yield (
             f"{constraints.minutes:g} minutes allow {epochs:.3g} epochs only; with fewer than {fewest:g} a network of "
             "this size stays half trained"
         )
-
-
-def _broken(constraints: Constraints, *, latency_ms: float, memory_gib: float | None) -> Iterator[str]:
     if constraints.latency_ms is not None and latency_ms > constraints.latency_ms:
         yield f"inference of an image takes {latency_ms:.3g} ms, {constraints.latency_ms:g} are allowed"
     if constraints.memory_gib is not None and memory_gib is not None and memory_gib > constraints.memory_gib:
         yield f"a training step takes {memory_gib:.3g} GiB, {constraints.memory_gib:g} are allowed"
 
 
-def _reasons(candidates: _Candidates, chosen: Candidate) -> Sequence[str]:
-    constraints = candidates.constraints
-    if candidates.is_long:
-        shape = (
+def _reasons(constraints: Constraints, chosen: Candidate, *, is_long: bool) -> Iterator[str]:
+    if is_long:
+        yield (
             f"{chosen.epochs:.3g} epochs over {constraints.num_images:,} images: long training can overfit, so depth "
             "grows before width (rule 1)"
         )
     else:
-        shape = f"{chosen.epochs:.3g} epochs are short training, where width gains more than depth (rule 1)"
-    if not candidates.is_long:
-        shape += "; the regularizers of long training are left out, as in the paper's short runs"
-    size = "size grows slowly with the depth, as in the released family (rule 2)"
-    if constraints.side is not None:
-        size += f", and not beyond the {constraints.side} pixels of the images"
-    limits = "it is the largest candidate within all limits, as measured here"
-    if constraints.memory_gib is not None and chosen.memory_gib is None:
-        limits = f"{limits}, except memory, which cannot be measured on this device"
-    return (shape, size, limits)
+        yield (
+            f"{chosen.epochs:.3g} epochs are short training, where width gains more than depth (rule 1); the "
+            "regularizers of long training are left out, as in the paper's short runs"
+        )
+    side = "" if constraints.side is None else f", and not beyond the {constraints.side} pixels of the images"
+    yield f"size grows slowly with the depth, as in the released family (rule 2){side}"
+    no_memory = constraints.memory_gib is not None and chosen.memory_gib is None
+    yield "it is the largest candidate within all limits, as measured here" + (
+        ", except memory, which cannot be measured on this device" if no_memory else ""
+    )
+    yield (
+        "the time of training is measured on noise in memory, without the time to read images"
+        if constraints.source is None
+        else "the time of training is measured on these images, read without workers; --workers may make it shorter"
+    )
 
 
 def constraints_for(data: str | None, *, num_images: int | None, **limits: Any) -> Constraints:  # noqa: ANN401 - the fields of `Constraints`
@@ -298,7 +294,7 @@ def constraints_for(data: str | None, *, num_images: int | None, **limits: Any) 
     if data is None:
         return Constraints(num_images=num_images or 0, **limits)
     source = dataset.find(data).open().train
-    return Constraints(num_images=len(source), side=image_side(source, channels=3), **limits)
+    return Constraints(num_images=len(source), source=source, side=measure_images(source).side, **limits)
 
 
 def outline(candidate: Candidate) -> str:
@@ -308,7 +304,7 @@ def outline(candidate: Candidate) -> str:
     limits = f"; {'; '.join(candidate.broken)}" if candidate.broken else ""
     return (
         f"blocks {list(arch or BLOCKS[50])}, width {candidate.edits.get('arch.width', 1.0):g}, {size or 160} px, "
-        f"{candidate.macs / 1e9:.3g} GMAC: {duration_text(candidate.minutes)} for {candidate.epochs:.3g} epochs, "
+        f"{macs_text(candidate.macs)}: {duration_text(candidate.minutes)} for {candidate.epochs:.3g} epochs, "
         f"{candidate.latency_ms:.3g} ms for inference of an image{memory}{limits}"
     )
 
