@@ -7,12 +7,12 @@ import pytest
 
 from resnet_rs.report.comparison import Verdict
 from resnet_rs.report.score import PerSample, ScoreName
-from resnet_rs.studies import methods_report, scaling_report, summary
+from resnet_rs.studies import scaling_report, summary
 from resnet_rs.studies.claim import judge
 from resnet_rs.studies.record import Context, Record, Result
 from resnet_rs.studies.reports import is_study, report
 from resnet_rs.studies.study import Study, Trial
-from resnet_rs.studies.training_methods import training_methods, weight_decay
+from resnet_rs.studies.training_methods import additive_claims, decay_claims, training_methods, weight_decay
 from resnet_rs.zoo import experiment
 
 NUM_TEST = 500
@@ -102,7 +102,7 @@ def test_the_claims_of_table_1_are_judged():
     labels = TABLE_1
     trials = [Trial(label=label, edits={}) for label in labels]
     top1 = dict(zip(labels, [0.5, 0.5, 0.45, 0.5, 0.55, 0.55, 0.6, 0.6, 0.65, 0.65, 0.65], strict=True))
-    statements = judge(methods_report.additive_claims(made(trials, top1, name="training-methods")), SCORE)
+    statements = judge(additive_claims(made(trials, top1, name="training-methods")), SCORE)
     assert [s.finding for s in statements] == ["seen", "not significant", "seen"]
     assert statements[0].figure.startswith("+1") and "seeds: 3" in statements[0].figure
 
@@ -113,7 +113,7 @@ def test_what_one_seed_shows_is_not_taken_for_seen():
     top1 = dict(zip(labels, [0.5, 0.5, 0.8, *[0.9] * 8], strict=True))
     record = made(trials, top1, name="training-methods")
     record = replace(record, results=tuple(r for r in record.results if r.seed == 0))
-    findings = [s.finding for s in judge(methods_report.additive_claims(record), SCORE)]
+    findings = [s.finding for s in judge(additive_claims(record), SCORE)]
     assert findings == ["seen (one seed)", "not significant", "not seen (one seed)"]
 
 
@@ -121,7 +121,7 @@ def test_a_claim_whose_opposite_is_seen_is_not_seen():
     labels = TABLE_1
     trials = [Trial(label=label, edits={}) for label in labels]
     top1 = dict(zip(labels, [0.6, 0.5, 0.7, *[0.5] * 8], strict=True))
-    statements = judge(methods_report.additive_claims(made(trials, top1)), SCORE)
+    statements = judge(additive_claims(made(trials, top1)), SCORE)
     assert [s.finding for s in statements] == ["not seen", "not significant", "not seen"]
     assert "the opposite" in statements[0].figure
 
@@ -137,7 +137,7 @@ def table_2(*, left_out=()):
 
 
 def test_the_claim_of_table_2_is_judged():
-    statements = judge(methods_report.decay_claims(table_2()), SCORE)
+    statements = judge(decay_claims(table_2()), SCORE)
     assert [s.finding for s in statements] == ["seen", "not significant"]
 
 
@@ -145,10 +145,10 @@ def test_a_claim_is_judged_by_its_own_rows_although_others_are_left_out():
     """A limit of cost or time leaves rows out."""
     shown = {"baseline of 2015": 0.5, "+ smaller weight decay": 0.7}
     record = made([Trial(label=label, edits={}) for label in shown], shown, name="training-methods")
-    statements = judge(methods_report.additive_claims(record), SCORE)
+    statements = judge(additive_claims(record), SCORE)
     assert [s.finding for s in statements] == ["seen", "not tried", "not tried"]
     without = [label for label in TABLE_2 if label.startswith("deep") or ", RA+LS, " in label]
-    statements = judge(methods_report.decay_claims(table_2(left_out=without)), SCORE)
+    statements = judge(decay_claims(table_2(left_out=without)), SCORE)
     assert [s.finding for s in statements] == ["seen", "not tried"]
 
 
@@ -238,7 +238,7 @@ def test_more_epochs_that_help_have_a_positive_figure_beside_the_claim_that_they
     labels = TABLE_1
     top1 = dict(zip(labels, [0.5, 0.5, 0.8, *[0.8] * 8], strict=True))
     record = made([Trial(label=label, edits={}) for label in labels], top1)
-    hurts = judge(methods_report.additive_claims(record), SCORE)[2]
+    hurts = judge(additive_claims(record), SCORE)[2]
     assert hurts.finding == "not seen" and hurts.figure.startswith("+3")
 
 
@@ -254,7 +254,7 @@ def test_a_lower_error_is_better_in_every_verdict_and_the_best_trial(monkeypatch
     top1 = dict(zip(rows, [0.7, 0.5, 0.5, *[0.5] * 6, 0.5, 0.5], strict=True))
     record = made([Trial(label=row, edits={}) for row in rows], top1)
     record = replace(record, context=replace(CONTEXT, score=ERROR))
-    assert judge(methods_report.additive_claims(record), ERROR)[0].finding == "seen"
+    assert judge(additive_claims(record), ERROR)[0].finding == "seen"
 
 
 def test_trials_without_per_sample_values_are_compared_by_their_scores():

@@ -5,7 +5,7 @@ The title and the heading name base and data, so that a small-scale number canno
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,13 @@ def render_study_page(page: StudyPage) -> str:
         charts=charts,
         tables=[(table, _columns(table)) for table in page.tables],
         text=tables,
+    )
+
+
+def statements_table(statements: Iterable[Statement], *, figure: str = "figure") -> str:
+    """Claims and findings as a table of Markdown."""
+    return tables.markdown_table(
+        [{"claim": s.claim, "finding": s.finding, figure: s.figure} for s in statements]
     )
 
 

@@ -5,7 +5,7 @@ A title names the base and the data, so that no small-scale number can pass for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from resnet_rs.report.comparison import Difference, Mean, Verdict
@@ -51,15 +51,16 @@ class Table:
     def markdown(self) -> str:
         """As Markdown, without the columns that are empty in every row."""
         rows = [_cells(row, self.score) for row in self.rows]
-        names = list(rows[0]) if rows else []
-        kept = [n for i, n in enumerate(names) if i < _NUM_ALWAYS_SHOWN or any(row[n] for row in rows)]
-        shown = markdown_table(kept, [[row[name] for name in kept] for row in rows])
-        return f"**{self.title}**\n\n{shown}"
+        shown = {name for row in rows for i, name in enumerate(row) if row[name] or i < _NUM_ALWAYS_SHOWN}
+        rows = [{name: cell for name, cell in row.items() if name in shown} for row in rows]
+        return f"**{self.title}**\n\n{markdown_table(rows)}"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a table of Markdown."""
-    return "\n".join(_line(cells) for cells in (head, ["---"] * len(head), *rows))
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as a table of Markdown. Each holds its cells by the names of their columns."""
+    head = list(rows[0]) if rows else []
+    lines = [head, ["---"] * len(head), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in lines)
 
 
 def interval_text(text: Callable[[float | None], str], found: Mean | Difference | Number) -> str:
@@ -118,6 +119,5 @@ def _cells(row: Row, score: ScoreName) -> dict[str, str]:
     }
 
 
-def _line(cells: Sequence[str]) -> str:
-    escaped = [" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells]
-    return f"| {' | '.join(escaped)} |"
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

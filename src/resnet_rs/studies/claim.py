@@ -25,9 +25,8 @@ class Claim:
     """A sentence about the difference `new - old`; the sign of the figure follows the sentence."""
 
     text: str
-    new: Values | None
-    """Values in which higher is better, [S, N]; None where a run is missing."""
-    old: Values | None
+    pair: tuple[Values, Values] | None
+    """`new` and `old`, in values of which higher is better, [S, N]; None where a run is missing."""
     expects: Literal["gain", "loss"] = "gain"
     """The sign that the sentence predicts."""
     per: str = ""
@@ -45,15 +44,11 @@ def oriented(record: Record, label: str, seeds: Sequence[int]) -> Float[np.ndarr
 
 def judge(claims: Sequence[Claim], score: ScoreName) -> tuple[Statement, ...]:
     """What was found of each claim, corrected for the number of claims."""
-    pairs = {
-        i: (claim.new, claim.old)
-        for i, claim in enumerate(claims)
-        if claim.new is not None and claim.old is not None
-    }
+    pairs = {i: claim.pair for i, claim in enumerate(claims) if claim.pair is not None}
     found: dict[int, Difference] = {}
     for per in {claim.per for claim in claims}:
-        chosen = {i: pair for i, pair in pairs.items() if claims[i].per == per}
-        found |= zip(chosen, compare(list(chosen.values()), num_comparisons=len(pairs)), strict=True)
+        alike = {i: pair for i, pair in pairs.items() if claims[i].per == per}
+        found |= zip(alike, compare(list(alike.values()), num_comparisons=len(pairs)), strict=True)
     return tuple(
         _statement(claim, found[i], score)
         if i in found

@@ -47,7 +47,7 @@ def compare_runs(old: Path, new: Path) -> str:
     return "\n\n".join(
         [
             f"From {old} to {new}: {edits}{data}{seeds}.",
-            markdown_table(("", str(old), str(new)), _rows(before, after)),
+            markdown_table(_rows(before, after)),
             _verdict(before, after),
         ]
     )
@@ -85,14 +85,18 @@ def _refuse_other_scores(before: _Run, after: _Run) -> None:
         )
 
 
-def _rows(before: _Run, after: _Run) -> list[tuple[str, str, str]]:
+def _rows(before: _Run, after: _Run) -> list[dict[str, str]]:
     """A row per number of the task."""
-    old, new = (
-        {number.name.title: _cell(number) for number in run.experiment.task.numbers(run.scores)}
+    numbers = {
+        run.folder: {n.name.title: _cell(n) for n in run.experiment.task.numbers(run.scores)}
         for run in (before, after)
-    )
-    cells = [(title, old.get(title, ""), new.get(title, "")) for title in {**old, **new}]
-    return [row for row in cells if any(row[1:])]
+    }
+    rows: list[dict[str, str]] = []
+    for title in dict.fromkeys(title for cells in numbers.values() for title in cells):
+        cells = {str(folder): found.get(title, "") for folder, found in numbers.items()}
+        if any(cells.values()):
+            rows.append({"": title, **cells})
+    return rows
 
 
 def _cell(number: Number) -> str:

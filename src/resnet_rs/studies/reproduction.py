@@ -124,11 +124,9 @@ def _read(path: Path, digest: str, computed: str) -> Score:
 def table(scores: Iterable[Score]) -> str:
     """Scores as a table of Markdown."""
     found = list(scores)
-    if not found:
-        return markdown_table(("network", "protocol", "published", "evaluated by others", "images"), [])
-    rows = [_cells(score) for score in found]
-    shown = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
-    shown += f"\n\nComputed on {found[0].computed}."
+    shown = markdown_table([_cells(score) for score in found])
+    if found:
+        shown += f"\n\nComputed on {found[0].computed}."
     if any(score.count != _NUM_VALIDATION for score in found):
         shown += f"\n\nThe published figures belong to all {_NUM_VALIDATION:,} images of ImageNet's validation set."
     return shown

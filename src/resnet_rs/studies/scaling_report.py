@@ -189,13 +189,12 @@ def _claim(
     expects: Literal["gain", "loss"] = "gain",
 ) -> Claim:
     """That the steps `new` gain more than the steps `old` per doubling of a cost."""
-    gains = [_gain_per_doubling(record, steps, per) for steps in (new, old)]
-    per = f"doubling of {per}"
-    known = [gain for gain in gains if gain is not None]
-    if len(known) < 2:
-        return Claim(text=text, new=None, old=None, per=per)
-    (more, limit), (less, other_limit) = known
-    return Claim(text=text, new=more, old=less, per=per, expects=expects, limit=limit + other_limit)
+    gains = [gain for steps in (new, old) if (gain := _gain_per_doubling(record, steps, per)) is not None]
+    pair, limit = None, 1.0
+    if len(gains) == 2:
+        (more, most_more), (less, most_less) = gains
+        pair, limit = (more, less), most_more + most_less
+    return Claim(text=text, pair=pair, per=f"doubling of {per}", expects=expects, limit=limit)
 
 
 def _gain_per_doubling(

@@ -15,25 +15,14 @@ from resnet_rs.deploy.bench import Mode, Timing
 from resnet_rs.report.blocks import Chart, Listing
 from resnet_rs.report.figures import Figure
 from resnet_rs.report.study_figures import Point, gray_line, points_figure
-from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
+from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import markdown_table
 from resnet_rs.studies.speed import MODES, TITLE, Family, Network, SpeedRecord, networks
 
 _CALLED: Mapping[Mode, str] = {"train": "training step", "infer": "inference"}
 _MILLISECONDS = "milliseconds an image, here"
-_HEAD = (
-    "", "size", "parameters, M", "multiply-adds, G", "training step: ms an image", "training step: MiB",
-    "inference: ms an image", "inference: MiB", "published accuracy, %", "published TPUv3, ms", "published V100, ms",
-)  # fmt: skip
 _FASTER = "How many times faster ResNet-RS is"
 TPU, V100 = "TPUv3, published", "V100, published"
-_FASTER_HEAD = (
-    "at the accuracy of",
-    "accuracy, %",
-    *(f"{called}, here" for called in _CALLED.values()),
-    TPU,
-    V100,
-)
 
 
 def speed_ups(record: SpeedRecord) -> list[tuple[Network, dict[str, float | None]]]:
@@ -85,17 +74,9 @@ def interpolated(points: Sequence[tuple[float, float]], accuracy: float) -> floa
 
 def markdown(record: SpeedRecord) -> str:
     """All rows, the speed-ups at equal accuracy, and the claims on this hardware."""
-    claims = [(s.claim, s.finding, s.figure) for s in statements(record)]
-    return "\n\n".join(
-        [
-            f"**{TITLE}**",
-            _protocol(record),
-            markdown_table(_HEAD, _rows(record)),
-            f"{_FASTER}:",
-            markdown_table(_FASTER_HEAD, _faster_rows(record)),
-            markdown_table(("claim", "finding", "figure"), claims),
-        ]
-    )
+    parts = [f"**{TITLE}**", _protocol(record), markdown_table(_rows(record))]
+    parts += [f"{_FASTER}:", markdown_table(_faster_rows(record)), statements_table(statements(record))]
+    return "\n\n".join(parts)
 
 
 def write_page(record: SpeedRecord, path: Path) -> Path:
@@ -112,8 +93,8 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
         statements=statements(record),
         tables=(),
         listings=(
-            Listing(title=_FASTER, head=_FASTER_HEAD, rows=_faster_rows(record)),
-            Listing(title="Networks", head=_HEAD, rows=_rows(record)),
+            _listing(_FASTER, _faster_rows(record)),
+            _listing("Networks", _rows(record)),
         ),
         charts=_charts(record),
         environment={} if first is None else {"torch": first.torch, "threads": str(first.num_threads)},
@@ -247,40 +228,56 @@ def _protocol(record: SpeedRecord) -> str:
     return f"Protocol: {settings}{where}."
 
 
-def _rows(record: SpeedRecord) -> list[tuple[str, ...]]:
-    """A row of `_HEAD` for each measured network."""
+def _listing(title: str, rows: Sequence[Mapping[str, str]]) -> Listing:
+    return Listing(title=title, head=list(rows[0]) if rows else [], rows=[list(row.values()) for row in rows])
+
+
+def _rows(record: SpeedRecord) -> list[dict[str, str]]:
+    """A row for each measured network."""
     known = {network.name: network for network in networks()}
-    rows: list[tuple[str, ...]] = []
+    rows: list[dict[str, str]] = []
     for name in record.names():
-        timings = [record.timing(name, mode) for mode in MODES]
-        any_one = next(timing for timing in timings if timing is not None)
+        timings = {mode: record.timing(name, mode) for mode in MODES}
+        any_one = next(timing for timing in timings.values() if timing is not None)
         network = known.get(name)
-        published = (None,) * 3 if network is None else (network.accuracy, network.tpu_ms, network.v100_ms)
-        rows.append(
-            (
-                name,
-                str(any_one.size),
-                f"{any_one.params / 1e6:.1f}",
-                f"{any_one.macs / 1e9:.2f}",
-                *(cell for timing in timings for cell in _time_and_memory(timing)),
-                *("" if value is None else f"{value:g}" for value in published),
-            )
-        )
+        row = {
+            "": name,
+            "size": str(any_one.size),
+            "parameters, M": f"{any_one.params / 1e6:.1f}",
+            "multiply-adds, G": f"{any_one.macs / 1e9:.2f}",
+        }
+        for mode, timing in timings.items():
+            time, memory = _time_and_memory(timing)
+            row |= {f"{_CALLED[mode]}: ms an image": time, f"{_CALLED[mode]}: MiB": memory}
+        row |= {
+            "published accuracy, %": _figure(network and network.accuracy),
+            "published TPUv3, ms": _figure(network and network.tpu_ms),
+            "published V100, ms": _figure(network and network.v100_ms),
+        }
+        rows.append(row)
     return rows
 
 
 def _time_and_memory(timing: Timing | None) -> tuple[str, str]:
     if timing is None:
-        return ("", "")
+        return "", ""
     if timing.error is not None:
-        return (timing.error, "")
+        return timing.error, ""
     memory = "" if timing.peak_memory_mib is None else f"{timing.peak_memory_mib:,.0f}"
-    return (f"{_per_image(timing):,.1f}", memory)
+    return f"{_per_image(timing):,.1f}", memory
 
 
-def _faster_rows(record: SpeedRecord) -> list[tuple[str, ...]]:
-    """A row of `_FASTER_HEAD` for each EfficientNet."""
-    return [(rival.name, f"{rival.accuracy}", *map(_times, ups.values())) for rival, ups in speed_ups(record)]
+def _faster_rows(record: SpeedRecord) -> list[dict[str, str]]:
+    """A row for each EfficientNet."""
+    return [
+        {"at the accuracy of": rival.name, "accuracy, %": f"{rival.accuracy}"}
+        | {column: _times(times) for column, times in ups.items()}
+        for rival, ups in speed_ups(record)
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def _times(value: float | None) -> str:

@@ -13,9 +13,9 @@ from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.study_figures import curves_figure, dots_figure
-from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Row, Table, duration_text, markdown_table
-from resnet_rs.studies import methods_report, scaling_report
+from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
+from resnet_rs.report.table import Row, Table, duration_text
+from resnet_rs.studies import scaling_report, training_methods
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
@@ -25,8 +25,8 @@ PAGE = "page.html"
 _NOT_COMPARABLE = "; not comparable with the paper's ImageNet"
 
 _CLAIMS: dict[str, Callable[[Record], list[Claim]]] = {
-    "training-methods": methods_report.additive_claims,
-    "weight-decay": methods_report.decay_claims,
+    "training-methods": training_methods.additive_claims,
+    "weight-decay": training_methods.decay_claims,
     "scaling": scaling_report.claims,
 }
 """Study -> the paper's claims that it tests."""
@@ -91,9 +91,9 @@ def _row(record: Record, trial: Trial, difference: Difference | None, *, has_fol
 def markdown(record: Record) -> str:
     """The table, and the findings about the paper's claims."""
     parts = [tabulate(record).markdown()]
-    statements = [(s.claim, s.finding, s.figure) for s in _statements(record)]
+    statements = _statements(record)
     if statements:
-        parts.append(markdown_table(("claim", "finding", "figure (95 %, corrected)"), statements))
+        parts.append(statements_table(statements, figure="figure (95 %, corrected)"))
     return "\n\n".join(parts)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from resnet_rs import config, paper
 from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.resnet import ResNetArch
+from resnet_rs.studies.claim import Claim, oriented
+from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Study, Trial, additive, alternatives
 from resnet_rs.training.experiment import Experiment
 
@@ -29,7 +31,8 @@ _DROPOUT = 0.25
 _SMOOTHING = 0.1
 _MAGNITUDE = 10.0
 _SE_RATIO = 0.25
-
+_REGULARIZERS = {"RA": "RandAugment", "LS": "label smoothing", "SD": "stochastic depth", "DO": "dropout"}
+"""The regularizers of Table 2 by their abbreviations."""
 
 Method = tuple[dict[str, Any], dict[str, Any]]
 """The edits that add a method, and those that remove it."""
@@ -68,31 +71,20 @@ def leave_one_out(base: Experiment, num_samples: int) -> Study:
 def weight_decay(base: Experiment, num_samples: int) -> Study:
     """Table 2: two depths, more and more regularizers, each with the larger and the smaller weight decay."""
     methods = _methods(base, num_samples)
-    smooth, drop_path, augment, dropout = (
-        methods[label] for label in ("label smoothing", "stochastic depth", "RandAugment", "dropout")
-    )
-    architecture = (methods["squeeze-and-excitation"], methods["ResNet-D"])
-    plain = _without((*architecture, smooth, drop_path, augment, dropout))
+    removed = [*_REGULARIZERS.values(), "squeeze-and-excitation", "ResNet-D"]
+    plain = _without(methods[label] for label in removed)
     shallow, deep = _arch(base).blocks, _deeper(_arch(base).blocks)
-    sets = {
-        ("shallow", "no regularizer"): {},
-        ("shallow", "RA+LS"): _with((augment, smooth)),
-        ("shallow", "RA+LS+DO"): _with((augment, smooth, dropout)),
-        ("deep", "no regularizer"): {},
-        ("deep", "RA+LS"): _with((augment, smooth)),
-        ("deep", "RA+LS+SD+DO"): _with((augment, smooth, drop_path, dropout)),
-    }
     small = base.recipe.weight_decay
     large = float(f"{small * _DECAY_OF_2015:.6g}")
     trials: list[Trial] = []
-    for (depth, label), edits in sets.items():
-        blocks = {"arch.blocks": shallow if depth == "shallow" else deep}
-        figures = paper.TABLE_2[depth, label]
+    for (depth, label), figures in paper.TABLE_2.items():
+        added = [methods[_REGULARIZERS[code]] for code in label.split("+") if code in _REGULARIZERS]
+        edits = {**plain, **_with(added), "arch.blocks": shallow if depth == "shallow" else deep}
         for decay, accuracy in zip((large, small), figures, strict=True):
             trials.append(
                 Trial(
                     label=f"{depth}, {label}, weight decay {decay:g}",
-                    edits=_changed(base, {**plain, **blocks, **edits, "recipe.weight_decay": decay}),
+                    edits=_changed(base, {**edits, "recipe.weight_decay": decay}),
                     baseline=trials[-1].label if decay == small else None,
                     paper=accuracy,
                     at={"weight decay": decay},
@@ -108,6 +100,55 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
             "(minival) and not comparable with its Table 1.",
         ),
     )
+
+
+def additive_claims(record: Record) -> list[Claim]:
+    """Table 1: methods add up, and more epochs alone hurt."""
+    ninth, add_up = (
+        "+ smaller weight decay",
+        "training methods add up: the ninth row is better than the baseline",
+    )
+    return [
+        _claim(record, add_up, new=ninth, old="baseline of 2015"),
+        _claim(record, "squeeze-and-excitation and ResNet-D add to them", new="+ ResNet-D", old=ninth),
+        _claim(
+            record,
+            "more epochs alone hurt",
+            new="+ more epochs",
+            old="+ cosine learning rate",
+            expects="loss",
+        ),
+    ]
+
+
+def decay_claims(record: Record) -> list[Claim]:
+    """Table 2: with more regularizers, weight decay must shrink."""
+    found: list[Claim] = []
+    largest = {depth: label for depth, label in paper.TABLE_2}  # the last set of each depth
+    for depth, regularizers in largest.items():
+        rows = [
+            trial.label
+            for label in (regularizers, "no regularizer")
+            for trial in record.study.trials
+            if trial.label.startswith(f"{depth}, {label},")
+        ]
+        seeds = record.seeds(*rows) if len(rows) == 4 else ()
+        pair = None
+        if seeds:
+            # In each set of regularizers, the larger weight decay comes first.
+            large, small, plain_large, plain_small = (oriented(record, row, seeds) for row in rows)
+            pair = small - large, plain_small - plain_large
+        text = f"the smaller weight decay gains more with all regularizers than with none ({depth})"
+        found.append(Claim(text=text, pair=pair, limit=2.0))
+    return found
+
+
+def _claim(
+    record: Record, text: str, *, new: str, old: str, expects: Literal["gain", "loss"] = "gain"
+) -> Claim:
+    seeds = record.seeds(new, old)
+    pair = (oriented(record, new, seeds), oriented(record, old, seeds)) if seeds else None
+    return Claim(text=text, pair=pair, expects=expects)
 
 
 def _methods(base: Experiment, num_samples: int) -> dict[str, Method]:
