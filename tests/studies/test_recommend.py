@@ -1,6 +1,7 @@
 """Recommendations: the largest network within the limits, shaped by the paper's rules, as edits that train takes."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from resnet_rs.data.shapes import Shapes
 from resnet_rs.deploy.bench import Timing
 from resnet_rs.fit import refuse_unfit
 from resnet_rs.studies import recommend as recommending
-from resnet_rs.studies.recommend import BASE, Constraints, recommend, to_plain
+from resnet_rs.studies.recommend import BASE, Constraints, recommend
 
 CONSTRAINTS = Constraints(num_images=50_000, epochs=200.0, latency_ms=100.0)
 
@@ -114,8 +115,8 @@ def test_the_time_of_training_is_measured_on_the_images_as_fit_measures_it(monke
     assert "measured on these images" in found.reasons[3]
 
 
-def test_advice_is_json():
-    plain = to_plain(recommend(CONSTRAINTS))
+def test_a_recommendation_is_json():
+    plain = json.loads(json.dumps(asdict(recommend(CONSTRAINTS))))
     assert plain["chosen"]["edits"]["recipe.epochs"] == 200
     assert len(plain["reasons"]) == 4 and "measured on noise" in plain["reasons"][3]
 

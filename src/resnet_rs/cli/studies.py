@@ -266,7 +266,7 @@ def recommend(
     say("measuring networks on this machine; this takes a minute or two", is_error=True)
     recommendation = recommending.recommend(constraints)
     if as_json:
-        say_json(recommending.to_plain(recommendation))
+        say_json(asdict(recommendation))
         return
     for reason in recommendation.reasons:
         say(reason)

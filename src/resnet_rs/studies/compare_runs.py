@@ -6,9 +6,8 @@ Shapes: `N` test samples that both runs have scored.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,15 +21,12 @@ from resnet_rs.training.experiment import Experiment
 _NEEDS = ("headline", "count", "per_sample", "unreadable")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
+class _Run(NamedTuple):
     """What a finished run has stored."""
 
     folder: Path
     experiment: Experiment
-    seed: int
-    train_digest: str
-    test_digest: str
+    info: dict[str, Any]
     scores: dict[str, Any]
 
 
@@ -40,49 +36,37 @@ def compare_runs(old: Path, new: Path) -> str:
     Raises `ValueError` if they were scored on other test data, or by another score.
     """
     before, after = _read(old), _read(new)
-    _refuse_other_scores(before, after)
-    edits = config.describe(config.diff(before.experiment, after.experiment)) or "the same experiment"
-    data = "" if before.train_digest == after.train_digest else "; other training data"
-    seeds = "" if before.seed == after.seed else f"; seed {before.seed} and seed {after.seed}"
-    return "\n\n".join(
-        [
-            f"From {old} to {new}: {edits}{data}{seeds}.",
-            markdown_table(_rows(before, after)),
-            _verdict(before, after),
-        ]
-    )
-
-
-def _read(folder: Path) -> _Run:
-    missing = [
-        name for name in ("run.json", "experiment.json", "scores.json") if not (folder / name).is_file()
-    ]
-    if missing:
+    if before.info["test_digest"] != after.info["test_digest"]:
         raise ValueError(
-            f"{folder} is no finished run: {missing[0]} is missing. Give two folders that `train --out` has finished."
-        )
-    info = storage.read_json(folder / "run.json", needs=("seed", "train_digest", "test_digest"))
-    return _Run(
-        folder=folder,
-        experiment=config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,)),
-        seed=info["seed"],
-        train_digest=info["train_digest"],
-        test_digest=info["test_digest"],
-        scores=storage.read_json(folder / "scores.json", needs=_NEEDS),
-    )
-
-
-def _refuse_other_scores(before: _Run, after: _Run) -> None:
-    if before.test_digest != after.test_digest:
-        raise ValueError(
-            f"{before.folder} and {after.folder} have different test data, so their scores cannot be compared. "
+            f"{old} and {new} have different test data, so their scores cannot be compared. "
             "Evaluate both on the same data with `resnet-rs evaluate`."
         )
     if before.scores["headline"] != after.scores["headline"]:
         raise ValueError(
-            f"{before.folder} is scored by {before.scores['headline']}, {after.folder} by {after.scores['headline']}. "
+            f"{old} is scored by {before.scores['headline']}, {new} by {after.scores['headline']}. "
             "Only runs with the same score can be compared."
         )
+    edits = config.describe(config.diff(before.experiment, after.experiment)) or "the same experiment"
+    is_same_data = before.info["train_digest"] == after.info["train_digest"]
+    data = "" if is_same_data else "; other training data"
+    seeds = [run.info["seed"] for run in (before, after)]
+    seed = "" if seeds[0] == seeds[1] else f"; seed {seeds[0]} and seed {seeds[1]}"
+    head = f"From {old} to {new}: {edits}{data}{seed}."
+    return "\n\n".join([head, markdown_table(_rows(before, after)), _verdict(before, after)])
+
+
+def _read(folder: Path) -> _Run:
+    for name in ("run.json", "experiment.json", "scores.json"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} is no finished run: {name} is missing. Give two folders that `train --out` has finished."
+            )
+    return _Run(
+        folder=folder,
+        experiment=config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,)),
+        info=storage.read_json(folder / "run.json", needs=("seed", "train_digest", "test_digest")),
+        scores=storage.read_json(folder / "scores.json", needs=_NEEDS),
+    )
 
 
 def _rows(before: _Run, after: _Run) -> list[dict[str, str]]:

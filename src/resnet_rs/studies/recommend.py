@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -94,7 +94,7 @@ class Candidate:
     """A configuration and its cost here."""
 
     edits: dict[str, Any]
-    """From `resnet-rs-50-i160`, as `train` takes them."""
+    """From `resnet-rs-50-i160`, as `train` takes them; the values are JSON."""
     macs: int
     seconds_per_image: float
     """In training."""
@@ -207,8 +207,9 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
         epochs = min(350.0 if is_long else LONG - 1, affordable)
     memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
+    edits = config.diff(zoo.experiment(BASE), _of_length(experiment, epochs, num_images))
     return Candidate(
-        edits=config.diff(zoo.experiment(BASE), _of_length(experiment, epochs, num_images)),
+        edits={path: config.to_plain(value) for path, value in edits.items()},
         macs=macs,
         seconds_per_image=1 / rate,
         latency_ms=latency,
@@ -299,21 +300,12 @@ def constraints_for(data: str | None, *, num_images: int | None, **limits: Any) 
 
 def outline(candidate: Candidate) -> str:
     """A candidate and its cost in a line."""
-    arch, size = candidate.edits.get("arch.blocks"), candidate.edits.get("data.size")
+    edits = candidate.edits
+    blocks, width = edits.get("arch.blocks", list(BLOCKS[50])), edits.get("arch.width", 1.0)
     memory = "" if candidate.memory_gib is None else f", {candidate.memory_gib:.2f} GiB"
     limits = f"; {'; '.join(candidate.broken)}" if candidate.broken else ""
     return (
-        f"blocks {list(arch or BLOCKS[50])}, width {candidate.edits.get('arch.width', 1.0):g}, {size or 160} px, "
+        f"blocks {blocks}, width {width:g}, {edits.get('data.size', 160)} px, "
         f"{macs_text(candidate.macs)}: {duration_text(candidate.minutes)} for {candidate.epochs:.3g} epochs, "
         f"{candidate.latency_ms:.3g} ms for inference of an image{memory}{limits}"
     )
-
-
-def to_plain(recommendation: Recommendation) -> dict[str, Any]:
-    """The recommendation as JSON."""
-    plain = asdict(recommendation)
-    for name in ("chosen", "smaller", "larger"):
-        candidate = getattr(recommendation, name)
-        if candidate is not None:
-            plain[name]["edits"] = {path: config.to_plain(value) for path, value in candidate.edits.items()}
-    return plain

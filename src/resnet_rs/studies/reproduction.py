@@ -40,35 +40,28 @@ class Score:
     computed: str
     """Device, precision and version."""
 
-    @property
-    def published(self) -> float:
-        """The published accuracy of these weights by this protocol, in percent."""
-        return TIMM[self.name].accuracy if self.protocol == "timm" else RELEASED[self.name].accuracy_readme
-
-    @property
-    def evaluated_by_others(self) -> float | None:
-        """The accuracy that a third party found with the released weights, in percent."""
-        return RELEASED[self.name].accuracy_reevaluated if self.protocol == "own" else None
-
 
 def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -> Iterator[Score]:
     """Scores of `names` (by default all released weights) on `data`, by each protocol that they have.
 
-    Scores in the folder `out` are read. Raises `ValueError` if they belong to other images or another machine.
+    Scores in the folder `out` are read. Raises `ValueError` if they belong to other images or another machine, and if
+    the classes of `data` are not ImageNet's.
     """
     chosen = list(names) or list(RELEASED)
     unknown = [name for name in chosen if name not in RELEASED]
     if unknown:
         raise ValueError(f"{unknown[0]!r} has no published weights; these have: {', '.join(RELEASED)}.")
-    digest, computed = _digest(data), _computed(machine)
+    source = dataset.find(data).open_test()
+    match_classes(source, imagenet.classes())
+    facts, digest = machine.device.describe(), source.digest()
+    computed = f"{facts['device']}, {facts['precision']}, torch {facts['torch']}"
     if machine.ranks.is_first:
         _prepare(out, digest, computed)
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
-            path = out / f"{name}.{protocol}.json"
+            path, is_first = out / f"{name}.{protocol}.json", machine.ranks.is_first
             # Only the first rank reads and writes; it tells the others whether the score is there.
-            is_there = machine.ranks.is_first and path.is_file()
-            answers = machine.ranks.gather(json.dumps(is_there).encode())
+            answers = machine.ranks.gather(json.dumps(is_first and path.is_file()).encode())
             if not any(json.loads(answer) for answer in answers):
                 found = verbs.evaluate(name, data=data, machine=machine, protocol=protocol)
                 score = Score(
@@ -80,17 +73,10 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
                     digest=digest,
                     computed=computed,
                 )
-                if machine.ranks.is_first:
+                if is_first:
                     storage.write_json(path, asdict(score))
-            if machine.ranks.is_first:
+            if is_first:
                 yield _read(path, digest, computed)
-
-
-def _digest(data: str) -> str:
-    """The digest of the images. Raises `ValueError` if their classes are not ImageNet's."""
-    source = dataset.find(data).open_test()
-    match_classes(source, imagenet.classes())
-    return source.digest()
 
 
 def _prepare(out: Path, digest: str, computed: str) -> None:
@@ -99,11 +85,6 @@ def _prepare(out: Path, digest: str, computed: str) -> None:
     for name in RELEASED:
         for path in sorted(out.glob(f"{name}.*.json")):
             _read(path, digest, computed)
-
-
-def _computed(machine: Machine) -> str:
-    facts = machine.device.describe()
-    return f"{facts['device']}, {facts['precision']}, torch {facts['torch']}"
 
 
 def _read(path: Path, digest: str, computed: str) -> Score:
@@ -135,14 +116,13 @@ def table(scores: Iterable[Score]) -> str:
 def _cells(score: Score) -> dict[str, str]:
     """The cells of a row by the names of their columns."""
     number, *others = score.numbers
+    released, is_own = RELEASED[score.name], score.protocol == "own"
     unreadable = f", {score.num_unreadable:,} unreadable" if score.num_unreadable else ""
     return {
         "network": score.name,
-        "protocol": "release" if score.protocol == "own" else score.protocol,
-        "published": f"{score.published:.1f}",
-        "evaluated by others": ""
-        if score.evaluated_by_others is None
-        else f"{score.evaluated_by_others:.1f}",
+        "protocol": "release" if is_own else score.protocol,
+        "published": f"{released.accuracy_readme if is_own else TIMM[score.name].accuracy:.1f}",
+        "evaluated by others": f"{released.accuracy_reevaluated:.1f}" if is_own else "",
         f"{number.name.title}, here (95 %)": with_interval(number.name.cell, number),
         **{other.name.title: other.name.cell(other.value) for other in others},
         "images": f"{score.count:,}{unreadable}",

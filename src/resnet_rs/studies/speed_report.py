@@ -237,34 +237,26 @@ def _rows(record: SpeedRecord) -> list[dict[str, str]]:
     known = {network.name: network for network in networks()}
     rows: list[dict[str, str]] = []
     for name in record.names():
-        timings = {mode: record.timing(name, mode) for mode in MODES}
-        any_one = next(timing for timing in timings.values() if timing is not None)
-        network = known.get(name)
+        first = next(timing for timing in record.timings if timing.name == name)
         row = {
             "": name,
-            "size": str(any_one.size),
-            "parameters, M": f"{any_one.params / 1e6:.1f}",
-            "multiply-adds, G": f"{any_one.macs / 1e9:.2f}",
+            "size": str(first.size),
+            "parameters, M": f"{first.params / 1e6:.1f}",
+            "multiply-adds, G": f"{first.macs / 1e9:.2f}",
         }
-        for mode, timing in timings.items():
-            time, memory = _time_and_memory(timing)
-            row |= {f"{_CALLED[mode]}: ms an image": time, f"{_CALLED[mode]}: MiB": memory}
-        row |= {
-            "published accuracy, %": _figure(network and network.accuracy),
-            "published TPUv3, ms": _figure(network and network.tpu_ms),
-            "published V100, ms": _figure(network and network.v100_ms),
-        }
+        for mode, called in _CALLED.items():
+            timing = record.timing(name, mode)
+            memory = timing and timing.peak_memory_mib
+            row[f"{called}: ms an image"] = (
+                "" if timing is None else timing.error or f"{_per_image(timing):,.1f}"
+            )
+            row[f"{called}: MiB"] = "" if memory is None else f"{memory:,.0f}"
+        network = known.get(name)
+        row["published accuracy, %"] = _figure(network and network.accuracy)
+        row["published TPUv3, ms"] = _figure(network and network.tpu_ms)
+        row["published V100, ms"] = _figure(network and network.v100_ms)
         rows.append(row)
     return rows
-
-
-def _time_and_memory(timing: Timing | None) -> tuple[str, str]:
-    if timing is None:
-        return "", ""
-    if timing.error is not None:
-        return timing.error, ""
-    memory = "" if timing.peak_memory_mib is None else f"{timing.peak_memory_mib:,.0f}"
-    return f"{_per_image(timing):,.1f}", memory
 
 
 def _faster_rows(record: SpeedRecord) -> list[dict[str, str]]:
