@@ -82,6 +82,7 @@ def trained(tmp_path, monkeypatch):
         json.dumps([found.to_plain() for found in answers], allow_nan=False)
         page = write_page(whole.folder, splits).read_text()
         assert saved.experiment.task.headline.label in page
+        assert "0.0 min" not in page, "a short run is shown in seconds"
         return Trained(final, saved, page)
 
     return train

@@ -33,7 +33,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
 from resnet_rs.report.statistics import wilson_interval
 
@@ -195,6 +194,8 @@ def _sum(*variances: _Variance) -> _Variance:
 
 def _radius(total: _Variance, num_comparisons: int) -> float:
     """Half the width of the interval; infinite where no variance is known."""
+    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: none shipped; here since `show` needs no scipy
+
     if not total.squared:
         return math.inf
     return -float(special.stdtrit(total.freedom, _LEVEL / 2 / num_comparisons)) * math.sqrt(total.squared)
@@ -202,6 +203,8 @@ def _radius(total: _Variance, num_comparisons: int) -> float:
 
 def _p_value(center: float, total: _Variance, num_comparisons: int) -> float:
     """The probability of a change as large as `center` between equal trials, corrected."""
+    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: it ships none
+
     if not total.squared:
         return 1.0
     one_side = float(special.stdtr(total.freedom, -abs(center) / math.sqrt(total.squared)))

@@ -129,11 +129,8 @@ def _quantile_bins(
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """As `_per_bin`, for bins of nearly equal size, none of them empty."""
     values = np.sort(confidences)
-    upper = (
-        np.unique(values[[len(values) * i // num_bins for i in range(1, num_bins)]])
-        if len(values)
-        else values
-    )
+    inner = [len(values) * i // num_bins for i in range(1, num_bins)] if len(values) else []
+    upper = np.unique(values[inner])
     counts, num_correct, totals = _per_bin(confidences, correct, upper=upper)
     full = counts > 0
     return counts[full], num_correct[full], totals[full]
@@ -148,13 +145,11 @@ def reliability_bins(
     """
     if num_bins < 1:
         raise ValueError(f"num_bins must be 1 or more, got {num_bins}.")
-    edges = [i / num_bins for i in range(num_bins + 1)]
-    upper = np.arange(1, num_bins) / num_bins
-    counts, num_correct, totals = _per_bin(confidences, correct, upper=upper)
+    counts, num_correct, totals = _per_bin(confidences, correct, upper=np.arange(1, num_bins) / num_bins)
     return tuple(
         Bin(
-            low=edges[i],
-            high=edges[i + 1],
+            low=i / num_bins,
+            high=(i + 1) / num_bins,
             confidence=float(totals[i] / counts[i]) if counts[i] else None,
             accuracy=float(num_correct[i] / counts[i]) if counts[i] else None,
             count=int(counts[i]),
@@ -168,13 +163,17 @@ def _per_bin(
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """Number of samples, number of correct ones and sum of confidences per bin; `upper` are all bounds but the last.
 
-    Sorted samples make each bin a slice, so its sum does not depend on the order of the samples.
+    The samples are sorted, so that the sums do not depend on their order.
     """
-    values = np.sort(confidences.astype(np.float64))
+    order = np.argsort(confidences)
+    values = confidences[order].astype(np.float64)
     if len(values) and not (values[0] >= 0 and values[-1] <= 1):
         raise ValueError(f"confidences must be in [0, 1], got {values[0]} to {values[-1]}.")
-    ends = np.concatenate([[0], np.searchsorted(values, upper, side="right"), [len(values)]])
-    right = np.searchsorted(np.sort(confidences[correct].astype(np.float64)), upper, side="right")
-    num_correct = np.diff(np.concatenate([[0], right, [int(correct.sum())]]))
-    totals = np.array([values[ends[i] : ends[i + 1]].sum() for i in range(len(ends) - 1)])
-    return np.diff(ends), num_correct, totals
+    ends = np.searchsorted(values, upper, side="right")
+    bins = np.split(values, ends)
+    num_correct = [int(part.sum()) for part in np.split(correct[order], ends)]
+    return (
+        np.array([len(part) for part in bins]),
+        np.array(num_correct),
+        np.array([part.sum() for part in bins]),
+    )

@@ -17,6 +17,7 @@ from resnet_rs.data.source import Splits
 from resnet_rs.report.blocks import Block, Gallery
 from resnet_rs.report.page import Edit, RunPage, render_run_page
 from resnet_rs.report.score import Number, ScoreName
+from resnet_rs.report.table import duration_text
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 
@@ -72,7 +73,7 @@ def _headline(
         found["unreadable in training"] = f"{len(unreadable):,} of {info['num_train']:,}"
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if evaluations:
-        found["time"] = f"{evaluations[-1]['seconds'] / 60:.1f} min"
+        found["time"] = duration_text(evaluations[-1]["seconds"] / 60)
         speeds = [line["images_per_second"] for line in evaluations]
         found["images per second"] = f"{np.median(speeds):.0f}"
     return found
