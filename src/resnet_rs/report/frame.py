@@ -31,8 +31,12 @@ def stored(figure: Figure) -> Markup:
 
 
 def drawn(charts: Iterable[Chart]) -> list[tuple[Chart, Markup, int | None]]:
-    """Each chart with its figure as JSON and its height in pixels; a square or wide one has none."""
-    return [(chart, stored(chart.figure), chart.figure["layout"].get("height")) for chart in charts]
+    """Each chart with its figure as JSON and its height in pixels, if it has one. Charts without data are left out."""
+    return [
+        (chart, stored(chart.figure), chart.figure["layout"].get("height"))
+        for chart in charts
+        if chart.figure["data"]
+    ]
 
 
 def _sparse(matrix: np.ndarray) -> dict[str, Any]:

@@ -34,19 +34,17 @@ class Point:
     """Points of a group share color and shape."""
 
 
-def dots_figure(table: Table) -> Figure | None:
+def dots_figure(table: Table) -> Figure:
     """The score of each row with its interval, from the first row at the top."""
-    rows = [(row.label, row.score) for row in table.rows if row.score is not None]
-    if not rows:
-        return None
     name = table.score
     unit = 100 if name.is_share else 1
-    labels, means = zip(*rows, strict=True)
+    rows = [(row.label, row.score) for row in table.rows if row.score is not None]
+    means = [mean for _, mean in rows]
     trace = {
         "type": "scatter",
         "mode": "markers",
         "x": [unit * mean.value for mean in means],
-        "y": [escaped(label) for label in labels],
+        "y": [escaped(label) for label, _ in rows],
         "error_x": _error_bars([(unit * m.value, unit * m.low, unit * m.high) for m in means], BLUE),
         "customdata": [
             f"{interval_text(name.cell, m)}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
@@ -60,15 +58,13 @@ def dots_figure(table: Table) -> Figure | None:
         "xaxis": {"title": {"text": f"test {name.title}"}},
         "yaxis": {"type": "category", "autorange": "reversed"},
     }
-    return {"data": [trace], "layout": layout}
+    return {"data": [trace] if rows else [], "layout": layout}
 
 
 def curves_figure(
     curves: Mapping[str, Sequence[tuple[float, float]]], *, x_title: str, y_title: str
-) -> Figure | None:
+) -> Figure:
     """A line for each name."""
-    if not curves:
-        return None
     traces = [
         line(
             points,
@@ -91,10 +87,8 @@ def points_figure(
     y_title: str,
     log: Literal["x", "y", "xy"],
     lines: Sequence[dict[str, Any]] = (),
-) -> Figure | None:
+) -> Figure:
     """Points with their intervals, by group, and lines among them; the axes in `log` are logarithmic."""
-    if not points:
-        return None
     hover = f"%{{text}}<br>{x_title}: %{{x:.4s}}<br>{y_title}: %{{y:.4g}}<extra></extra>"
     groups = [
         _group(group, [point for point in points if point.group == group], i) | {"hovertemplate": hover}

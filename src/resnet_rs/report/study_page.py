@@ -24,8 +24,8 @@ class Statement:
     """A claim of the paper, and what this study finds about it."""
 
     claim: str
-    finding: Finding
-    figure: str
+    finding: Finding = "not tried"
+    figure: str = ""
     """The number that decides, in words."""
 
 

@@ -50,9 +50,7 @@ def judge(claims: Sequence[Claim], score: ScoreName) -> tuple[Statement, ...]:
         alike = {i: pair for i, pair in pairs.items() if claims[i].per == per}
         found |= zip(alike, compare(list(alike.values()), num_comparisons=len(pairs)), strict=True)
     return tuple(
-        _statement(claim, found[i], score)
-        if i in found
-        else Statement(claim=claim.text, finding="not tried", figure="")
+        _statement(claim, found[i], score) if i in found else Statement(claim=claim.text)
         for i, claim in enumerate(claims)
     )
 

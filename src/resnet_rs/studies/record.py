@@ -95,13 +95,15 @@ class Record:
         found = [r for r in self.results if r.label == label and r.error is None]
         return sorted(found, key=lambda result: result.seed)
 
-    def values(self, label: str, seeds: Iterable[int]) -> Float[np.ndarray, "S N"]:
+    def values(self, label: str, seeds: Iterable[int] | None = None) -> Float[np.ndarray, "S N"]:
         """The per-sample values of a trial with each of `seeds`, for the samples that every finished run has scored.
+
+        By default with all seeds that are finished.
 
         Where the task has no per-sample values, the headline scores, [S, 1].
         """
         by_seed = {result.seed: result for result in self.finished(label)}
-        chosen = [by_seed[seed] for seed in seeds]
+        chosen = [by_seed[seed] for seed in (by_seed if seeds is None else seeds)]
         if any(r.per_sample is None for r in self.results if r.error is None):
             return np.array([[result.score] for result in chosen], dtype=np.float64)
         rows = [r.per_sample.dense(self.context.num_test) for r in chosen if r.per_sample is not None]

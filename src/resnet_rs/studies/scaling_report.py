@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from statistics import mean
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from resnet_rs.studies.claim import Claim, for_seeds, oriented
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
 
-AXES = ("epochs", "size", "depth", "width")
+_AXES = ("epochs", "size", "depth", "width")
 _SHARE_OF_SMALL = 0.5
 """Share of the trials, cheapest first, that the power law is fitted on."""
 _FEWEST_FOR_LAW = 6
@@ -53,14 +53,11 @@ def claims(record: Record) -> list[Claim]:
     text = f"{rule_2}: size gains less than depth for the same multiply-adds"
     found.append(_claim(record, text, size, depth, expects="loss"))
     if len(sizes) > 2:
-        first, last = (sizes[0], sizes[1]), (sizes[-2], sizes[-1])
-        text = (
-            f"{rule_2}: from {first[0]:g} to {first[1]:g} px gains more than from {last[0]:g} to {last[1]:g}"
-        )
-        small, large = (
-            [s for s in size if (s[0].at["size"], s[1].at["size"]) == step] for step in (first, last)
-        )
-        found.append(_claim(record, text, small, large))
+        (a, b), (c, d) = sizes[:2], sizes[-2:]
+        text = f"{rule_2}: from {a:g} to {b:g} px gains more than from {c:g} to {d:g}"
+        first = [(low, high) for low, high in size if low.at["size"] == a]
+        last = [(low, high) for low, high in size if low.at["size"] == c]
+        found.append(_claim(record, text, first, last))
     return found
 
 
@@ -72,7 +69,7 @@ def fewer_macs_can_be_better(record: Record) -> Statement:
     pairs = [(a, b) for a, b in combinations(trials, 2) if _macs(record, a) < _macs(record, b)]
     text = f"multiply-adds do not predict the score ({longest:g} epochs)"
     if not pairs or not seeds:
-        return Statement(claim=text, finding="not tried", figure="")
+        return Statement(claim=text)
     values = {trial.label: oriented(record, trial.label, seeds) for trial in trials}
     differences = compare([(values[a.label], values[b.label]) for a, b in pairs])
     verdicts = [difference.verdict() for difference in differences]
@@ -99,19 +96,14 @@ def _error_charts(record: Record) -> Iterator[Chart]:
     if not score.is_share and score.is_higher_better:
         return  # it is no error, and no share whose complement is one
     line, note = power_law(record, longest) or (None, "")
-    figure = points_figure(
-        [
-            _point(record, trial, x=_macs(record, trial), group=f"{trial.at['size']:g} px", is_error=True)
-            for trial in _finished(record, longest)
-        ],
-        x_title="multiply-adds of an image",
-        y_title="test error, %" if score.is_share else f"test {score.label}",
-        log="xy",
-        lines=[] if line is None else [line],
-    )
-    if figure is not None:
-        title = f"Error against multiply-adds, {longest:g} epochs (Figure 2)"
-        yield Chart(title=title, figure=figure, note=note)
+    points = [
+        _point(record, trial, x=_macs(record, trial), group=f"{trial.at['size']:g} px", is_error=True)
+        for trial in _finished(record, longest)
+    ]
+    lines, error = [line] if line else [], "test error, %" if score.is_share else f"test {score.label}"
+    figure = points_figure(points, x_title="multiply-adds of an image", y_title=error, log="xy", lines=lines)
+    title = f"Error against multiply-adds, {longest:g} epochs (Figure 2)"
+    yield Chart(title=title, figure=figure, note=note)
 
 
 def _speed_charts(record: Record) -> Iterator[Chart]:
@@ -119,11 +111,10 @@ def _speed_charts(record: Record) -> Iterator[Chart]:
         for size in _values_of(record, "size"):
             points: dict[tuple[float, float], Point] = {}
             for trial in _finished(record, length):
-                ms = _milliseconds(record, trial)
+                ms, depth, width = _milliseconds(record, trial), trial.at["depth"], trial.at["width"]
                 if trial.at["size"] == size and ms is not None:
-                    group = f"width {trial.at['width']:g}"
-                    place = trial.at["depth"], trial.at["width"]
-                    points[place] = _point(record, trial, x=ms, group=group, is_error=False)
+                    point = _point(record, trial, x=ms, group=f"width {width:g}", is_error=False)
+                    points[depth, width] = point
             figure = points_figure(
                 list(points.values()),
                 x_title="milliseconds for an image in training",
@@ -131,9 +122,8 @@ def _speed_charts(record: Record) -> Iterator[Chart]:
                 log="x",
                 lines=_scaled_lines(points),
             )
-            if figure is not None:
-                title = f"Depth or width? {length:g} epochs, {size:g} px (Figure 3)"
-                yield Chart(title=title, figure=figure)
+            title = f"Depth or width? {length:g} epochs, {size:g} px (Figure 3)"
+            yield Chart(title=title, figure=figure)
 
 
 def power_law(record: Record, length: float) -> tuple[dict[str, Any], str] | None:
@@ -146,7 +136,7 @@ def power_law(record: Record, length: float) -> tuple[dict[str, Any], str] | Non
     if len(trials) < _FEWEST_FOR_LAW:
         return None
     x = np.log10([_macs(record, trial) for trial in trials])
-    errors = [_error(record, float(_values(record, trial).mean())) for trial in trials]
+    errors = [_error(record, float(record.values(trial.label).mean())) for trial in trials]
     y = np.log10(np.maximum(errors, 1e-6))
     small = max(3, round(len(trials) * _SHARE_OF_SMALL))
     exponent, offset = np.polyfit(x[:small], y[:small], 1)
@@ -214,15 +204,12 @@ def _gain_per_doubling(
 def _neighbors(record: Record, length: float, axis: str) -> Steps:
     """Finished pairs of one length of training that differ in `axis` alone, by one step of the grid."""
     steps = set(pairwise(_values_of(record, axis)))
-    others = [name for name in AXES if name != axis]
-    lines: dict[tuple[float, ...], list[Trial]] = {}
-    for trial in _finished(record, length):
-        lines.setdefault(tuple(trial.at[name] for name in others), []).append(trial)
+    others = [name for name in _AXES if name != axis]
+    trials = _finished(record, length)
     return [
         (low, high)
-        for line in lines.values()
-        for low, high in pairwise(sorted(line, key=lambda trial: trial.at[axis]))
-        if (low.at[axis], high.at[axis]) in steps
+        for low, high in product(trials, trials)
+        if (low.at[axis], high.at[axis]) in steps and all(low.at[name] == high.at[name] for name in others)
     ]
 
 
@@ -232,10 +219,6 @@ def _values_of(record: Record, axis: str) -> list[float]:
 
 def _finished(record: Record, length: float) -> list[Trial]:
     return [t for t in record.study.trials if t.at["epochs"] == length and record.finished(t.label)]
-
-
-def _values(record: Record, trial: Trial) -> Float[np.ndarray, "S N"]:
-    return record.values(trial.label, record.seeds(trial.label))
 
 
 def _error(record: Record, value: float) -> float:
@@ -249,7 +232,7 @@ def _unit(record: Record) -> float:
 
 def _point(record: Record, trial: Trial, *, x: float, group: str, is_error: bool) -> Point:
     """The score of a trial, or its error, with its interval."""
-    found = mean_score(_values(record, trial), is_share=record.context.score.is_share)
+    found = mean_score(record.values(trial.label), is_share=record.context.score.is_share)
     value, *bounds = (
         _unit(record) * (_error(record, v) if is_error else v) for v in (found.value, found.low, found.high)
     )

@@ -6,9 +6,10 @@ Latency at an accuracy between two networks is interpolated within the family, l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from resnet_rs import storage
 from resnet_rs.deploy.bench import Mode, Timing
@@ -96,7 +97,7 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
             _listing(_FASTER, _faster_rows(record)),
             _listing("Networks", _rows(record)),
         ),
-        charts=_charts(record),
+        charts=list(_charts(record)),
         environment={} if first is None else {"torch": first.torch, "threads": str(first.num_threads)},
     )
     storage.write_text(path, render_study_page(page))
@@ -116,7 +117,7 @@ def statements(record: SpeedRecord) -> tuple[Statement, ...]:
             is_seen = all(times > 1 for times in known.values())
             made.append(Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure))
         else:
-            made.append(Statement(claim=claim, finding="not tried", figure=""))
+            made.append(Statement(claim=claim))
     return (*made, *_fewer_macs_can_be_slower(record))
 
 
@@ -137,75 +138,53 @@ def _fewer_macs_can_be_slower(record: SpeedRecord) -> list[Statement]:
     return [Statement(claim=claim, finding="seen" if wrong else "not seen", figure=figure)]
 
 
-def _charts(record: SpeedRecord) -> tuple[Chart, ...]:
-    found: dict[str, Figure | None] = {}
+def _charts(record: SpeedRecord) -> Iterator[Chart]:
     for mode in MODES:
         title = f"Published accuracy against the time of {_CALLED[mode]}, here (Figure 4)"
-        found[title] = _accuracy_figure(record, mode, ("ResNet-RS", "EfficientNet"))
-    found["From the recipe of 2015 to ResNet-RS and beyond (Figure 1)"] = _accuracy_figure(
-        record, "train", ("ResNet-200 of 2015", "ResNet-RS", "EfficientNet")
+        yield Chart(title=title, figure=_accuracy_figure(record, mode, ("ResNet-RS", "EfficientNet")))
+    title = "From the recipe of 2015 to ResNet-RS and beyond (Figure 1)"
+    families = ("ResNet-RS", "EfficientNet", "ResNet-200 of 2015")
+    yield Chart(title=title, figure=_accuracy_figure(record, "train", families))
+    timed = _timed(record, "train")
+    rivals = [(network, t) for network, t in timed if network.family in ("EfficientNet", "EfficientNet-RS")]
+    by_size = [_point(network, x=float(t.size), y=_per_image(t)) for network, t in rivals]
+    yield Chart(
+        title="EfficientNet on its own and on smaller images (Figure 5)",
+        figure=points_figure(by_size, x_title="pixels a side", y_title=_MILLISECONDS, log="y"),
+        note="No source gives the accuracies of EfficientNet-RS, so only what its smaller images save can be shown.",
     )
-    smaller = "EfficientNet on its own and on smaller images (Figure 5)"
-    found[smaller] = points_figure(
-        [
-            _point(network, x=float(timing.size), y=_per_image(timing))
-            for network, timing in _timed(record, "train", ("EfficientNet", "EfficientNet-RS"))
-        ],
-        x_title="pixels a side",
-        y_title=_MILLISECONDS,
-        log="y",
-    )
-    found["Time of a training step, here, against multiply-adds"] = points_figure(
-        [
-            _point(network, x=float(timing.macs), y=_per_image(timing))
-            for network, timing in _timed(record, "train", None)
-        ],
-        x_title="multiply-adds of an image",
-        y_title=_MILLISECONDS,
-        log="xy",
-    )
-    notes = {
-        smaller: "No source gives the accuracies of EfficientNet-RS, so only what its smaller images save can be shown."
-    }
-    return tuple(
-        Chart(title=title, figure=figure, note=notes.get(title, ""))
-        for title, figure in found.items()
-        if figure is not None
-    )
+    by_macs = [_point(network, x=float(t.macs), y=_per_image(t)) for network, t in timed]
+    figure = points_figure(by_macs, x_title="multiply-adds of an image", y_title=_MILLISECONDS, log="xy")
+    yield Chart(title="Time of a training step, here, against multiply-adds", figure=figure)
 
 
-def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> Figure | None:
-    """Published accuracy against latency here, with the Pareto front of each family, and with the path of Figure 1 if
-    the ResNet of 2015 is among them."""
+def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]) -> Figure:
+    """Published accuracy against latency here, with the Pareto front of each family.
+
+    With the ResNet of 2015 it has the path of Figure 1 in place of that family's front.
+    """
     points = [
         _point(network, x=_per_image(timing), y=network.accuracy)
-        for network, timing in _timed(record, mode, families)
-        if network.accuracy is not None
+        for network, timing in _timed(record, mode)
+        if network.family in families and network.accuracy is not None
     ]
-    lines = [
-        gray_line(f"front of {family}", front(own), is_dashed=False)
-        for family in families
-        if family != "ResNet-200 of 2015" and (own := [(p.x, p.y) for p in points if p.group == family])
-    ]
-    if "ResNet-200 of 2015" in families:
-        path = [p for p in points if p.group == "ResNet-200 of 2015" or p.label == "resnet-rs-200-i256"]
-        steps = [(p.x, p.y) for p in sorted(path, key=lambda p: p.y)]
-        lines += [gray_line("better training, then SE and ResNet-D", steps, is_dashed=True)] if steps else []
-    return points_figure(
-        points, x_title=_MILLISECONDS, y_title="accuracy on ImageNet, published, %", log="x", lines=lines
-    )
+    lines: list[dict[str, Any]] = []
+    for family in families:
+        own = [(p.x, p.y) for p in points if p.group == family]
+        if family == "ResNet-200 of 2015":
+            ours = [(p.x, p.y) for p in points if p.label == "resnet-rs-200-i256"]
+            path = sorted([*own, *ours], key=lambda point: point[1])
+            lines.append(gray_line("better training, then SE and ResNet-D", path, is_dashed=True))
+        elif own:
+            lines.append(gray_line(f"front of {family}", front(own), is_dashed=False))
+    accuracy = "accuracy on ImageNet, published, %"
+    return points_figure(points, x_title=_MILLISECONDS, y_title=accuracy, log="x", lines=lines)
 
 
-def _timed(
-    record: SpeedRecord, mode: Mode, families: Sequence[Family] | None
-) -> list[tuple[Network, Timing]]:
-    """The measured networks of some families, by default all, each with its timing."""
+def _timed(record: SpeedRecord, mode: Mode) -> list[tuple[Network, Timing]]:
+    """The measured networks, each with its timing."""
     timings = ((network, record.timing(network.name, mode)) for network in networks())
-    return [
-        (network, timing)
-        for network, timing in timings
-        if (families is None or network.family in families) and timing and timing.latency_ms is not None
-    ]
+    return [(network, t) for network, t in timings if t is not None and t.latency_ms is not None]
 
 
 def _point(network: Network, *, x: float, y: float) -> Point:

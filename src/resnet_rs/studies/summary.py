@@ -66,7 +66,7 @@ def _row(record: Record, trial: Trial, difference: Difference | None, *, has_fol
     papers = {other.label: other.paper for other in record.study.trials}
     before = papers.get(trial.baseline or "")
     minutes = [result.minutes for result in results if result.minutes is not None]
-    values = record.values(trial.label, record.seeds(trial.label)) if results else None
+    values = record.values(trial.label) if results else None
     return Row(
         label=trial.label,
         edits=config.describe(trial.edits),
@@ -152,13 +152,13 @@ def _charts(record: Record, table: Table) -> tuple[Chart, ...]:
     label = record.context.score.label
     curves = {trial.label: _mean_curve(record, trial.label) for trial in record.study.trials}
     lines = curves_figure(
-        {label: curve for label, curve in curves.items() if curve}, x_title="epoch", y_title=f"test {label}"
+        {name: curve for name, curve in curves.items() if curve}, x_title="epoch", y_title=f"test {label}"
     )
-    found = {
-        f"Test {label} with 95 % intervals over seeds and samples": dots_figure(table),
-        f"Test {label} during training, mean over seeds": lines,
-    }
-    return tuple(Chart(title=title, figure=figure) for title, figure in found.items() if figure is not None)
+    dots = f"Test {label} with 95 % intervals over seeds and samples"
+    return (
+        Chart(title=dots, figure=dots_figure(table)),
+        Chart(title=f"Test {label} during training, mean over seeds", figure=lines),
+    )
 
 
 def _mean_curve(record: Record, label: str) -> list[tuple[float, float]]:
