@@ -1,7 +1,8 @@
-"""The edits that make a published recipe work on other data than ImageNet, and speed and images as measured.
+"""The edits that make a published recipe work on other data than ImageNet, and the measurements behind them.
 
-A recipe presumes a number of images, their size and color, and days on a pod. Each rule below changes one field and
-gives its reason. `docs/FIT.md` explains the rules. Source: ours, because the paper trains on ImageNet alone.
+A published recipe is made for a number of images, their size and color, and days on a TPU pod. Each rule below changes
+one field and gives its reason. `docs/FIT.md` explains the rules. Source: ours, because the paper trains on ImageNet
+alone.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ def fit(
     set_by_user: frozenset[str] = frozenset(),
     images: Images | None = None,
 ) -> tuple[Experiment, list[Change]]:
-    """`experiment` adapted to `source`, and to `minutes` if given, and the changes.
+    """`experiment` adapted to `source` and, if given, to a budget of `minutes`; and the changes.
 
-    `speed` measures the images per second of training an experiment. It is called only for a time budget. Fields
+    `speed` measures how many images per second an experiment trains on. It is called only for a time budget. Fields
     `set_by_user` stay as they are. The `images` are measured unless given.
     """
     if minutes is not None and is_within("recipe.epochs", set_by_user):
@@ -161,7 +162,7 @@ def fitting_warmup(warmup_epochs: float, epochs: float) -> float:
 def fitting_decay(total_steps: int) -> float:
     """The EMA decay whose reach, 1 / (1 - decay) updates, is a tenth of the run.
 
-    The published EMA weights reach back over 10,000 of 109,475 updates. Rounded to the digits that a person would type.
+    The published EMA weights reach back over 10,000 of 109,475 updates. `1 - decay` is rounded to two digits.
     """
     return max(_SMALLEST_DECAY, round(1 - float(f"{10 / total_steps:.2g}"), 10))
 

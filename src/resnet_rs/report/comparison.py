@@ -1,9 +1,9 @@
 """Is one trial better than another? Means over seeds and samples, and paired differences with simultaneous intervals.
 
-A trial that was run with S seeds and scored on N test samples is a matrix of per-sample values [S, N], such as 1 for
-each correct answer; of a score without per-sample values it is [S, 1]. Another seed would give another network, and
-another draw of test samples would be easier or harder for all seeds, so both variances count. Two trials of one study
-have the same seeds and the same samples, so they are compared pair by pair.
+The values of a trial are a matrix [S, N]: one value for each of S seeds and each of N test samples, such as 1 for a
+correct answer. A score without values per sample gives [S, 1]. Another seed would give another network. Other test
+samples would be easier or harder for all networks. So an interval adds both variances. The trials of a study have the
+same seeds and the same samples, so they are compared pair by pair.
 
 Assumptions: seeds are independent of each other, samples too; means are nearly normal; seed variance is about equal
 for all pairs that are compared together. With one seed, the seed variance is taken as 0: the interval then holds for
@@ -52,7 +52,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A mean over seeds and samples with its 95 % interval, which is infinite where nothing is known of it."""
+    """A mean over seeds and samples with its 95 % interval. The interval is infinite where no variance is known."""
 
     value: float
     low: float
@@ -66,8 +66,8 @@ class Mean:
 class Difference:
     """The mean of `new - old`.
 
-    Interval and p-value are corrected for the number of comparisons made together (Bonferroni): all intervals hold at
-    once with 95 %. Both come from one t statistic, so p < 0.05 exactly where the interval excludes 0.
+    Interval and p-value are corrected for the number of comparisons made together (Bonferroni), so all intervals hold
+    together with 95 %. Both come from one t statistic, so p < 0.05 exactly where the interval excludes 0.
     """
 
     value: float
@@ -83,7 +83,7 @@ class Difference:
         return Verdict.BETTER if (self.low > 0) == is_higher_better else Verdict.WORSE
 
     def clipped(self, limit: float) -> Difference:
-        """With an interval within [-limit, limit], the possible range."""
+        """The difference with its interval cut to the possible range, [-limit, limit]."""
         return replace(self, low=max(-limit, self.low), high=min(limit, self.high))
 
 
@@ -112,13 +112,13 @@ def mean_score(values: Values, *, is_share: bool) -> Mean:
 def compare(
     pairs: Sequence[tuple[Values, Values]], *, num_comparisons: int | None = None
 ) -> list[Difference]:
-    """How much larger the first of each pair is than the second, which has the same seeds and samples.
+    """The difference `new - old` of each pair (new, old). Both have the same seeds and samples.
 
     The variance is that over seeds plus that over samples, with Satterthwaite's degrees of freedom. A few seeds may
     agree by chance, so the seed variance is at least its mean over all pairs with as many seeds. With one seed it is
-    unknown and left out. Where values are 0 and 1, one sample won and one lost are added (Bonett and Price 2012), so a
-    few differing samples are no certainty. Intervals and p-values are corrected for `num_comparisons`, by default the
-    number of pairs.
+    unknown and left out. Where all values are 0 or 1, one gained and one lost sample are added (Bonett and Price 2012),
+    because a few samples that agree prove little. Intervals and p-values are corrected for `num_comparisons`, by
+    default the number of pairs.
 
     Source: Satterthwaite 1946. The pooling is ours: without it, equal trials of two seeds differed significantly in one
     of eight simulations.

@@ -84,7 +84,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class PerSample:
-    """One value per scored sample; their mean is the headline score. Stored sparsely, without the commonest value."""
+    """One value per scored sample; their mean is the headline score. Stored sparsely, without the most common value."""
 
     default: float
     """Value of all samples that are not listed."""

@@ -1,6 +1,6 @@
 """The page of a study: its trials, its verdicts and the paper's claims.
 
-The title and the heading name base and data, so that a small-scale number cannot pass for the paper's.
+The title and the heading name base and data, so that small-scale numbers are not mistaken for the paper's.
 """
 
 from __future__ import annotations

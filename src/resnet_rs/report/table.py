@@ -1,6 +1,6 @@
-"""`Row` and `Table`: measured trials beside published figures, which never share a column, and how numbers are written.
+"""`Row` and `Table`: measured trials and, in columns of their own, published figures; and how numbers are written.
 
-A title names the base and the data, so that no small-scale number can pass for the paper's.
+A title names the base and the data, so that small-scale numbers are not mistaken for the paper's.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The paper's studies: which training method pays, how to scale, what is fast. Composition only: edits, no tensors."""
+"""The paper's studies: which training methods help, how to scale, what is fast. Composition only: edits, no tensors."""

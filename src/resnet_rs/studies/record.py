@@ -110,7 +110,7 @@ class Record:
         return np.delete(np.stack(rows), self.unscored(), axis=1)
 
     def unscored(self) -> list[int]:
-        """Indices of the test samples that at least one finished run could not read; they count in no run."""
+        """Indices of the test samples that at least one finished run could not read. They count for no run."""
         return sorted({index for r in self.results if r.error is None for index in r.unscored})
 
     def seeds(self, *labels: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Width, depth and size at several lengths of training, to test the paper's two scaling rules.
 
-    rule 1   in long training, where a model can overfit, depth gains more than width; in short training, width
-    rule 2   raise the size slowly: larger images gain less and less
+    rule 1   depth gains more than width in long training, where a model can overfit; width gains more in short training
+    rule 2   raise the size slowly: each further step gains less
 
 Source: paper, section 6, Figures 2 and 3, appendix E.
 """

@@ -1,7 +1,8 @@
-"""What a scaling grid says: Figures 2 and 3, and the two rules as paired comparisons.
+"""The results of a scaling grid: Figures 2 and 3, and the two rules as paired comparisons.
 
-The measure is the gain per doubling: how much the headline score gains for each doubling of a cost when one axis alone
-is raised, over all neighbors in the grid. The gains of two axes are compared sample by sample and seed by seed.
+The measure is the gain per doubling: how much the headline score gains for each doubling of a cost. It is summed over
+all pairs of neighbors in the grid that differ in one axis alone. The gains of two axes are compared sample by sample
+and seed by seed.
 
 Source: paper, section 6. The measure is ours: the paper shows curves and no test.
 

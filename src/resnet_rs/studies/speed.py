@@ -1,9 +1,9 @@
 """Latency and memory of every published configuration on this machine, beside the published accuracies.
 
-The paper's point is that at equal accuracy ResNet-RS is faster than EfficientNet although it computes more. Accuracies
-are ImageNet's, as published; training steps, as the paper times them, and inference are measured here.
+The paper claims that ResNet-RS is faster than EfficientNet at equal accuracy, although it computes more. The accuracies
+are the published ones on ImageNet. Training steps, as the paper times them, and inference are measured here.
 
-Source: paper, Tables 3 and 7, Figures 1, 4 and 5. The sizes of EfficientNet-RS are in no source; here they are two
+Source: paper, Tables 3 and 7, Figures 1, 4 and 5. No source gives the sizes of EfficientNet-RS. Here they are two
 thirds of EfficientNet's, in steps of 32 pixels (ours).
 """
 

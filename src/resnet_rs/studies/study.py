@@ -127,7 +127,7 @@ def alternatives(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 def check_num_trials(num_trials: int) -> None:
-    """Refuse no trials, and more than can be run, before they are made."""
+    """Refuse a study without trials, or with too many of them, before they are made."""
     if not 1 <= num_trials <= _MAX_TRIALS:
         raise ValueError(f"a study has 1 to {_MAX_TRIALS:,} trials, got {num_trials:,}.")
 

@@ -1,4 +1,4 @@
-"""Which method pays: the additive study, its converse, and weight decay against the other regularizers.
+"""Which training methods help: added one by one, left out one by one, and weight decay with other regularizers.
 
 The base may be any ResNet. The study removes the methods that the base has, which gives the paper's baseline, and adds
 those that it lacks with the paper's values. All rows have the base's warm-up, at most a tenth of the shortest run.
