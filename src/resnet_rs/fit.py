@@ -144,6 +144,17 @@ def half_life_steps(decay: float) -> float:
     return math.log(0.5) / math.log(decay)
 
 
+def with_length(experiment: Experiment, epochs: float, num_samples: int) -> Experiment:
+    """`experiment` with `epochs`, and with a warm-up and an EMA decay that fit a run of that length."""
+    warmup = fitting_warmup(experiment.recipe.schedule.warmup_epochs, epochs)
+    changed = edit(experiment, {"recipe.schedule.warmup_epochs": warmup, "recipe.epochs": epochs})
+    decay = changed.recipe.ema_decay
+    if decay is None:
+        return changed
+    steps = changed.recipe.plan(num_samples).total_steps
+    return edit(changed, {"recipe.ema_decay": min(decay, fitting_decay(steps))})
+
+
 def affordable_epochs(minutes: float, num_samples: int, *, rate: float) -> float:
     """Passes over `num_samples` images that fit into `minutes`, when training reads `rate` images per second."""
     return float(f"{60 * minutes * _SHARE_FOR_TRAINING * rate / num_samples:.3g}")

@@ -29,14 +29,14 @@ from resnet_rs.fit import (
     SMALL_IMAGE,
     affordable_epochs,
     fitting_batch_size,
-    fitting_decay,
-    fitting_warmup,
     measure_images,
     measure_speed,
     needed_minutes,
+    with_length,
 )
 from resnet_rs.models.resnet import BLOCKS
 from resnet_rs.report.table import duration_text, macs_text
+from resnet_rs.studies.scaling import UNREGULARIZED
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
@@ -179,8 +179,7 @@ def _steps(constraints: Constraints, *, is_long: bool) -> list[Experiment]:
         if size <= SMALL_IMAGE:
             edits["arch.stem"] = "small"  # as in `fit`: a stem of stride 4 leaves too few pixels
         if not is_long:
-            # As in the short runs of the scaling study: flips and crops only (appendix E).
-            edits |= {"data.randaugment": None, "task.label_smoothing": 0.0, "task.dropout": 0.0}
+            edits |= UNREGULARIZED  # as in the short runs of the scaling study
         found.append(config.edit(base, edits))
     return sorted(found, key=lambda experiment: experiment.count_cost().macs)
 
@@ -207,7 +206,7 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
         epochs = min(350.0 if is_long else LONG - 1, affordable)
     memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
-    edits = config.diff(zoo.experiment(BASE), _of_length(experiment, epochs, num_images))
+    edits = config.diff(zoo.experiment(BASE), with_length(experiment, epochs, num_images))
     return Candidate(
         edits={path: config.to_plain(value) for path, value in edits.items()},
         macs=macs,
@@ -218,14 +217,6 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
         minutes=needed_minutes(epochs, num_images, rate=rate),
         broken=tuple(_broken(constraints, epochs, latency, memory, is_long=is_long)),
     )
-
-
-def _of_length(experiment: Experiment, epochs: float, num_images: int) -> Experiment:
-    """The experiment with `epochs`, and a warm-up and an EMA decay for that length."""
-    warmup = fitting_warmup(experiment.recipe.schedule.warmup_epochs, epochs)
-    shorter = config.edit(experiment, {"recipe.schedule.warmup_epochs": warmup, "recipe.epochs": epochs})
-    decay = fitting_decay(shorter.recipe.plan(num_images).total_steps)
-    return config.edit(shorter, {"recipe.ema_decay": min(shorter.recipe.ema_decay or 1.0, decay)})
 
 
 def _memory_gib(few: Timing, many: Timing, *, batch_size: int) -> float | None:

@@ -9,16 +9,24 @@ Source: paper, section 6, Figures 2 and 3, appendix E.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from resnet_rs import config
 from resnet_rs.data.pipeline import SMALLEST_SIZE
-from resnet_rs.fit import fitting_decay, fitting_warmup
+from resnet_rs.fit import with_length
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.studies.study import Study, Trial, check_num_trials
 from resnet_rs.training.experiment import Experiment
+
+UNREGULARIZED: dict[str, Any] = {
+    "data.randaugment": None,
+    "arch.drop_path": 0.0,
+    "task.label_smoothing": 0.0,
+    "task.dropout": 0.0,
+}
+"""Edits that leave flips and crops only, as in the paper's short runs (appendix E)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +65,17 @@ def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> 
     check_num_trials(len(axes.epochs) * len(axes.sizes) * len(axes.depths) * len(axes.widths))
     trials: list[Trial] = []
     for epochs, size, depth, width in product(axes.epochs, axes.sizes, axes.depths, axes.widths):
+        edits = {
+            "arch.width": base.arch.width * width,
+            "arch.blocks": BLOCKS[depth],
+            "data.size": max(SMALLEST_SIZE, round(base.data.size * size)),
+        }
+        length = float(f"{base.recipe.epochs * epochs:.4g}")
+        scaled = with_length(config.edit(base, edits), length, num_samples)
         is_longest = epochs == max(axes.epochs)
-        edits = _edits(base, num_samples, at=(width, depth, size, epochs), is_longest=is_longest)
-        scaled = config.edit(base, edits)
-        length = scaled.recipe.epochs
+        scaled = config.edit(
+            scaled, {"recipe.ema_decay": base.recipe.ema_decay} if is_longest else UNREGULARIZED
+        )
         trials.append(
             Trial(
                 label=f"{length:g} epochs, {scaled.data.size} px, depth {depth}, width {width:g}",
@@ -78,30 +93,3 @@ def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> 
             "appendix E. Dropout by width (Table 12) is left out: its values could not be verified.",
         ),
     )
-
-
-def _edits(
-    base: Experiment, num_samples: int, *, at: tuple[float, int, float, float], is_longest: bool
-) -> dict[str, Any]:
-    width, depth, size, epochs = at
-    length = float(f"{base.recipe.epochs * epochs:.4g}")
-    warmup = fitting_warmup(base.recipe.schedule.warmup_epochs, length)
-    recipe = replace(base.recipe, schedule=replace(base.recipe.schedule, warmup_epochs=warmup), epochs=length)
-    edits: dict[str, Any] = {
-        "arch.width": getattr(base.arch, "width", 1.0) * width,
-        "arch.blocks": BLOCKS[depth],
-        "data.size": max(SMALLEST_SIZE, round(base.data.size * size)),
-        "recipe.epochs": length,
-        "recipe.schedule": recipe.schedule,
-    }
-    if base.recipe.ema_decay is not None and not is_longest:
-        fitting = fitting_decay(recipe.plan(num_samples).total_steps)
-        edits["recipe.ema_decay"] = min(base.recipe.ema_decay, fitting)
-    if not is_longest:
-        edits |= {
-            "data.randaugment": None,
-            "arch.drop_path": 0.0,
-            "task.label_smoothing": 0.0,
-            "task.dropout": 0.0,
-        }
-    return edits
