@@ -116,7 +116,7 @@ def page(found=None, **changes):
     found = found or scores()
     parts = {
         "title": "resnet-rs-50-i160 on fashion",
-        "headline": {"top-1": "78.4% (76.1% to 80.5%)", "time": "12.3 min", "images per second": 812},
+        "headline": {"top-1": "78.4% (76.1% to 80.5%)", "time": "12.3 min", "images per second": "812"},
         "score": TASK.headline,
         "epochs": EPOCHS,
         "is_finished": True,
@@ -134,7 +134,7 @@ def page(found=None, **changes):
         },
         "edits": [
             Edit(path="data.size", before="160", after="28", reason="the images are small"),
-            Edit(path="recipe.ema_decay", before=0.9999, after=None),
+            Edit(path="recipe.ema_decay", before="0.9999", after="none"),
         ],
         "environment": {"torch": "2.14.0", "device": "cpu"},
     }

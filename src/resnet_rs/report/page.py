@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
+from resnet_rs.report.blocks import Block, Chart, Gallery, Listing
 from resnet_rs.report.figures import is_number, run_figures
 from resnet_rs.report.frame import drawn, render, stored
 from resnet_rs.report.score import Number, ScoreName
@@ -31,11 +31,11 @@ _NUM_UNREADABLE = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One difference to the experiment of the zoo."""
+    """One difference to the experiment of the zoo, its values as typed on the command line."""
 
     path: str
-    before: object
-    after: object
+    before: str
+    after: str
     reason: str = ""
     """Why `--fit` made it; empty if the user made it."""
 
@@ -45,7 +45,7 @@ class RunPage:
     """The content of a run page as plain values. Every part may be empty."""
 
     title: str
-    headline: Mapping[str, float | int | str]
+    headline: Mapping[str, str]
     """Label -> value of the few numbers at the top."""
     score: ScoreName
     """The score whose curve is shown."""
@@ -89,40 +89,29 @@ def render_run_page(page: RunPage) -> str:
         tables=[block for block in page.blocks if isinstance(block, Listing)],
         charts=charts,
         galleries=[
-            (block, [(tile, _embedded(page.images[tile.index])) for tile in _shown(block, page)])
+            (block, [(t, _embedded(page.images[t.index])) for t in block.tiles if t.index in page.images])
             for block in page.blocks
             if isinstance(block, Gallery)
         ],
         unreadable=page.unreadable[:_NUM_UNREADABLE],
         num_unreadable=len(page.unreadable),
         augmented=[_embedded(image) for image in page.augmented],
-        edits=[(edit, _typed(edit.before), _typed(edit.after)) for edit in page.edits],
         slots=[_slot(name, value, edited) for name, value in page.experiment.items() if name != "type"],
     )
 
 
-def _shown(gallery: Gallery, page: RunPage) -> list[Tile]:
-    """The tiles that have an image."""
-    return [tile for tile in gallery.tiles if tile.index in page.images]
-
-
-def _value_and_note(value: float | int | str) -> tuple[str, str]:
-    """The leading number of a text and the rest in smaller print, as in `78.4% (76.1% to 80.5%)` or `12.3 min`."""
-    if not isinstance(value, str):
-        return (f"{value:,}" if isinstance(value, int) else f"{value:.4g}"), ""
-    first, _, rest = value.partition(" ")
-    return (first, rest) if first[:1].isdigit() else (value, "")
+def _value_and_note(text: str) -> tuple[str, str]:
+    """The leading number and the rest, for smaller print, as of `78.4% (76.1% to 80.5%)` or `12.3 min`."""
+    first, _, rest = text.partition(" ")
+    return (first, rest) if first[:1].isdigit() else (text, "")
 
 
 def _slot(name: str, value: object, edited: Sequence[str]) -> tuple[str, str, list[tuple[str, str, bool]]]:
     """Name, type and fields of a slot: path, value and whether the field is edited."""
     fields: dict[str, Any] = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
-    kind = fields.pop(f"{name}.type", "")
-    return (
-        name,
-        str(kind),
-        [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()],
-    )
+    kind = str(fields.pop(f"{name}.type", ""))
+    rows = [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()]
+    return name, kind, rows
 
 
 def _flat(value: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
