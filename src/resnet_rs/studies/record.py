@@ -143,14 +143,14 @@ def read(path: Path) -> Record:
 
 
 def json_lines(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:
-    """Lines of JSON."""
+    """`head` and `lines`, each as a line of JSON."""
     return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in (head, *lines))
 
 
 def parsed(path: Path, name: str, build: Callable[[Any, list[Any]], R], *, cure: str) -> R:
-    """What `build` makes of the first line and the others of a file of JSON lines; `path` may be its folder.
+    """The value that `build` makes from the first line and the further lines of a file of JSON.
 
-    Raises `ValueError` with the `cure` if the file is damaged.
+    `path` is the file, or the folder that holds it as `name`. A damaged file raises `ValueError` with the `cure`.
     """
     path = path / name if path.is_dir() else path
     if not path.is_file():
