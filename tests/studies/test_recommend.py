@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from resnet_rs.data.shapes import Shapes
 
 from resnet_rs import config, verbs, zoo
-from resnet_rs.data.shapes import Shapes
 from resnet_rs.deploy.bench import Timing
 from resnet_rs.fit import refuse_unfit
 from resnet_rs.studies import recommend as recommending
