@@ -136,11 +136,8 @@ def test_show_takes_edits(command):
         (["train", "resnet-rs-tiny", "--data", "builtin"], "Missing option '--out'"),
         (["evaluate", "nothing", "--data", "builtin"], "nothing is no folder"),
         (["predict", "nothing", "x.jpg"], "nothing is no folder; expected a run folder"),
-        (
-            ["predict", "resnet-rs-5O-i160", "x.jpg"],
-            "the name of published weights, such as resnet-rs-50-i160",
-        ),
-        (["report", "nothing"], "nothing holds no run"),
+        (["predict", "resnet-rs-5O-i160", "x.jpg"], "Closest: resnet-rs-50-i160."),
+        (["report", "nothing"], "nothing is no folder"),
         (["trian"], "No such command 'trian'"),
     ],
 )
@@ -290,6 +287,19 @@ def test_report_writes_the_page_again(trained, command):
     page.unlink()
     assert command("report", trained[0]).stdout.strip() == str(page)
     assert "röd" in page.read_text()
+
+
+def test_report_reads_images_up_to_the_limit_of_the_run(tmp_path, command):
+    for i in range(16):
+        for name, color in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+            paint(tmp_path / "photos" / name / f"{i}.png", color, size=(24 + i % 2, 20), seed=i)
+    limit = ("--max-pixels", 24 * 20)
+    train = ("train", "resnet-rs-tiny", "--data", tmp_path / "photos", "--out", tmp_path / "run")
+    assert command(*train, *limit, *QUICK).returncode == 0
+    page = tmp_path / "run/page.html"
+    first = page.read_text()
+    assert command("report", tmp_path / "run").returncode == 0
+    assert page.read_text() == first
 
 
 def test_fit_prints_its_edits_with_reasons(photos, command):

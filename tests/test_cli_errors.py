@@ -49,6 +49,7 @@ def test_folders_and_checkpoints_without_permission_are_named_with_the_cure(tmp_
     [
         (("--workers", "500000000"), "error: workers must be 0 to"),
         (("--max-pixels", "0"), "error: max_pixels must be 1 to 178,956,970"),
+        (("--fit", "--minutes", "inf"), "error: minutes must be above 0 and finite, got inf"),
     ],
 )
 def test_values_that_the_machine_cannot_serve_are_refused(tmp_path, monkeypatch, capsys, option, said):
@@ -67,6 +68,24 @@ def test_an_image_above_the_limit_is_named_and_predicted_with_a_higher_limit(tmp
     assert main(monkeypatch, *predict, 599) == 2
     assert "20 x 30 pixels, more than the limit of 599; raise it with --max-pixels" in capsys.readouterr().out
     assert main(monkeypatch, *predict, 600) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("evaluate", "--data", "builtin"), ("predict", "x.png"), ("report",), ("push", "me/shapes")]
+)
+def test_a_mistyped_run_names_the_closest_one(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/first").mkdir(parents=True)
+    for typed in ("runs/frst", "run/first"):
+        assert main(monkeypatch, words[0], typed, *words[1:]) == 2
+        said = capsys.readouterr().err
+        assert f"{typed} is no folder" in said and "Closest: runs/first." in said
+    for typed, cure in (
+        ("resnet-rs-50-i16O", "Closest: resnet-rs-50-i160."),
+        ("quite/else", "Check the path."),
+    ):
+        assert main(monkeypatch, words[0], typed, *words[1:]) == 2
+        assert cure in capsys.readouterr().err
 
 
 def test_two_ranks_with_one_named_gpu_are_refused(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,31 @@ def test_summaries_are_shown_whole_at_80_columns(group, capsys, monkeypatch):
     assert [line.split()[0] for line in lines] == OURS[group].split()
     for line in lines:
         assert line.endswith(".") and not line.endswith("...") and len(line) < 80
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["evaluate"], "Changes to how images are prepared: data.size,"),
+        (["convert"], "Changes to the experiment of --name"),
+        (["study", "speed"], "Settings of the measurement"),
+        (["study", "run"], "settings of the study"),
+        (["fit"], "Time budget of the training, in minutes."),
+    ],
+)
+def test_help_describes_the_edits_and_the_minutes_of_this_command(command, said, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, printed = run(capsys, monkeypatch, *command, "--help")
+    assert said in printed
+    assert command == ["fit"] or "recipe.epochs=100 arch.se_ratio" not in printed
+
+
+def test_costs_are_shown_in_the_unit_that_fits(capsys, monkeypatch):
+    _, printed = run(capsys, monkeypatch, "list", "resnet-rs-*")
+    assert "resnet-rs-50-i160     160 px    35.69 M  2.28 billion multiply-adds" in printed
+    assert re.search(r"resnet-rs-tiny +28 px .* [\d.]+ million multiply-adds", printed)
+    _, printed = run(capsys, monkeypatch, "show", "resnet-rs-tiny")
+    assert re.search(r"[\d.]+ million multiply-adds at 28 pixels", printed)
 
 
 def test_an_edit_without_its_slot_names_the_field_that_was_meant(capsys, monkeypatch):
@@ -122,3 +148,12 @@ def test_memory_that_is_short_is_an_error_with_its_cure(capsys, monkeypatch):
     assert (
         ended.value.code == 2 and "out of memory" in said and "--micro-batch" in said and "More" not in said
     )
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(**_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(sys.modules["resnet_rs.cli.app"], "app", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main()

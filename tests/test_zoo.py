@@ -109,5 +109,5 @@ def test_a_very_long_name_is_refused_at_once_and_shortened():
 
 
 def test_patterns_choose_names():
-    assert zoo.names("efficientnet-b?") == [f"efficientnet-b{i}" for i in range(8)]
-    assert len(zoo.names()) == 23
+    assert zoo.list_models("efficientnet-b?") == [f"efficientnet-b{i}" for i in range(8)]
+    assert len(zoo.list_models()) == 23

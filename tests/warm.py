@@ -18,7 +18,7 @@ SERVER = [sys.executable, __file__]
 MODULES = (
     "resnet_rs.cli",
     "resnet_rs.verbs",
-    "resnet_rs.progress",
+    "resnet_rs.cli.progress",
     "resnet_rs.studies.reports",
     "resnet_rs.studies.catalog",
 )

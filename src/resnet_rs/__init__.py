@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from resnet_rs.studies.one_call import study
     from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
     from resnet_rs.training.device import Device
-    from resnet_rs.verbs import Machine, create_model, evaluate, experiment, list_models, load, save, train
+    from resnet_rs.verbs import Machine, create_model, evaluate, load, save, train
     from resnet_rs.weights.share import from_pretrained, save_pretrained
+    from resnet_rs.zoo import experiment, list_models
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,6 +45,7 @@ _MODULES = {
     "Device": "training.device",
     "study": "studies.one_call",
     **dict.fromkeys(("Study", "Trial", "additive", "alternatives", "grid"), "studies.study"),
+    **dict.fromkeys(("experiment", "list_models"), "zoo"),
     "push_to_hub": "bridges.hub",
     **dict.fromkeys(("from_pretrained", "save_pretrained"), "weights.share"),
 }

@@ -31,6 +31,12 @@ def listed(names: Collection[str], *, at_most: int = 5) -> str:
     return first if len(names) <= at_most else f"{first} and {len(names) - at_most} more"
 
 
+def macs_text(macs: int) -> str:
+    """A number of multiply-adds in the unit that fits, such as `2.28 billion multiply-adds`."""
+    shown = f"{macs / 1e9:.3g} billion" if macs >= 1e9 else f"{macs / 1e6:.3g} million"
+    return f"{shown} multiply-adds"
+
+
 def closest(word: str, known: Iterable[str], *, at_most: int = 3, likeness: float = 0.4) -> str:
     """The words of `known` that are most like a misspelled one, with commas; empty if none is.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from fnmatch import fnmatchcase
+from typing import Any
 
 from resnet_rs import text
-from resnet_rs.config import diff, edit
+from resnet_rs.config import diff, edit, to_plain
 from resnet_rs.data.pipeline import Data
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.efficientnet import EFFICIENTNETS
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
-from resnet_rs.paper import IMAGENET_IMAGES
+from resnet_rs.paper import IMAGENET_IMAGES, RELEASED
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.recipe import Recipe
@@ -114,14 +117,17 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def experiment(name: str) -> Experiment:
-    """The experiment called `name`. For an unknown name the error gives the closest ones."""
+def experiment(name: str, edits: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment called `name`, with `edits` such as `{"recipe.epochs": 100}`.
+
+    For an unknown name the error gives the closest ones.
+    """
     if name not in EXPERIMENTS:
         raise ValueError(
             f"{text.quoted(name)} is not in the zoo. Closest: {closest(name)}. "
             f"`resnet-rs list` shows all {len(EXPERIMENTS)}."
         )
-    return EXPERIMENTS[name]
+    return edit(EXPERIMENTS[name], edits or {})
 
 
 def closest(name: str) -> str:
@@ -129,9 +135,34 @@ def closest(name: str) -> str:
     return text.closest(name, EXPERIMENTS) or ", ".join(list(EXPERIMENTS)[:3])
 
 
-def names(pattern: str = "*") -> list[str]:
-    """Names that match `pattern`, where `*` matches any letters."""
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match `pattern`, such as `resnet-rs-*`."""
     return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
+
+
+def outline(name: str) -> dict[str, Any]:
+    """Name, image size, parameters, multiply-adds and activations of an experiment."""
+    chosen = experiment(name)
+    return {"name": name, "size": chosen.data.size, **asdict(chosen.count_cost())}
+
+
+def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment as JSON: its fields, cost, schedule and published results."""
+    original, chosen = experiment(name), experiment(name, edits)
+    plan = chosen.recipe.plan(num_images(name))
+    published = RELEASED.get(name)
+    slots = to_plain(chosen)
+    return {
+        "name": name,
+        "edits": {path: to_plain(value) for path, value in diff(original, chosen).items()},
+        **asdict(chosen.count_cost()),
+        "steps": plan.total_steps,
+        "warmup_steps": round(plan.warmup_steps),
+        "peak_lr": plan.peak_lr,
+        "num_images": num_images(name),
+        **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
+        "published": None if published is None else asdict(published),
+    }
 
 
 def num_images(name: str) -> int:

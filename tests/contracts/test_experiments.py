@@ -24,7 +24,7 @@ ARCHS = {type(e.arch).__name__ + str(getattr(e.arch, "stem", "")): e.arch for e 
 ARCHS["ModelGardenArch"] = ModelGardenArch.like(zoo.experiment("resnet-rs-50-i160").arch)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.list_models())
 def test_an_experiment_survives_json_edits_and_classes(name):
     experiment = zoo.experiment(name)
     assert config.from_plain(json.loads(json.dumps(config.to_plain(experiment)))) == experiment

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -39,54 +38,44 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> bool:
-    if is_asked:
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
         say(f"resnet-rs {__version__}")
         raise typer.Exit
-    return is_asked
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
-    ] = False,
-) -> None:
-    del version
 
 
 def main() -> None:
     """Run the command line. Wrong input gives one message and exit code 2."""
     warnings.showwarning = _say_warning
-    with _explained():
-        app(standalone_mode=True)
-
-
-@contextmanager
-def _explained() -> Generator[None]:
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+        app(standalone_mode=True)
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        message = _message(error)
+        if message is None:
             raise
-        text = str(error).partition("\n")[0] or "this machine has too little memory"
-        cure = "Use a smaller --micro-batch, --activation-checkpointing, or a smaller network."
-        say(f"error: out of memory: {text} {cure}", is_error=True)
-        sys.exit(EXIT_ERROR)
-    except (ValueError, OSError, RecursionError) as error:
         with suppress(OSError):
-            say(f"error: {_message(error)}", is_error=True)
+            say(f"error: {message}", is_error=True)
         sys.exit(getattr(error, "exit_code", EXIT_ERROR))
 
 
-def _message(error: Exception) -> str:
-    """The message of an error; an error of the operating system names the path, the reason and what to do."""
-    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
-        return str(error)
-    paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
-    reason, cure = error.strerror or type(error).__name__, _CURES.get(error.errno, "Check the path.")
-    return f"cannot use {paths}: {reason.lower()}. {cure}"
+def _message(error: Exception) -> str | None:
+    """The message of an error, with what to do; None for a bug, which needs its traceback.
+
+    An error of the operating system names the path and the reason.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
+        text = str(error).partition("\n")[0] or "this machine has too little memory"
+        cure = "Use a smaller --micro-batch, --activation-checkpointing, or a smaller network."
+        return f"out of memory: {text} {cure}"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+        reason, cure = error.strerror or type(error).__name__, _CURES.get(error.errno, "Check the path.")
+        return f"cannot use {paths}: {reason.lower()}. {cure}"
+    is_bug = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+    return None if is_bug else str(error)
 
 
 def _say_warning(message: Warning | str, *_: object) -> None:

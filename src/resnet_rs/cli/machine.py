@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from resnet_rs.cli.options import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from resnet_rs.training.group import RankInfo
     from resnet_rs.verbs import Machine
 
 
@@ -22,6 +21,7 @@ def machine(
     micro_batch: int | None = None,
     workers: int = 0,
     max_pixels: int = MAX_PIXELS,
+    activation_checkpointing: bool = False,
 ) -> Generator[Machine]:
     """This machine; if torchrun has started this process, with this rank and the others."""
     from resnet_rs.training.device import Device
@@ -32,27 +32,16 @@ def machine(
         micro_batch=micro_batch,
         workers=workers,
         max_pixels=max_pixels,
+        activation_checkpointing=activation_checkpointing,
     )
-    info = _rank_info()
-    if info is None:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun has not started this process
         yield chosen
         return
     from dataclasses import replace
 
-    from resnet_rs.training.group import rendezvous
+    from resnet_rs.training.group import RankInfo, rendezvous
 
-    own = chosen.device.of_rank(info.local_index, local_count=info.local_count)
-    with rendezvous(info, own) as ranks:
-        yield replace(chosen, device=own, ranks=ranks)
-
-
-def _rank_info() -> RankInfo | None:
-    """This process among torchrun's ranks; None if torchrun has not started it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    from resnet_rs.training.group import RankInfo
-
-    return RankInfo(
+    info = RankInfo(
         index=int(os.environ["RANK"]),
         count=int(os.environ["WORLD_SIZE"]),
         local_index=int(os.environ["LOCAL_RANK"]),
@@ -60,3 +49,6 @@ def _rank_info() -> RankInfo | None:
         host=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
     )
+    own = chosen.device.of_rank(info.local_index, local_count=info.local_count)
+    with rendezvous(info, own) as ranks:
+        yield replace(chosen, device=own, ranks=ranks)

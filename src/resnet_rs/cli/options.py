@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 MAX_PIXELS = 50_000_000
 """The default of `data.decode`, which would take long to import here."""
 
-Name = Annotated[str, typer.Argument(help="Name of an experiment; `resnet-rs list` shows all.")]
+
+def edits_argument(help: str) -> Any:
+    """The argument `field=value ...` of a command; `help` says what its edits change."""
+    return typer.Argument(metavar="field=value", help=help)
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="An experiment of the zoo; `resnet-rs list` shows all.")
+]
 Edits = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[field=value]...",
-        help="Changes to the experiment, such as recipe.epochs=100 arch.se_ratio=none.",
-    ),
+    edits_argument("Changes to the experiment, such as recipe.epochs=100 arch.se_ratio=none."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trained = Annotated[
@@ -28,7 +33,6 @@ Trained = Annotated[
 DataName = Annotated[
     str, typer.Option("--data", help="`builtin`, or a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.")
 ]
-Minutes = Annotated[float | None, typer.Option(help="Time budget for --fit, in minutes.")]
 DeviceName = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda, cuda:N or mps; by default the fastest that this machine has."),

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from resnet_rs.text import printable
-
-
-def flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Path and text of each value in nested JSON. Types are shown by their last name."""
-    from resnet_rs.config import as_text
-
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from flat(f"{path}.{name}", item) if name != "type" else [(path, item.rpartition(".")[2])]
-    else:
-        yield path, as_text(tuple(value) if isinstance(value, list) else value)
 
 
 def say(text: object, *, is_error: bool = False) -> None:
@@ -26,6 +17,30 @@ def say(text: object, *, is_error: bool = False) -> None:
     print(printable(str(text)), file=sys.stderr if is_error else sys.stdout, flush=True)
 
 
+def say_lines(lines: Iterable[object]) -> None:
+    """Print lines."""
+    for line in lines:
+        say(line)
+
+
 def say_json(value: Any) -> None:
     """Print JSON in ASCII."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def say_report(study: Path, *, out: Path | None = None) -> None:
+    """Print the tables of a study and write its page to `out`, by default into its folder."""
+    from resnet_rs.studies import reports
+
+    text, page = reports.report(study, out=out)
+    say_lines(text.splitlines())
+    if page is not None:
+        say(f"page: {page}")
+
+
+def train_command(base: str, edits: Mapping[str, Any], *, data: str, out: str) -> str:
+    """The command that trains an experiment with edits, for a shell."""
+    from resnet_rs.config import as_text
+
+    words = ["resnet-rs", "train", base, "--data", data, "--out", out]
+    return shlex.join([*words, *(f"{path}={as_text(value)}" for path, value in edits.items())])

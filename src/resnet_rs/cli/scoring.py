@@ -9,8 +9,17 @@ import typer
 
 from resnet_rs.cli.app import EXIT_PARTLY, app
 from resnet_rs.cli.machine import machine as chosen_machine
-from resnet_rs.cli.options import MAX_PIXELS, AsJson, DataName, DeviceName, Edits, MaxPixels, Trained, Workers
-from resnet_rs.cli.output import say, say_json
+from resnet_rs.cli.options import (
+    MAX_PIXELS,
+    AsJson,
+    DataName,
+    DeviceName,
+    MaxPixels,
+    Trained,
+    Workers,
+    edits_argument,
+)
+from resnet_rs.cli.output import say, say_json, say_lines, say_report
 
 FileKey = Annotated[str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")]
 
@@ -18,7 +27,12 @@ FileKey = Annotated[str | None, typer.Option(help="Where in a .pth file the weig
 @app.command()
 def evaluate(
     trained: Trained,
-    edits: Edits = None,
+    edits: Annotated[
+        list[str] | None,
+        edits_argument(
+            "Changes to how images are prepared: data.size, data.crop_ratio, data.crop_first, data.resampling."
+        ),
+    ] = None,
     *,
     data: DataName,
     protocol: Annotated[
@@ -36,10 +50,7 @@ def evaluate(
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score trained or published weights on test images.
-
-    Edits can change data.size, data.crop_ratio, data.crop_first and data.resampling.
-    """
+    """Score trained or published weights on test images."""
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
@@ -53,14 +64,13 @@ def evaluate(
     if as_json:
         say_json(scores)
         return
-    for line in verbs.describe_scores(scores):
-        say(line)
+    say_lines(verbs.describe_scores(scores))
 
 
 @app.command()
 def predict(
     trained: Trained,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of them.")],
     *,
     max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
@@ -83,7 +93,7 @@ def predict(
             say(f"{prediction.key}: {shown}")
     unreadable = sum(prediction.answer is None for prediction in predictions)
     if unreadable == len(predictions):
-        raise ValueError(f"none of the {unreadable} images could be read.")
+        raise ValueError(f"none of the {unreadable} images could be read. The output has the reason of each.")
     if unreadable:
         say(f"{unreadable} of {len(predictions)} images could not be read.", is_error=True)
         raise typer.Exit(EXIT_PARTLY)
@@ -93,9 +103,7 @@ def predict(
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="PATH [PATH]", help="A run, a study or a study's record; or two runs to compare."
-        ),
+        typer.Argument(metavar="PATH", help="A run, a study or a study's record; or two runs to compare."),
     ],
     *,
     out: Annotated[
@@ -111,21 +119,17 @@ def report(
 
     if len(paths) > 2 or (len(paths) == 2 and out is not None):
         raise ValueError("give one path, or two runs to compare, which are printed and need no --out.")
+    paths = [path if path.suffix == ".jsonl" else verbs.existing(path) for path in paths]
     if len(paths) == 2:
-        for line in compare_runs.compare_runs(*paths).splitlines():
-            say(line)
+        say_lines(compare_runs.compare_runs(*paths).splitlines())
         return
     path = paths[0]
-    if not reports.is_study(path):
-        if out is not None:
-            raise ValueError(f"--out is for studies, and {path} is none. The page of a run is in its folder.")
+    if reports.is_study(path):
+        say_report(path, out=out)
+    elif out is None:
         say(verbs.report(path))
-        return
-    text, page = reports.report(path, out=out)
-    for line in text.splitlines():
-        say(line)
-    if page is not None:
-        say(f"page: {page}")
+    else:
+        raise ValueError(f"--out is for studies, and {path} is none. The page of a run is in its folder.")
 
 
 @app.command()
@@ -134,7 +138,10 @@ def convert(
         Path,
         typer.Argument(metavar="SOURCE", help="Weights of another program: a file, a folder or an archive."),
     ],
-    edits: Edits = None,
+    edits: Annotated[
+        list[str] | None,
+        edits_argument("Changes to the experiment of --name, such as arch.se_ratio=none."),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(help="A new checkpoint folder.")],
     kind: Annotated[
@@ -143,15 +150,9 @@ def convert(
             "--from", help="Their format: tf1, tf2, keras, timm, torchvision, or hub for a Hub folder."
         ),
     ],
-    name: Annotated[
-        str | None, typer.Option(help="Their experiment, where the file does not name it.")
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Read the raw weights, not their moving averages.")
-    ] = False,
-    background: Annotated[
-        bool, typer.Option("--background", help="Keep class 0 of the TF2 Model Garden.")
-    ] = False,
+    name: Annotated[str | None, typer.Option(help="Their experiment, if the file does not name it.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Read the raw weights, not the EMA weights.")] = False,
+    background: Annotated[bool, typer.Option("--background", help="Keep class 0 of 1,001 (tf2).")] = False,
     key: FileKey = None,
     classes: Annotated[
         Path | None,
@@ -167,7 +168,7 @@ def convert(
     from resnet_rs.weights.convert import convert as convert_weights
     from resnet_rs.weights.reading import SourceCheckpoint
 
-    foreign = SourceCheckpoint(
+    source_weights = SourceCheckpoint(
         path=source,
         kind=kind,
         name=name,
@@ -177,10 +178,9 @@ def convert(
         key=key,
         classes=None if classes is None else _read_names(classes),
     )
-    provenance, _, num_variables = convert_weights(foreign, out)
+    provenance, _, num_variables = convert_weights(source_weights, out)
     say(f"{out}: {zoo.nearest(provenance.experiment)}, {num_variables:,} variables")
-    for fact in ("variables", "head", "classes"):
-        say(f"{fact}: {provenance.origin[fact]}")
+    say_lines(f"{fact}: {provenance.origin[fact]}" for fact in ("variables", "head", "classes"))
 
 
 @app.command()
@@ -207,7 +207,8 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="A released experiment, such as resnet-rs-152-i256, or OWNER/NAME[@REVISION] on the Hub."
+            metavar="NAME",
+            help="A released experiment, such as resnet-rs-152-i256, or OWNER/NAME[@REVISION] on the Hub.",
         ),
     ],
     *,
@@ -237,7 +238,7 @@ def push(
     ],
     repo: Annotated[
         str | None,
-        typer.Argument(metavar="[OWNER/NAME]", help="A repository on the Hub. A missing one is made."),
+        typer.Argument(metavar="OWNER/NAME", help="A repository on the Hub. A missing one is made."),
     ] = None,
     *,
     out: Annotated[
@@ -258,12 +259,14 @@ def push(
     """
     from tempfile import TemporaryDirectory
 
+    from resnet_rs import verbs
     from resnet_rs.bridges.hub import NO_REPO, push_to_hub, refuse_no_repo
     from resnet_rs.bridges.hub_folder import is_hub_folder
     from resnet_rs.weights.share import save_pretrained
 
     if repo is not None:
         refuse_no_repo(repo)
+    trained = verbs.existing(trained)
     if is_hub_folder(trained):
         if repo is None or out is not None or license is not None:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from resnet_rs.cli.app import EXIT_STOPPED, app
-from resnet_rs.cli.options import AsJson, DeviceName, Edits, MicroBatch, PrecisionName, Workers
-from resnet_rs.cli.output import say, say_json
+from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
+from resnet_rs.cli.options import AsJson, DeviceName, MicroBatch, PrecisionName, Workers, edits_argument
+from resnet_rs.cli.output import say, say_json, say_lines, say_report, train_command
+from resnet_rs.text import macs_text
 
 if TYPE_CHECKING:
     from resnet_rs.deploy.bench import Timing
@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from resnet_rs.studies.planning import Options, ResolvedStudy
     from resnet_rs.studies.record import Result
 
-EXIT_FAILED = 1
-"""Some trials of a study, or some measurements, failed; the table holds their errors."""
-
 
 class _StudyGroup(TyperGroup):
     """`study NAME` is short for `study run NAME`."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - classes of click, which typer hides
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
 
 
@@ -49,14 +46,18 @@ def study_list() -> None:
     """List the studies."""
     from resnet_rs.studies import catalog
 
-    for label, line in catalog.OUTLINE.items():
-        say(f"{label:<18} {line}")
+    say_lines(f"{label:<18} {line}" for label, line in catalog.OUTLINE.items())
 
 
 @study.command("run")
 def study_run(
-    name: Annotated[str, typer.Argument(help="A study of `study list`, or a .yaml file of your own.")],
-    edits: Edits = None,
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A name of `study list`, or a .yaml file of your own.")
+    ],
+    edits: Annotated[
+        list[str] | None,
+        edits_argument("Changes to the base, such as recipe.epochs=100, and settings of the study."),
+    ] = None,
     *,
     base: Annotated[str | None, typer.Option(help="An experiment of the zoo that the trials edit.")] = None,
     data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
@@ -115,15 +116,23 @@ def study_run(
 
 
 @study.command("speed")
-def study_speed(edits: Edits = None, *, out: StudyOut = None, device: DeviceName = None) -> None:
+def study_speed(
+    edits: Annotated[
+        list[str] | None,
+        edits_argument("Settings of the measurement, such as protocol.batch_size=4 protocol.num_repeats=5."),
+    ] = None,
+    *,
+    out: StudyOut = None,
+    device: DeviceName = None,
+) -> None:
     """Measure latency and memory of all published networks.
 
-    The images are noise. Edits can change the settings, such as protocol.batch_size=4.
+    The images are noise.
     """
     from resnet_rs.config import edit, parse_assignments
-    from resnet_rs.deploy.bench import Protocol
+    from resnet_rs.deploy.bench import Protocol, surroundings
     from resnet_rs.processes import listening
-    from resnet_rs.studies import reports, speed
+    from resnet_rs.studies import speed
 
     typed = parse_assignments(edits or [])
     unexpected = [path for path in typed if not path.startswith("protocol.") or path == "protocol.mode"]
@@ -135,6 +144,7 @@ def study_speed(edits: Edits = None, *, out: StudyOut = None, device: DeviceName
         raise ValueError("study 'speed' needs --out FOLDER.")
     chosen = {path.removeprefix("protocol."): value for path, value in typed.items()}
     protocol = edit(Protocol(batch_size=4, num_repeats=5, device=device), chosen)
+    surroundings(protocol)  # refuses a device that is not there, before anything is written
     networks = speed.networks()
     say(f"{speed.TITLE}: {len(networks)} networks")
     failed = 0
@@ -142,10 +152,7 @@ def study_speed(edits: Edits = None, *, out: StudyOut = None, device: DeviceName
         for timing in speed.measure(out, protocol, networks, stop=stop):
             failed += timing.error is not None
             say(_timed(timing))
-    text, page = reports.report(out)
-    for line in text.splitlines():
-        say(line)
-    say(f"page: {page}")
+    say_report(out)
     _exit(stop, f"{failed} measurements" if failed else "")
 
 
@@ -153,7 +160,7 @@ def study_speed(edits: Edits = None, *, out: StudyOut = None, device: DeviceName
 def reproduce(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Published weights; by default all eleven."),
+        typer.Argument(metavar="NAME", help="Published weights; by default all eleven."),
     ] = None,
     *,
     data: Annotated[str, typer.Option(help="The validation images of ImageNet, as a folder.")],
@@ -177,24 +184,21 @@ def reproduce(
             scores.append(score)
     if not machine.ranks.is_first:
         return
-    for line in reproduction.table(scores).splitlines():
-        say(line)
+    say_lines(reproduction.table(scores).splitlines())
 
 
 @app.command()
 def bench(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments of the zoo.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Experiments of the zoo.")],
     *,
     is_training: Annotated[
-        bool, typer.Option("--train/--infer", help="A training step, or inference.")
+        bool, typer.Option("--train/--infer", help="A training step or inference.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     size: Annotated[int | None, typer.Option(help="Pixels per side; by default each network's own.")] = None,
     repeats: Annotated[int, typer.Option(min=2, help="Repeats in each round.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all networks.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the processor; by default torch's choice.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's.")] = None,
     device: DeviceName = None,
     precision: PrecisionName = None,
     as_json: AsJson = False,
@@ -203,11 +207,11 @@ def bench(
 
     Each network is measured in its own process. The output also has the throughput.
     """
-    from resnet_rs import verbs
+    from resnet_rs import zoo
     from resnet_rs.deploy.bench import Protocol, bench
 
     edits = {} if size is None else {"data.size": size}
-    experiments = {name: verbs.experiment(name, edits) for name in names}
+    experiments = {name: zoo.experiment(name, edits) for name in names}
     protocol = Protocol(
         mode="train" if is_training else "infer",
         batch_size=batch,
@@ -225,32 +229,25 @@ def bench(
     if as_json:
         say_json([asdict(timing) for timing in timings])
     if any(timing.error is not None for timing in timings):
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_PARTLY)
 
 
 @app.command()
 def recommend(
     *,
     data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
-    images: Annotated[
-        int | None, typer.Option(help="Number of training images, if there is no data yet.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over them, or give --minutes.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Time for the whole training, on this machine.")
-    ] = None,
-    latency_ms: Annotated[
-        float | None, typer.Option(help="Limit for inference of one image, on this machine.")
-    ] = None,
+    images: Annotated[int | None, typer.Option(help="Number of training images, without --data.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Length of training, or give --minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for the whole training here.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Limit for inference of an image here.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="Limit for the memory of a training step.")] = None,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the configuration for your data and limits.
 
-    It follows the paper's rules and measurements on this machine.
+    It follows the paper's rules, and measurements here, on this machine.
     """
-    from resnet_rs.config import as_text
     from resnet_rs.studies import recommend as recommending
 
     constraints = recommending.constraints_for(
@@ -267,21 +264,13 @@ def recommend(
     if as_json:
         say_json(asdict(recommendation))
         return
-    for reason in recommendation.reasons:
-        say(reason)
-    for name, candidate in (
-        ("smaller", recommendation.smaller),
-        ("chosen", recommendation.chosen),
-        ("larger", recommendation.larger),
-    ):
+    say_lines(recommendation.reasons)
+    for name in ("smaller", "chosen", "larger"):
+        candidate = getattr(recommendation, name)
         if candidate is not None:
             say(f"{name}: {recommending.outline(candidate)}")
-    edits = " ".join(
-        shlex.quote(f"{path}={as_text(value)}") for path, value in recommendation.chosen.edits.items()
-    )
-    say(
-        f"resnet-rs train {recommending.BASE} --data {shlex.quote(data or 'DATA')} --out runs/recommended {edits}"
-    )
+    edits = recommendation.chosen.edits
+    say(train_command(recommending.BASE, edits, data=data or "DATA", out="runs/recommended"))
 
 
 def _timed(timing: Timing) -> str:
@@ -299,7 +288,7 @@ def _timed(timing: Timing) -> str:
 def _show_forecast(options: Options) -> None:
     """A line for each trial, the trials that are left out, and the time of all."""
     from resnet_rs.config import describe
-    from resnet_rs.report.table import duration_text, macs_text
+    from resnet_rs.report.table import duration_text
     from resnet_rs.studies import planning
 
     resolved, costs = planning.forecast(options)
@@ -310,8 +299,7 @@ def _show_forecast(options: Options) -> None:
         say(f"{trial.label}: {needs}; {describe(trial.edits) or 'the base itself'}")
     if left_out:
         say(f"left out, beyond {options.limits}: {len(left_out)} of {len(costs)} trials")
-        for label in left_out:
-            say(f"  {label}")
+        say_lines(f"  {label}" for label in left_out)
     minutes = options.num_seeds * sum(costs[trial.label].minutes for trial in trials)
     say(
         f"{len(trials)} trials, {options.num_seeds} seeds: about {duration_text(minutes)} one after the other, without "
@@ -329,8 +317,7 @@ def _run(resolved: ResolvedStudy, folder: Path, runner: Runner) -> None:
     say(
         f"{resolved.study.title}: {len(resolved.study.trials)} trials, {len(resolved.seeds)} seeds, {total} runs"
     )
-    for note in resolved.study.notes:
-        say(f"note: {note}")
+    say_lines(f"note: {note}" for note in resolved.study.notes)
     earlier = record.read(folder).results if (folder / record.RECORD).is_file() else ()
     with listening() as stop:
         for result in run(resolved, folder, runner, stop=stop):
@@ -338,27 +325,14 @@ def _run(resolved: ResolvedStudy, folder: Path, runner: Runner) -> None:
             failed += result.error is not None
             when = " (done before)" if result.error is None and result in earlier else ""
             say(f"{count:>4} of {total}  {_described(result, resolved)}{when}")
-    found = record.read(folder)
-    path = summary.write_page(found, folder / summary.PAGE, has_folder=True)
-    for line in summary.markdown(found).splitlines():
-        say(line)
-    say(f"page: {path}")
-    best = summary.best(found)
+    say_report(folder)
+    best = summary.best(record.read(folder))
     if best is not None and not stop.is_requested:
-        _show_best(resolved, *best)
+        label, edits = best
+        score = resolved.context.score.label
+        say(f"best {score}: {label}. These test images chose it, so expect slightly less on others.")
+        say(train_command(resolved.options.base, edits, data=resolved.options.data, out="runs/best"))
     _exit(stop, f"{failed} of {total} runs" if failed else "")
-
-
-def _show_best(resolved: ResolvedStudy, label: str, edits: dict[str, Any]) -> None:
-    """The command that trains the best trial."""
-    from resnet_rs.config import as_text
-
-    typed = " ".join(shlex.quote(f"{path}={as_text(value)}") for path, value in edits.items())
-    base, data = resolved.options.base, shlex.quote(resolved.options.data)
-    say(
-        f"best {resolved.context.score.label}: {label}. These test images chose it, so expect slightly less on others."
-    )
-    say(f"resnet-rs train {base} --data {data} --out runs/best {typed}".strip())
 
 
 def _exit(stop: Stop, failed: str) -> None:
@@ -368,7 +342,7 @@ def _exit(stop: Stop, failed: str) -> None:
         raise typer.Exit(EXIT_STOPPED)
     if failed:
         say(f"{failed} failed. The same command tries them again.", is_error=True)
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_PARTLY)
 
 
 def _described(result: Result, resolved: ResolvedStudy) -> str:

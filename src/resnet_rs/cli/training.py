@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, replace
+from collections import deque
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,16 +19,11 @@ from resnet_rs.cli.options import (
     Edits,
     MaxPixels,
     MicroBatch,
-    Minutes,
     Name,
     PrecisionName,
     Workers,
 )
-from resnet_rs.cli.output import say, say_json
-
-if TYPE_CHECKING:
-    from resnet_rs.training.events import Event, Stopped
-    from resnet_rs.verbs import Machine, ResolvedExperiment
+from resnet_rs.cli.output import say, say_json, say_lines
 
 
 @app.command()
@@ -40,10 +33,8 @@ def train(
     *,
     data: DataName,
     out: Annotated[Path, typer.Option(help="Folder of this run; the same command continues it.")],
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Adapt the recipe to the data and to `--minutes`.")
-    ] = False,
-    minutes: Minutes = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data and --minutes.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Time budget for --fit, in minutes.")] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -56,7 +47,7 @@ def train(
             help="Recompute activations in the backward pass: less memory, more time, the same weights.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Names every random draw of the run.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers of the run.")] = 0,
     save_every: Annotated[
         int | None,
         typer.Option(
@@ -71,59 +62,40 @@ def train(
     saved, 5 diverged, 6 another rank is lost.
     """
     from resnet_rs import verbs
+    from resnet_rs.cli.progress import show
+    from resnet_rs.config import parse_assignments
     from resnet_rs.processes import listening
+    from resnet_rs.training.events import Stopped
 
     if minutes is not None and not fit:
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
-    with (
-        listening() as stop,
-        chosen_machine(
-            device, precision=precision, micro_batch=micro_batch, workers=workers, max_pixels=max_pixels
-        ) as machine,
-    ):
-        machine = replace(machine, activation_checkpointing=activation_checkpointing)
-        resolved = resolve(name, edits, data=data, out=out, fit=fit, minutes=minutes, machine=machine)
-        if machine.ranks.is_first:
-            for line in (*resolved.changes, *resolved.notes):
-                say(f"note: {line}")
+    hardware = chosen_machine(
+        device,
+        precision=precision,
+        micro_batch=micro_batch,
+        workers=workers,
+        max_pixels=max_pixels,
+        activation_checkpointing=activation_checkpointing,
+    )
+    with listening() as stop, hardware as machine:
+        is_first = machine.ranks.is_first
+        typed = parse_assignments(edits or [])
+        resolved = verbs.resolve(name, typed, data=data, run_folder=out, machine=machine)
+        if fit:
+            resolved = verbs.adapted(resolved, minutes=minutes, machine=machine)
+        if is_first:
+            say_lines(f"note: {line}" for line in (*resolved.changes, *resolved.notes))
         events = verbs.training(
             resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
         )
-        stopped = _show(events, is_first=machine.ranks.is_first)
-    if machine.ranks.is_first and stopped is None:
-        say(f"page: {out / 'page.html'}")
-    if stopped is not None:
-        if machine.ranks.is_first:
-            say(
-                f"stopped by {stopped.reason}, saved after update {stopped.step}; the same command continues.",
-                is_error=True,
-            )
+        last = show(events) if is_first else deque(events, maxlen=1).pop()
+    if isinstance(last, Stopped):
+        if is_first:
+            saved = f"stopped by {last.reason}, saved after update {last.step}"
+            say(f"{saved}; the same command continues.", is_error=True)
         raise typer.Exit(EXIT_STOPPED)
-
-
-def _show(events: Iterator[Event], *, is_first: bool) -> Stopped | None:
-    """Print the events of a run on the first rank. Returns the last event if the run was stopped by a signal."""
-    from resnet_rs.progress import show_live, show_plainly
-    from resnet_rs.training.events import Stopped
-
-    stopped: list[Stopped] = []
-
-    def watched() -> Iterator[Event]:
-        for event in events:
-            if isinstance(event, Stopped):
-                stopped.append(event)
-            yield event
-
-    if not is_first:
-        for _ in watched():
-            pass
-    elif sys.stdout.isatty():
-        show_live(watched())
-    else:
-        for line in show_plainly(watched()):
-            with suppress(OSError):  # a full disk or a closed pipe must not end a run
-                say(line)
-    return stopped[0] if stopped else None
+    if is_first:
+        say(f"page: {out / 'page.html'}")
 
 
 @app.command()
@@ -132,46 +104,21 @@ def fit(
     edits: Edits = None,
     *,
     data: DataName,
-    minutes: Minutes = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget of the training, in minutes.")] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the edits that adapt a recipe to your data."""
-    with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
-        resolved = resolve(name, edits, data=data, out=None, fit=True, minutes=minutes, machine=machine)
-    if as_json:
-        say_json([asdict(change) for change in resolved.changes])
-        return
-    for change in resolved.changes:
-        say(change)
-    for note in resolved.notes:
-        say(f"note: {note}")
-    if not resolved.changes:
-        say(f"{name} needs no edits for this data.")
-
-
-def resolve(
-    name: str,
-    edits: list[str] | None,
-    *,
-    data: str,
-    out: Path | None,
-    fit: bool,
-    minutes: float | None,
-    machine: Machine,
-) -> ResolvedExperiment:
-    """The experiment for the data, adapted to it with `fit`."""
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
-    resolved = verbs.resolve(
-        name,
-        parse_assignments(edits or []),
-        data=data,
-        run_folder=out,
-        ranks=machine.ranks,
-        max_pixels=machine.max_pixels,
-    )
-    return verbs.adapted(resolved, minutes=minutes, machine=machine, run_folder=out) if fit else resolved
+    with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
+        resolved = verbs.resolve(name, parse_assignments(edits or []), data=data, machine=machine)
+        resolved = verbs.adapted(resolved, minutes=minutes, machine=machine)
+    if as_json:
+        say_json([asdict(change) for change in resolved.changes])
+        return
+    say_lines(resolved.changes or [f"{name} needs no edits for this data."])
+    say_lines(f"note: {note}" for note in resolved.notes)

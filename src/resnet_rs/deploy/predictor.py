@@ -133,7 +133,7 @@ def find_images(paths: Sequence[str | PathLike[str]]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise FileNotFoundError(f"{path} is neither a file nor a folder.")
+            raise FileNotFoundError(f"{path} is neither a file nor a folder. Check the path.")
     return found
 
 

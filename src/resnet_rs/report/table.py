@@ -95,12 +95,6 @@ def duration_text(minutes: float) -> str:
     return f"{minutes:.3g} min" if minutes <= 120 else f"{minutes / 60:,.3g} h"
 
 
-def macs_text(macs: int) -> str:
-    """A number of multiply-adds in millions below a billion, else in billions."""
-    scale, unit = (1e6, "million") if macs < 1e9 else (1e9, "billion")
-    return f"{macs / scale:,.3g} {unit} multiply-adds"
-
-
 def _cells(row: Row, score: ScoreName) -> dict[str, str]:
     """The cells of a row by the names of their columns."""
     mean, difference = row.score, row.difference

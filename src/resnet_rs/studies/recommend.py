@@ -35,8 +35,9 @@ from resnet_rs.fit import (
     with_length,
 )
 from resnet_rs.models.resnet import BLOCKS
-from resnet_rs.report.table import duration_text, macs_text
+from resnet_rs.report.table import duration_text
 from resnet_rs.studies.scaling import UNREGULARIZED
+from resnet_rs.text import macs_text
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH

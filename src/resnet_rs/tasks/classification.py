@@ -166,7 +166,6 @@ class ClassificationMeter(Meter):
         is_ahead = (log_probabilities > of_label) | (log_probabilities == of_label) & is_before
         rows["rank"] = is_ahead.sum(1).numpy()
         rows["confidence"] = confidence.exp().numpy()
-        rows["probability"] = of_label[:, 0].exp().numpy()
         rows["nll"] = -of_label[:, 0].numpy()
         self._rows.append(rows)
 

@@ -66,16 +66,41 @@ def confusion_figure(names: Sequence[str], confusion: Int[np.ndarray, "K K"]) ->
 
 
 def recall_figure(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Recall of each class with its interval, the lowest first. Classes without a test image are left out."""
+    """Recall of each class with its interval, the lowest first. Classes without a test image are left out.
+
+    Up to 50 classes are horizontal bars with their names. More are thin vertical bars with the names on hover.
+    """
     labels = labels_of([entry["name"] for entry in classes])
-    labeled: list[dict[str, Any]] = [
-        {**entry, "label": label} for entry, label in zip(classes, labels, strict=True)
-    ]
-    seen = [entry for entry in labeled if is_number(entry.get("recall"))]
+    seen = [pair for pair in zip(classes, labels, strict=True) if is_number(pair[0].get("recall"))]
     if not seen:
         return None
-    order = sorted(seen, key=lambda entry: (entry["recall"], entry["name"]))
-    return _horizontal_bars(order) if len(order) <= _MOST_BARS else _vertical_bars(order)
+    seen.sort(key=lambda pair: (pair[0]["recall"], pair[0]["name"]))
+    entries, labels = [entry for entry, _ in seen], [label for _, label in seen]
+    recalls = [entry["recall"] for entry in entries]
+    intervals = [(entry["recall_low"], entry["recall_high"]) for entry in entries]
+    trace = {
+        "type": "bar",
+        "marker": {"color": BLUE, "opacity": 0.55, "line": {"width": 0}},
+        "text": labels,
+        "textposition": "none",
+        "customdata": [
+            [f"{low:.1%} to {high:.1%}", entry["count"]]
+            for (low, high), entry in zip(intervals, entries, strict=True)
+        ],
+    }
+    hover = "%{text}: %{RECALL:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} images<extra></extra>"
+    recall_axis = {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}}
+    if len(entries) <= _MOST_BARS:
+        trace |= {"x": recalls, "y": labels, "orientation": "h", "error_x": _errors(recalls, intervals)}
+        trace["hovertemplate"] = hover.replace("RECALL", "x")
+        names = {"type": "category", "autorange": "reversed", "showgrid": False, **ticks(labels)}
+        layout = {"height": _BAR_PIXELS * len(entries) + 60, "bargap": 0.35}
+        return {"data": [trace], "layout": {**layout, "xaxis": recall_axis, "yaxis": names}}
+    trace |= {"x": list(range(1, len(entries) + 1)), "y": recalls, "error_y": _errors(recalls, intervals)}
+    trace["hovertemplate"] = hover.replace("RECALL", "y")
+    places = {"title": {"text": "classes, the lowest recall first"}, "showgrid": False}
+    layout = {"height": 320, "bargap": 0.0 if len(entries) > 200 else 0.2}
+    return {"data": [trace], "layout": {**layout, "xaxis": places, "yaxis": recall_axis}}
 
 
 def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -129,64 +154,6 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
             "yaxis2": {"title": {"text": "images"}, "domain": [0, 0.2], "nticks": 3, "rangemode": "tozero"},
         },
     }
-
-
-def _horizontal_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
-    """One horizontal bar per class, with its name."""
-    labels = [entry["label"] for entry in classes]
-    trace = _bars(classes) | {
-        "x": [entry["recall"] for entry in classes],
-        "y": labels,
-        "orientation": "h",
-        "error_x": _errors([entry["recall"] for entry in classes], _intervals(classes)),
-        "hovertemplate": "%{y}: %{x:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} images<extra></extra>",
-    }
-    layout = {
-        "height": _BAR_PIXELS * len(classes) + 60,
-        "bargap": 0.35,
-        "xaxis": {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}},
-        "yaxis": {
-            "type": "category",
-            "autorange": "reversed",
-            "showgrid": False,
-            **ticks(labels),
-        },
-    }
-    return {"data": [trace], "layout": layout}
-
-
-def _vertical_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
-    """One thin vertical bar per class; its name is shown on hover."""
-    trace = _bars(classes) | {
-        "x": list(range(1, len(classes) + 1)),
-        "y": [entry["recall"] for entry in classes],
-        "text": [entry["label"] for entry in classes],
-        "textposition": "none",
-        "error_y": _errors([entry["recall"] for entry in classes], _intervals(classes)),
-        "hovertemplate": "%{text}: %{y:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} images<extra></extra>",
-    }
-    layout = {
-        "height": 320,
-        "bargap": 0.0 if len(classes) > 200 else 0.2,
-        "xaxis": {"title": {"text": "classes, the lowest recall first"}, "showgrid": False},
-        "yaxis": {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}},
-    }
-    return {"data": [trace], "layout": layout}
-
-
-def _bars(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings that horizontal and vertical bars share."""
-    intervals = [f"{low:.1%} to {high:.1%}" for low, high in _intervals(classes)]
-    counts = [entry["count"] for entry in classes]
-    return {
-        "type": "bar",
-        "marker": {"color": BLUE, "opacity": 0.55, "line": {"width": 0}},
-        "customdata": [list(pair) for pair in zip(intervals, counts, strict=True)],
-    }
-
-
-def _intervals(classes: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    return [(entry["recall_low"], entry["recall_high"]) for entry in classes]
 
 
 def _errors(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch import nn
 from resnet_rs.data import imagenet
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
-from resnet_rs.report.statistics import wilson_interval
 from resnet_rs.tasks.classification import ClassificationMeter
+from resnet_rs.tasks.classification_report import share_with_interval
 from resnet_rs.tasks.classifier import ClassificationHead
 from resnet_rs.tasks.task import Meter
 
@@ -35,16 +35,11 @@ def real_scores(meter: Meter, source: Source) -> dict[str, Any]:
         raise ValueError("ReaL's labels are for classifiers alone.")
     keys = [source.key(int(i)) for i in meter.rows["index"]]
     correct = imagenet.reassess(keys, meter.rows["predicted"])
-    if not len(correct):
+    count = len(correct)
+    if not count:
         raise ValueError("none of these images has a label of ReaL.")
-    interval = wilson_interval(int(correct.sum()), len(correct))
-    return {
-        "real": float(correct.mean()),
-        "real_low": interval.low,
-        "real_high": interval.high,
-        "real_count": len(correct),
-        "real_without": len(keys) - len(correct),
-    }
+    share = share_with_interval("real", int(correct.sum()), count)
+    return {**share, "real_count": count, "real_without": len(keys) - count}
 
 
 def real_line(scores: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.report.statistics import (
-    Interval,
     calibration_error,
     mean_interval,
     reliability_bins,
@@ -38,7 +36,6 @@ ROW = np.dtype(
         ("predicted", np.int64),
         ("rank", np.int64),  # number of classes with a higher probability than the true one
         ("confidence", np.float64),  # probability of the predicted class
-        ("probability", np.float64),  # probability of the true class
         ("nll", np.float64),
     ]
 )
@@ -65,8 +62,8 @@ def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) 
     ece, nll = calibration_error(confidence, correct), mean_interval(rows["nll"])
     return {
         "count": len(rows),
-        **_share("top1", int(correct.sum()), len(rows)),
-        **_share("top5", int(top5.sum()), len(rows)),
+        **share_with_interval("top1", int(correct.sum()), len(rows)),
+        **share_with_interval("top5", int(top5.sum()), len(rows)),
         **_estimate("calibration_error", ece.value, ece.low, ece.high),
         **_estimate("nll", _mean(rows["nll"]), nll.low, nll.high),
         "classes": _class_scores(rows, classes),
@@ -86,35 +83,40 @@ def lines(scores: Mapping[str, Any]) -> Iterator[str]:
     """A line for each of the first classes: its recall."""
     for item in (scores.get("classes") or [])[:_NUM_CLASSES_PRINTED]:
         if item["recall"] is not None:
-            interval = f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
-            yield f"  {item['name']:<24} recall {item['recall']:>6.1%} ({interval}) of {item['count']:,}"
+            recall = f"recall {item['recall']:>6.1%} ({_recall_interval(item)})"
+            yield f"  {item['name']:<24} {recall} of {item['count']:,}"
 
 
 def blocks(scores: Mapping[str, Any]) -> list[Block]:
     """Recall, calibration, confusions, all classes, and the worst mistakes."""
     classes = scores.get("classes") or []
-    found: list[Block] = [*_pairs(scores), *_all_classes(classes)]
     recall = figures.recall_figure(classes)
+    reliability = figures.reliability_figure(scores.get("reliability") or [])
+    found: list[Block] = [*_pairs(scores), *_all_classes(classes)]
     if recall is not None:
         found.append(Chart(title="Recall of each class", figure=recall))
-    reliability = figures.reliability_figure(scores.get("reliability") or [])
     if reliability is not None:
         note = "On the dotted line, confidence equals accuracy. Below it, the model is overconfident."
         found.append(Chart(title="Calibration", figure=reliability, note=note))
-    confusion = scores.get("confusion") or {}
-    if confusion.get("counts") and len(classes) <= _MOST_IN_MATRIX:
-        names = [item["name"] for item in classes]
-        figure = figures.confusion_figure(names, _dense(confusion, len(names)))
+    return [*found, *_matrix(scores), *_gallery(scores)]
+
+
+def _matrix(scores: Mapping[str, Any]) -> Iterator[Chart]:
+    """The confusion matrix, unless there are too many classes."""
+    confusion, names = scores.get("confusion") or {}, [item["name"] for item in scores.get("classes") or []]
+    if confusion.get("counts") and len(names) <= _MOST_IN_MATRIX:
+        counts = np.zeros((len(names), len(names)), dtype=np.int64)
+        counts[list(confusion["rows"]), list(confusion["columns"])] = confusion["counts"]
+        figure = figures.confusion_figure(names, counts)
         note = "Colored by the share of each true class (row). Drag to zoom, double-click to zoom out."
         is_wide = len(names) > figures.MOST_BESIDE
-        found.append(Chart(title="Confusion matrix", figure=figure, note=note, is_wide=is_wide))
-    return [*found, *_gallery(scores)]
+        yield Chart(title="Confusion matrix", figure=figure, note=note, is_wide=is_wide)
 
 
 def _class_scores(rows: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
     num_classes = len(classes)
     correct = rows["label"][rows["predicted"] == rows["label"]]
-    of_label, of_predicted, hits = (
+    of_label, of_predicted, of_correct = (
         np.bincount(labels, minlength=num_classes).tolist()
         for labels in (rows["label"], rows["predicted"], correct)
     )
@@ -122,8 +124,8 @@ def _class_scores(rows: np.ndarray, classes: Sequence[str]) -> list[dict[str, An
         {
             "name": name,
             "count": of_label[i],
-            **_share("recall", hits[i], of_label[i]),
-            **_share("precision", hits[i], of_predicted[i]),
+            **share_with_interval("recall", of_correct[i], of_label[i]),
+            **share_with_interval("precision", of_correct[i], of_predicted[i]),
         }
         for i, name in enumerate(classes)
     ]
@@ -137,12 +139,6 @@ def _confusion(rows: np.ndarray, num_classes: int) -> dict[str, list[int]]:
         "columns": (pairs % num_classes).tolist(),
         "counts": counts.tolist(),
     }
-
-
-def _dense(confusion: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-    matrix[list(confusion["rows"]), list(confusion["columns"])] = confusion["counts"]
-    return matrix
 
 
 def _worst(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> list[dict[str, Any]]:
@@ -188,7 +184,13 @@ def _all_classes(classes: Sequence[Mapping[str, Any]]) -> Iterator[Listing]:
         return
     ordered = sorted(classes, key=lambda c: (c["recall"] is None, c["recall"] or 0.0, c["name"]))
     rows = [
-        (c["name"], f"{c['count']:,}", _percent(c["recall"]), _interval(c), _percent(c["precision"]))
+        (
+            c["name"],
+            f"{c['count']:,}",
+            "" if c["recall"] is None else f"{c['recall']:.1%}",
+            "" if c["recall"] is None else _recall_interval(c),
+            "" if c["precision"] is None else f"{c['precision']:.1%}",
+        )
         for c in ordered
     ]
     head = ("class", "images", "recall", "95 % interval", "precision")
@@ -196,33 +198,28 @@ def _all_classes(classes: Sequence[Mapping[str, Any]]) -> Iterator[Listing]:
 
 
 def _gallery(scores: Mapping[str, Any]) -> Iterator[Gallery]:
-    worst = scores.get("worst") or []
     tiles = [
         Tile(
             index=item["index"],
             key=item["key"],
             lines=(item["truth"], f"{item['predicted']} {item['confidence']:.1%}"),
         )
-        for item in worst
+        for item in scores.get("worst") or []
     ]
     if tiles:
         note = "Wrong predictions, the highest confidence first. Look for wrong labels here."
         yield Gallery(title="Worst mistakes", tiles=tiles, note=note)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+def _recall_interval(item: Mapping[str, Any]) -> str:
+    return f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
 
 
-def _interval(item: Mapping[str, Any]) -> str:
-    return "" if item["recall"] is None else f"{item['recall_low']:.1%} to {item['recall_high']:.1%}"
-
-
-def _share(name: str, successes: int, count: int) -> dict[str, float | None]:
-    """A share with its interval; None for a share of nothing."""
+def share_with_interval(name: str, successes: int, count: int) -> dict[str, float | None]:
+    """`name`: the share, `name_low` and `name_high`: its 95 % interval; None for a share of nothing."""
     if count == 0:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    interval = _wilson(successes, count)
+    interval = wilson_interval(successes, count)
     return {name: successes / count, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
@@ -230,11 +227,6 @@ def _estimate(name: str, value: float, low: float, high: float) -> dict[str, flo
     """A score with its interval; None for what too few samples cannot tell."""
     found = {name: value, f"{name}_low": low, f"{name}_high": high}
     return {key: number if math.isfinite(number) else None for key, number in found.items()}
-
-
-@lru_cache(maxsize=65536)
-def _wilson(successes: int, count: int) -> Interval:
-    return wilson_interval(successes, count)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -84,10 +84,8 @@ class Classifier(Model):
         drop_rate: float = 0.0,
     ) -> Classifier:
         """A classifier with fresh weights from torch's generator."""
-        if num_classes < 0 or in_chans < 1:
-            raise ValueError(
-                f"num_classes must be 0 or more and in_chans 1 or more, got {num_classes}, {in_chans}."
-            )
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be 1 or more, got {in_chans}.")
         backbone = arch.build(in_channels=in_chans)
         if not isinstance(backbone, StagedBackbone):
             raise ValueError(
@@ -95,11 +93,10 @@ class Classifier(Model):
                 "which has a stem and four stages."
             )
         head = ClassificationHead(backbone.widths[3], num_classes=max(1, num_classes), dropout=drop_rate)
-        made = cls(backbone, head)
-        _known_pool(global_pool, num_classes)
-        if num_classes == 0:
-            made.reset_classifier(0, global_pool)
-        return made
+        model = cls(backbone, head)
+        if num_classes < 1 or global_pool != "avg":
+            model.reset_classifier(num_classes, global_pool)
+        return model
 
     def forward(self, images: Float[Tensor, "B C ..."]) -> Tensor:
         return self.forward_head(self.forward_features(images))
@@ -170,7 +167,11 @@ class Classifier(Model):
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 or more, got {num_classes}.")
         pool = self.global_pool if global_pool is None else global_pool
-        self.global_pool, self.num_classes = _known_pool(pool, num_classes), num_classes
+        if pool not in ("avg", ""):
+            raise ValueError(f'global_pool must be "avg" or "" (no pooling), got {pool!r}.')
+        if num_classes and not pool:
+            raise ValueError('a classifier needs pooled features. Give global_pool="avg" too.')
+        self.global_pool, self.num_classes = pool, num_classes
         if not num_classes:
             self.head.classifier = nn.Identity()
             return
@@ -184,14 +185,6 @@ class Classifier(Model):
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns that group parameter names by depth, for learning rates by layer."""
         return {"stem": r"^backbone\.stem", "blocks": r"^backbone\.c(\d+)" + ("" if coarse else r"\.(\d+)")}
-
-
-def _known_pool(global_pool: str, num_classes: int) -> str:
-    if global_pool not in ("avg", ""):
-        raise ValueError(f'global_pool must be "avg" or "" (no pooling), got {global_pool!r}.')
-    if num_classes and not global_pool:
-        raise ValueError('a classifier needs pooled features. Give global_pool="avg" too.')
-    return global_pool
 
 
 def _indices(given: int | Sequence[int] | None) -> list[int]:

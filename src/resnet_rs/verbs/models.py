@@ -1,9 +1,10 @@
-"""Experiments and their networks: experiment, list_models, create_model, save, show, outline."""
+"""Networks of experiments and of trained weights: create_model, save."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,14 @@ from resnet_rs import config, zoo
 from resnet_rs.bridges.hub_folder import as_begun, is_hub_folder
 from resnet_rs.bridges.timm_names import describe_to_timm
 from resnet_rs.models.backbone import Model
-from resnet_rs.paper import RELEASED
 from resnet_rs.tasks.classifier import Classifier
+from resnet_rs.text import closest
 from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.weights import pull
 from resnet_rs.weights.share import from_pretrained
 
 _ONLY_IN_TRAINING = ("drop_path", "norm_momentum", "zero_init")
-
-
-def experiment(name: str, edits: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of the zoo called `name`, with `edits` such as `{"recipe.epochs": 100}`."""
-    return config.edit(zoo.experiment(name), edits or {})
 
 
 def name_of(source: object) -> str | None:
@@ -44,9 +40,26 @@ def name_of(source: object) -> str | None:
     return source
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the zoo that match `pattern`, such as `resnet-rs-*`."""
-    return zoo.names(pattern)
+def existing(path: str | Path) -> Path:
+    """The path of a run, a checkpoint or a study. For one that does not exist, the error names the closest."""
+    path = Path(path)
+    if path.exists():
+        return path
+    near = _closest_path(path) or closest(str(path), zoo.EXPERIMENTS, at_most=1, likeness=0.6)
+    raise FileNotFoundError(
+        f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder, a study, or the "
+        f"name of published weights. {f'Closest: {near}.' if near else 'Check the path.'}"
+    )
+
+
+def _closest_path(path: Path) -> Path | None:
+    """`path`, or the existing path whose name is closest to it; None if no name is close."""
+    if path.exists():
+        return path
+    parent = _closest_path(path.parent)
+    names = os.listdir(parent) if parent is not None and parent.is_dir() else []
+    near = closest(path.name, names, at_most=1, likeness=0.6)
+    return parent / near if parent is not None and near else None
 
 
 def create_model(
@@ -72,13 +85,10 @@ def create_model(
     `edits` are applied last. A classifier for another number of classes is fresh, and `num_classes=0` leaves it out.
     Batch norm has momentum 0.1, because another training loop may not average the statistics.
     """
-    name = name_of(source)
-    path = _weights(source, name, pretrained)
-    trained = None if path is None else _load(path)
-    asked = _asked(source, name, trained)
+    asked, trained = _asked(source, pretrained)
     known = asked if trained is None else _experiment_of(trained)
     if in_chans is None:
-        in_chans = 3 if name is not None and trained is None else known.data.channels
+        in_chans = 3 if isinstance(source, str) and trained is None else known.data.channels
     owner = asked if isinstance(source, Experiment) else known
     classes = getattr(owner.task, "num_classes", None) if num_classes is None else num_classes
     chosen = _edited(_adapted(asked, classes, in_chans), edits or {})
@@ -95,21 +105,18 @@ def create_model(
     if isinstance(model, Classifier):
         describe_to_timm(model, chosen)
     if num_classes is not None and num_classes < 2:
-        _reset_classifier(model, num_classes)
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                f"num_classes={num_classes} is for classifiers, and this experiment builds a {type(model).__name__}. "
+                "Give features_only=True for the network without its head."
+            )
+        model.reset_classifier(num_classes)
     return model
 
 
-def _reset_classifier(model: Model, num_classes: int) -> None:
-    if not isinstance(model, Classifier):
-        raise ValueError(
-            f"num_classes={num_classes} is for classifiers, and this experiment builds a {type(model).__name__}. "
-            "Give features_only=True for the network without its head."
-        )
-    model.reset_classifier(num_classes)
-
-
-def _weights(source: str | Path | Experiment, name: str | None, pretrained: bool | str | Path) -> Path | None:
-    """Where the trained weights are; None for fresh ones."""
+def _asked(source: str | Path | Experiment, pretrained: bool | str | Path) -> tuple[Experiment, Model | None]:
+    """The experiment that was asked for, and the trained model whose weights it gets; None for fresh weights."""
+    name = name_of(source)
     if name is None and not isinstance(source, Experiment):
         if pretrained:
             raise ValueError(f"{source} holds trained weights already. Leave pretrained={pretrained!r} out.")
@@ -118,15 +125,17 @@ def _weights(source: str | Path | Experiment, name: str | None, pretrained: bool
                 f"{source!r} is neither in the zoo nor a folder. Give a name of `resnet-rs list`, such as "
                 f"{zoo.closest(source)}, or the path of a run, a checkpoint or a Hub folder."
             )
-        return Path(source)
-    if pretrained is True:
-        if name is None:
-            raise ValueError(
-                "weights are published by name, and pretrained=True was given with an Experiment. Give the name and "
-                "`edits` instead, or a path as `pretrained`."
-            )
-        return pull.pretrained(name)
-    return Path(pretrained) if pretrained else None
+        trained = _load(existing(source))
+        return _experiment_of(trained), trained
+    asked = source if isinstance(source, Experiment) else zoo.experiment(str(name))
+    if pretrained is not True:
+        return asked, _load(existing(pretrained)) if pretrained else None
+    if name is None:
+        raise ValueError(
+            "weights are published by name, and pretrained=True was given with an Experiment. Give the name and "
+            "`edits` instead, or a path as `pretrained`."
+        )
+    return asked, _load(pull.pretrained(name))
 
 
 def _load(path: Path) -> Model:
@@ -139,19 +148,14 @@ def _load(path: Path) -> Model:
     return model
 
 
-def _asked(source: str | Path | Experiment, name: str | None, trained: Model | None) -> Experiment:
-    if isinstance(source, Experiment):
-        return source
-    return zoo.experiment(str(source)) if name is not None or trained is None else _experiment_of(trained)
-
-
-def _experiment_of(model: Model) -> Experiment:
-    if not isinstance(model.experiment, Experiment):
+def _experiment_of(model: nn.Module) -> Experiment:
+    known = getattr(model, "experiment", None)
+    if not isinstance(known, Experiment):
         raise ValueError(
             f"expected a network of rs.create_model or rs.from_pretrained, got a {type(model).__name__} without an "
             "experiment. A network of timm.create_model is stored by timm.models.save_for_hf."
         )
-    return model.experiment
+    return known
 
 
 def _adapted(asked: Experiment, num_classes: int | None, in_chans: int) -> Experiment:
@@ -182,35 +186,30 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     `classes` are the class names in the order of the logits. `evaluate`, `predict`, `create_model` and
     `save_pretrained` take the folder. Weights become float32.
     """
-    given: tuple[Any, ...] = tuple(classes)
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in given):
+    names: tuple[Any, ...] = tuple(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"classes must be a list of names, got {classes!r:.100}.")
-    if not isinstance(model, Model):
+    known = _experiment_of(model).with_classes(names)
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        expected = known.build_model().state_dict()
+    unfit = _different(expected, tensors)
+    if unfit or len(set(names)) != len(names):
         raise ValueError(
-            f"expected a network of rs.create_model or rs.from_pretrained, got a {type(model).__name__}. A network of "
-            "timm.create_model is stored by timm.models.save_for_hf."
+            f"{len(names)} class names, {len(set(names))} of them different, do not fit the network"
+            + (
+                f": {unfit[0]} is {_shape(tensors, unfit[0])}, not {_shape(expected, unfit[0])}."
+                if unfit
+                else "."
+            )
         )
-    names, known = tuple(classes), _experiment_of(model).with_classes(tuple(classes))
-    tensors = _fitting(model, known, names)
-    before = {f"before: {name}": said for name, said in model.origin.items()}
-    origin = before | {"source": "a network in a program, saved by rs.save"}
+    tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    before = getattr(model, "origin", {})
+    origin = {f"before: {name}": text for name, text in before.items()}
+    origin["source"] = "a network in a program, saved by rs.save"
     provenance = checkpoint.Provenance(experiment=known, classes=names, seed=0, origin=origin)
     checkpoint.write(Path(out), tensors, provenance)
     return Path(out)
-
-
-def _fitting(model: nn.Module, known: Experiment, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors of `model`, checked against the network of `known` for classes of these names."""
-    with torch.device("meta"):
-        expected = known.build_model().state_dict()
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    odd = _different(expected, tensors)
-    if odd or len(set(names)) != len(names):
-        raise ValueError(
-            f"{len(names)} class names, {len(set(names))} of them different, do not fit the network"
-            + (f": {odd[0]} is {_shape(tensors, odd[0])}, not {_shape(expected, odd[0])}." if odd else ".")
-        )
-    return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
 
 
 def _refuse_other_shapes(chosen: Experiment, trained: Model) -> None:
@@ -254,29 +253,3 @@ def _different(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list
 
 def _shape(state_dict: Mapping[str, Tensor], name: str) -> list[int] | None:
     return list(state_dict[name].shape) if name in state_dict else None
-
-
-def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment as JSON: its fields, cost, schedule and published results."""
-    chosen = experiment(name, edits)
-    num_images = zoo.num_images(name)
-    plan = chosen.recipe.plan(num_images)
-    published = RELEASED.get(name)
-    slots = config.to_plain(chosen)
-    return {
-        "name": name,
-        "edits": {path: config.to_plain(v) for path, v in config.diff(zoo.experiment(name), chosen).items()},
-        **asdict(chosen.count_cost()),
-        "steps": plan.total_steps,
-        "warmup_steps": round(plan.warmup_steps),
-        "peak_lr": plan.peak_lr,
-        "num_images": num_images,
-        **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
-        "published": None if published is None else asdict(published),
-    }
-
-
-def outline(name: str) -> dict[str, Any]:
-    """Name, image size, parameters, multiply-adds and activations of an experiment."""
-    chosen = zoo.experiment(name)
-    return {"name": name, "size": chosen.data.size, **asdict(chosen.count_cost())}

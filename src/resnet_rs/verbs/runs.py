@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +13,6 @@ from typing import Any
 from resnet_rs import config, storage, zoo
 from resnet_rs.data import dataset
 from resnet_rs.data.dataset import DataSet
-from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, Splits
 from resnet_rs.fit import (
     CHANNEL_FIELDS,
@@ -31,9 +31,8 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job, usual_micro_batch
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
-from resnet_rs.training.ranks import ALONE, Ranks
+from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
-from resnet_rs.verbs.models import experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,8 @@ class ResolvedExperiment:
     """Changes that the user did not ask for by name, with their reasons."""
     images: Images | None = None
     """What the training images are like; None for a run that continues, whose changes are known."""
+    stored: Mapping[str, Any] | None = None
+    """The record of the run that continues; None for a new run."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,25 +69,23 @@ def resolve(
     *,
     data: str,
     run_folder: Path | None = None,
-    ranks: Ranks = ALONE,
-    max_pixels: int = MAX_PIXELS,
+    machine: Machine | None = None,
 ) -> ResolvedExperiment:
     """The experiment `name` with `edits`, adapted to the classes and the colors of `data`.
 
     A run in `run_folder` keeps its split and its changes.
     """
-    chosen = dataset.find(data, max_pixels=max_pixels)
-    stored = stored_run(run_folder, ranks)
+    machine = machine or Machine()
+    chosen = dataset.find(data, max_pixels=machine.max_pixels)
+    stored = None if run_folder is None else stored_run(run_folder, machine.ranks)
     splits = chosen.open(split=recorded_split(chosen, stored))
-    adapted_to_classes = experiment(name, edits).with_classes(splits.train.classes)
-    undone = config.diff(
-        adapted_to_classes,
-        config.edit(adapted_to_classes, {path: v for path, v in edits.items() if "." in path}),
-    )
+    classes = splits.train.classes
+    adapted_to_classes = zoo.experiment(name, edits).with_classes(classes)
+    fields = {path: value for path, value in edits.items() if "." in path}
+    undone = config.diff(adapted_to_classes, config.edit(adapted_to_classes, fields))
     if undone:
         raise ValueError(
-            f"the data has {len(splits.train.classes)} classes, which contradicts {config.describe(undone)}. "
-            "Leave that edit out."
+            f"the data has {len(classes)} classes, which contradicts {config.describe(undone)}. Leave that edit out."
         )
     resolved = ResolvedExperiment(
         name=name,
@@ -94,6 +93,7 @@ def resolve(
         splits=splits,
         data=chosen,
         set_by_user=frozenset(edits),
+        stored=stored,
     )
     if stored is None:
         return _with_channels(resolved)
@@ -114,20 +114,17 @@ def _with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) ->
     return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
 
 
-def adapted(
-    resolved: ResolvedExperiment, *, minutes: float | None, machine: Machine, run_folder: Path | None = None
-) -> ResolvedExperiment:
+def adapted(resolved: ResolvedExperiment, *, minutes: float | None, machine: Machine) -> ResolvedExperiment:
     """`resolved` with a recipe adapted to its data and, if given, to a time budget.
 
-    A run that began in `run_folder` keeps its changes. So speed is measured once, and the same command continues the
-    same run.
+    A run that continues keeps its changes. So speed is measured once, and the same command continues the same run.
     """
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes must be above 0, got {minutes}.")
-    stored = stored_run(run_folder, machine.ranks)
-    if stored is not None:
-        _refuse_other_budget(stored, minutes, run_folder)
-        return replace(_with_changes(resolved, stored["changes"]), is_adapted=True, minutes=minutes)
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be above 0 and finite, got {minutes}.")
+    if resolved.stored is not None:
+        _refuse_other_budget(resolved.stored, minutes)
+        known = _with_changes(resolved, resolved.stored["changes"])
+        return replace(known, is_adapted=True, minutes=minutes)
     chosen, changes = fit(
         resolved.experiment,
         resolved.splits.train,
@@ -152,11 +149,11 @@ def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
     return sum(float(text) for text in machine.ranks.gather(repr(mine).encode()))
 
 
-def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None, run_folder: Path | None) -> None:
+def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> None:
     if not stored["is_adapted"] or stored["minutes"] != minutes:
         before = "without --fit" if not stored["is_adapted"] else f"with --minutes {stored['minutes']}"
         raise ValueError(
-            f"{run_folder} holds a run that began {before}, now --minutes {minutes}. "
+            f"the run in this folder began {before}, now --minutes {minutes}. "
             "Use a new folder for `--out`, or the same command to continue that run."
         )
 
@@ -170,7 +167,7 @@ def training(
     save_every: int | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Event]:
-    """Events of a run that begins or continues in the folder `out`.
+    """Events of a run that begins or continues in the folder `out`, the `run_folder` of `resolve`.
 
     A checkpoint is saved every `save_every` updates, by default at every evaluation and every ten minutes.
     """
@@ -184,10 +181,10 @@ def training(
         folder=out,
         seed=seed,
         machine=machine,
-        micro_batch=machine.micro_batch or _usual_micro_batch(resolved, out, machine.ranks),
+        micro_batch=machine.micro_batch or _usual_micro_batch(resolved, machine.ranks),
         save_every=save_every,
         stop=stop or Stop(),
-        origin=_origin(resolved),
+        origin={**_origin(resolved), "max_pixels": machine.max_pixels},
     )
     for event in run(job):
         if isinstance(event, Finished) and machine.ranks.is_first:
@@ -213,9 +210,9 @@ def train(
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
-    resolved = resolve(name, edits, data=data, run_folder=out, max_pixels=machine.max_pixels)
+    resolved = resolve(name, edits, data=data, run_folder=out, machine=machine)
     if minutes is not None:
-        resolved = adapted(resolved, minutes=minutes, machine=machine, run_folder=out)
+        resolved = adapted(resolved, minutes=minutes, machine=machine)
     scores: dict[str, Any] = {}
     with listening() as stop:
         for event in training(resolved, out=out, seed=seed, machine=machine, stop=stop):
@@ -228,18 +225,15 @@ def train(
     return scores
 
 
-def _usual_micro_batch(resolved: ResolvedExperiment, out: Path, ranks: Ranks) -> int:
-    """Samples that the run in `out` computes at once. A new run computes up to 128, so that every rank has some."""
-    stored = stored_run(out, ranks)
-    if stored is not None:
-        return int(stored["micro_batch"])
+def _usual_micro_batch(resolved: ResolvedExperiment, ranks: Ranks) -> int:
+    """Samples that a run computes at once. A new run computes up to 128, so that every rank has some."""
+    if resolved.stored is not None:
+        return int(resolved.stored["micro_batch"])
     return usual_micro_batch(resolved.experiment.recipe.batch_size, num_ranks=ranks.count)
 
 
-def stored_run(run_folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
+def stored_run(run_folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     """The record of the run in `run_folder`, if there is one. Only the first rank reads it."""
-    if run_folder is None:
-        return None
     found = None
     if ranks.is_first and (run_folder / "experiment.json").is_file():
         needs = ("data", "split", "micro_batch", "changes", "is_adapted", "minutes")

@@ -17,10 +17,9 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
-from resnet_rs.paper import RELEASED, TIMM
+from resnet_rs.paper import TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
-from resnet_rs.text import closest
 from resnet_rs.training import checkpoint
 from resnet_rs.training.checkpoint import split_digest
 from resnet_rs.training.device import Device
@@ -30,7 +29,7 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE
-from resnet_rs.verbs.models import name_of
+from resnet_rs.verbs.models import existing, name_of
 from resnet_rs.verbs.runs import recorded_split, stored_run
 from resnet_rs.weights import pull
 from resnet_rs.weights.convert import convert
@@ -51,13 +50,13 @@ def evaluate(
     protocol: str = "own",
     labels: str | None = None,
 ) -> dict[str, Any]:
-    """Scores of a checkpoint, or of a run's newest, on the test half of `data`; classes are matched by name.
+    """Scores of a checkpoint, or of a run's newest, on the test split of `data`; classes are matched by name.
 
-    A name of the zoo means the published weights, which are fetched once. Of a folder without halves all images are
-    scored, unless it is the one that was split for training, wherever it lies by now: then its recorded test half is
-    scored, so that nothing learned from is. Images are prepared as in training, or as `protocol` and `edits` of
-    `data.size`, `data.crop_ratio`, `data.crop_first` and `data.resampling` say. `labels` are those of a test set made
-    after ImageNet, one of `imagenet.LABELS`. Scores with `is_split_lost` may be of images that were learned from.
+    A name of the zoo means the published weights, which are fetched once. A folder without splits is scored whole,
+    unless it is the one that was split for training, even if it has moved: then its recorded test split is scored.
+    Images are prepared as in training, or as `protocol` and `edits` of `data.size`, `data.crop_ratio`,
+    `data.crop_first` and `data.resampling` say. `labels` are those of a test set made after ImageNet, one of
+    `imagenet.LABELS`. Scores with `is_split_lost` may be of images that were trained on.
     """
     machine = machine or Machine()
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
@@ -65,19 +64,13 @@ def evaluate(
     saved = opened(trained)
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
-    again = _split_again(chosen, saved)
-    if again is not None:
-        source = again
-    is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
-    is_split_lost = again is None and is_split_unknown and _has_no_halves(source)
+    source, is_split_lost = _not_trained_on(source, chosen, saved)
     if is_split_lost:
         warnings.warn(
             "these weights have left their run, and which images they were trained on is not known here: if they are "
             f"among those of {data}, the scores are too high. Evaluate the run itself.",
             stacklevel=2,
         )
-    if saved.split is not None and _is_of_split(source, saved.split):
-        source = chosen.open_test(split=saved.split)
     if labels is not None:
         known = _known_labels(labels, saved)
         source, classes = imagenet.labeled(source, known), imagenet.classes_of(known)
@@ -97,27 +90,22 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
     """
     if (name := name_of(trained)) is not None:
         return checkpoint.read(pull.pretrained(name))
-    if hub_folder.is_hub_folder(Path(trained)):
-        scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
-        atexit.register(scratch.cleanup)
-        out = Path(scratch.name, "checkpoint")
-        convert(SourceCheckpoint(path=Path(trained), kind="hub"), out)
-        return checkpoint.read(out)
-    if not Path(trained).exists():
-        near = closest(str(trained), RELEASED) or next(iter(RELEASED))
-        raise FileNotFoundError(
-            f"{trained} is no folder; expected a run folder, a checkpoint in it, a Hub folder, or the name of "
-            f"published weights, such as {near}."
-        )
-    return checkpoint.read(Path(trained))
+    folder = existing(trained)
+    if not hub_folder.is_hub_folder(folder):
+        return checkpoint.read(folder)
+    scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
+    atexit.register(scratch.cleanup)
+    copy = Path(scratch.name, "checkpoint")
+    convert(SourceCheckpoint(path=folder, kind="hub"), copy)
+    return checkpoint.read(copy)
 
 
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
     """The experiment with the preprocessing that was asked for."""
-    odd = [path for path in edits if path not in _READ_BY_EVALUATION]
-    if odd:
+    unexpected = [path for path in edits if path not in _READ_BY_EVALUATION]
+    if unexpected:
         raise ValueError(
-            f"evaluation reads {', '.join(_READ_BY_EVALUATION)} alone, and cannot change {odd[0]}."
+            f"evaluation reads {', '.join(_READ_BY_EVALUATION)} alone, and cannot change {unexpected[0]}."
         )
     if protocol not in PROTOCOLS:
         raise ValueError(f"a protocol is one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
@@ -144,16 +132,22 @@ def _known_labels(labels: str, saved: checkpoint.Checkpoint) -> imagenet.Labels:
     return labels
 
 
-def _split_again(data: DataSet, saved: checkpoint.Checkpoint) -> Source | None:
-    """The test half of `data` where its automatic split is the one of a checkpoint that has lost its record."""
-    if not saved.is_split_lost:
-        return None
-    with suppress(ValueError):  # a folder that cannot be split is another one
-        splits = data.open()
-        split = data.automatic_split(splits)
-        if split is not None and split_digest(split) == saved.split_digest:
-            return splits.test
-    return None
+def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint) -> tuple[Source, bool]:
+    """The test split of `data` if it is what `saved` was trained on, else `source`, all that it has for scoring.
+
+    Also whether training images may be among them, because the record of the split is lost.
+    """
+    if saved.is_split_lost:
+        with suppress(ValueError):  # a folder that cannot be split is another one
+            splits = data.open()
+            split = data.automatic_split(splits)
+            if split is not None and split_digest(split) == saved.split_digest:
+                return splits.test, False
+    is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
+    is_whole = source.key(0).partition("/")[0] in source.classes  # class folders alone: no image is set apart
+    if saved.split is not None and _is_of_split(source, saved.split):
+        source = data.open_test(split=saved.split)
+    return source, is_split_unknown and is_whole
 
 
 def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
@@ -164,11 +158,6 @@ def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
     recorded = {*split["train"], *split["test"]}
     found = sum(source.key(i) in recorded for i in range(len(source)))
     return 2 * found >= len(recorded)
-
-
-def _has_no_halves(source: Source) -> bool:
-    """Whether the images lie in class folders alone, so that none are set apart for scoring."""
-    return source.key(0).partition("/")[0] in source.classes
 
 
 def load(path: str | Path, *, device: str | None = None, max_pixels: int = MAX_PIXELS) -> Predictor:
@@ -198,10 +187,10 @@ def report(run_folder: str | Path) -> Path:
         raise FileNotFoundError(
             f"{folder} holds no run; expected a folder that `resnet-rs train --out` made."
         )
-    data = storage.read_json(folder / "run.json", needs=("data",))["data"]
+    info = storage.read_json(folder / "run.json", needs=("data",))
     try:
-        chosen = dataset.find(data)
+        chosen = dataset.find(info["data"], max_pixels=int(info.get("max_pixels", MAX_PIXELS)))
         splits = chosen.open(split=recorded_split(chosen, stored_run(folder, ALONE)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, TypeError, ValueError):
         splits = None  # the data has moved away; the page goes without its images
     return write_page(folder, splits)

@@ -246,7 +246,7 @@ def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | No
 
 def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, list[KeyMapping]]:
     """The EfficientNet with these shapes, and its mappings."""
-    for name in [source.name] if source.name else zoo.names("efficientnet-*"):
+    for name in [source.name] if source.name else zoo.list_models("efficientnet-*"):
         experiment = config.edit(_torchvision_experiment(name), source.edits)
         if isinstance(experiment.arch, EfficientNetArch):
             expected = expected_tensors(experiment)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from resnet_rs.text import printable
+from resnet_rs.cli.output import say
 from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, SaveFailed, Started
 from resnet_rs.training.loop import Update
 from resnet_rs.verbs import describe_scores
@@ -15,30 +17,31 @@ from resnet_rs.verbs import describe_scores
 _SECONDS_BETWEEN_STATES = 30.0
 
 
-def show_plainly(events: Iterator[Event]) -> Iterator[str]:
-    """Lines for logs and pipes: one per evaluation, one per unreadable image, and the state twice a minute."""
-    named: set[str] = set()
-    last = time.monotonic()
-    for event in events:
-        yield from _lines(event, named)
-        if isinstance(event, Progressed) and time.monotonic() - last > _SECONDS_BETWEEN_STATES:
-            last = time.monotonic()
-            yield _state(event)
+def show(events: Iterator[Event]) -> Event | None:
+    """Print a run and return its last event.
 
-
-def show_live(events: Iterator[Event]) -> None:
-    """Print the same lines on a terminal, above a live line with the current state."""
+    There is a line for each evaluation and for each unreadable image. The current state is a live line on a terminal,
+    and elsewhere a line twice a minute.
+    """
+    is_live = sys.stdout.isatty()
     named: set[str] = set()
+    event, last = None, time.monotonic()
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, transient=True, disable=not is_live) as progress:
         task = progress.add_task("starting", total=None)
         for event in events:
+            lines = list(_lines(event, named))
             if isinstance(event, Started):
                 progress.update(task, total=event.plan.total_steps, completed=event.step)
-            if isinstance(event, Progressed):
+            elif isinstance(event, Progressed):
                 progress.update(task, completed=event.update.step, description=_state(event))
-            for line in _lines(event, named):
-                progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+                if not is_live and time.monotonic() - last > _SECONDS_BETWEEN_STATES:
+                    last = time.monotonic()
+                    lines.append(_state(event))
+            for line in lines:
+                with suppress(OSError):  # a full disk or a closed pipe must not end a run
+                    say(line)
+    return event
 
 
 def _state(event: Progressed) -> str:
