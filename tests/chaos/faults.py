@@ -202,18 +202,28 @@ def in_ranks(count, function, *arguments, seconds=90):
 
 
 def start_ranks(count, function, *arguments):
-    """Process ids of forked ranks, and the store that must live as long as they do."""
+    """Process ids of forked ranks, and the store that must live as long as they do.
+
+    The ranks are forked before the store exists. Its thread may hold a lock of the C library, and a rank that is forked
+    at that moment would wait for the lock forever.
+    """
     from torch.distributed import TCPStore
 
+    port = os.pipe()
+    pids = [in_child(_as_rank, index, count, port, function, arguments) for index in range(count)]
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    pids = [in_child(_as_rank, index, count, store.port, function, arguments) for index in range(count)]
+    os.write(port[1], store.port.to_bytes(2) * count)
+    for end in port:
+        os.close(end)
     return pids, store
 
 
-def _as_rank(index, count, port, function, arguments):
+def _as_rank(index, count, pipe, function, arguments):
     from resnet_rs.training.device import Device
     from resnet_rs.training.group import RankInfo, rendezvous
 
+    os.close(pipe[1])
+    port = int.from_bytes(os.read(pipe[0], 2))
     os.environ |= {
         "RANK": str(index),
         "WORLD_SIZE": str(count),
