@@ -259,7 +259,7 @@ def recommend(
         memory_gib=memory_gib,
         device=device,
     )
-    say("measuring networks on this machine; this takes a minute or two", is_error=True)
+    say("measuring networks on this machine; this takes a few minutes", is_error=True)
     recommendation = recommending.recommend(constraints)
     if as_json:
         say_json(asdict(recommendation))
