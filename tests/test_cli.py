@@ -332,7 +332,12 @@ def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path, comma
     assert again.returncode == 0, again.stderr
     assert "continues after update" in again.stdout
     longer = command(*line[:-1], "0.004", *edits)
-    assert longer.returncode == 2 and "began with --minutes 0.002, now --minutes 0.004" in longer.stderr
+    assert (
+        longer.returncode == 2
+        and "began with --fit --minutes 0.002, now --fit --minutes 0.004" in longer.stderr
+    )
+    without = command(*line[:-2], *edits)
+    assert without.returncode == 2 and "began with --fit --minutes 0.002, now --fit." in without.stderr
     typed = command(*line, *edits, "recipe.batch_size=8")
     assert typed.returncode == 2 and "would change: recipe.batch_size=8" in typed.stderr
 

@@ -213,7 +213,6 @@ def test_recommend_names_a_command_that_train_takes(photos, monkeypatch, capsys)
             )
 
     monkeypatch.setattr(recommend, "bench", bench)
-    monkeypatch.setattr(recommend, "measure_speed", lambda *_, **__: 100.0)
     monkeypatch.setattr(
         sys,
         "argv",

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from resnet_rs.config import as_text, edit, is_within
-from resnet_rs.data.loader import TrainingBatches, load, split_range
+from resnet_rs.data.loader import IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.sample import Batch, Request, Unreadable
 from resnet_rs.data.source import Source
@@ -272,6 +272,15 @@ def measure_speed(
         if num_timed >= enough and is_long or num_timed > 2 and seconds > _MAX_SECONDS_TIMED:
             break
     return num_samples * num_timed / seconds
+
+
+def measure_reading(experiment: Experiment, source: Source) -> float:
+    """Seconds per image to read, decode and augment images of `source` in this process."""
+    task = experiment.task
+    dataset = TrainingBatches(source, experiment.data, collate=task.collate, seed=0, num_views=task.num_views)
+    begin = time.monotonic()
+    dataset[IndexRange(0, _NUM_IMAGES)]
+    return (time.monotonic() - begin) / _NUM_IMAGES
 
 
 def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:

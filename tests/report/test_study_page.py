@@ -12,7 +12,8 @@ from resnet_rs.report.comparison import Difference, Mean, Verdict
 from resnet_rs.report.score import ScoreName
 from resnet_rs.report.study_figures import Point, curves_figure, dots_figure, gray_line, points_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
-from resnet_rs.report.table import Row, Table, duration_text, macs_text, p_text
+from resnet_rs.report.table import Row, Table, duration_text, p_text
+from resnet_rs.text import macs_text
 
 EVIL = "</script><script>alert('evil')</script>"
 SCORE = ScoreName(key="top1", label="top-1")

@@ -1,10 +1,11 @@
 """Recommendations: the largest network within the limits, shaped by the paper's rules, as edits that train takes."""
 
 import json
+import time
 from dataclasses import asdict, replace
 
 import pytest
-from resnet_rs.data.shapes import Shapes
+from shapes import Shapes
 
 from resnet_rs import config, verbs, zoo
 from resnet_rs.deploy.bench import Timing
@@ -101,24 +102,25 @@ def test_train_takes_the_edits(epochs):
     assert config.edit(zoo.experiment(BASE), typed) == experiment
 
 
-def test_the_time_of_training_is_measured_on_the_images_as_fit_measures_it(monkeypatch):
-    """`tests/test_fit.py` shows that this measurement counts the time to read them."""
-    source = Shapes(num_samples=100, size=16)
+class OnASlowDisk(Shapes):
+    def read(self, index, request):
+        time.sleep(0.01)
+        return super().read(index, request)
 
-    def measure_speed(experiment, measured, **_):
-        assert measured is source and experiment.task.num_classes == len(source.classes)
-        return 50.0
 
-    monkeypatch.setattr(recommending, "measure_speed", measure_speed)
-    found = recommend(Constraints(num_images=100, source=source, side=16, epochs=10.0, latency_ms=1.0))
-    assert found.chosen.minutes == pytest.approx(10 * 100 / 50 / 0.85 / 60)
-    assert "measured on these images" in found.reasons[3]
+def test_the_time_of_training_includes_that_of_reading_the_images():
+    limits = Constraints(num_images=100, side=16, epochs=10.0, latency_ms=1.0)
+    source = OnASlowDisk(num_samples=100, size=16)
+    without, found = recommend(limits), recommend(replace(limits, source=source))
+    assert found.chosen.seconds_per_image > 0.01 + without.chosen.seconds_per_image
+    assert found.chosen.minutes == pytest.approx(10 * 100 * found.chosen.seconds_per_image / 0.85 / 60)
+    assert "of reading these images" in found.reasons[3]
 
 
 def test_a_recommendation_is_json():
     plain = json.loads(json.dumps(asdict(recommend(CONSTRAINTS))))
     assert plain["chosen"]["edits"]["recipe.epochs"] == 200
-    assert len(plain["reasons"]) == 4 and "measured on noise" in plain["reasons"][3]
+    assert len(plain["reasons"]) == 4 and "without the time to read images" in plain["reasons"][3]
 
 
 @pytest.mark.parametrize(

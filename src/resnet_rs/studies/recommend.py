@@ -30,7 +30,7 @@ from resnet_rs.fit import (
     affordable_epochs,
     fitting_batch_size,
     measure_images,
-    measure_speed,
+    measure_reading,
     needed_minutes,
     with_length,
 )
@@ -38,7 +38,6 @@ from resnet_rs.models.resnet import BLOCKS
 from resnet_rs.report.table import duration_text
 from resnet_rs.studies.scaling import UNREGULARIZED
 from resnet_rs.text import macs_text
-from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 
@@ -66,7 +65,7 @@ class Constraints:
     num_images: int
     """Training images."""
     source: Source | None = None
-    """The training images themselves, if they exist: speed is measured on them."""
+    """The training images themselves, if they exist: the time to read them is measured."""
     side: int | None = None
     """Pixels on the shorter side of the images, if known; the size does not exceed it."""
     epochs: float | None = None
@@ -194,13 +193,10 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
         for size in (batch_size // 4, batch_size)
     )
     inferred = _timing(experiment, constraints, mode="infer", batch_size=1, num_repeats=5)
-    rate = 1000 * many.batch_size / (many.latency_ms or math.inf)
+    seconds = (many.latency_ms or math.inf) / (1000 * many.batch_size)
     if constraints.source is not None:
-        device = Device.choose(constraints.device)
-        with_classes = experiment.with_classes(constraints.source.classes)
-        rate = measure_speed(
-            with_classes, constraints.source, device=device, micro_batch=batch_size, workers=0
-        )
+        seconds += measure_reading(experiment, constraints.source)
+    rate = 1 / seconds
     epochs = constraints.epochs
     if epochs is None:
         affordable = affordable_epochs(constraints.minutes or 0.0, num_images, rate=rate)
@@ -211,7 +207,7 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
     return Candidate(
         edits={path: config.to_plain(value) for path, value in edits.items()},
         macs=macs,
-        seconds_per_image=1 / rate,
+        seconds_per_image=seconds,
         latency_ms=latency,
         memory_gib=memory,
         epochs=epochs,
@@ -274,9 +270,9 @@ def _reasons(constraints: Constraints, chosen: Candidate, *, is_long: bool) -> I
         ", except memory, which cannot be measured on this device" if no_memory else ""
     )
     yield (
-        "the time of training is measured on noise in memory, without the time to read images"
+        "the time of training is that of the computation, without the time to read images"
         if constraints.source is None
-        else "the time of training is measured on these images, read without workers; --workers may make it shorter"
+        else "the time of training is that of the computation and of reading these images; --workers may shorten it"
     )
 
 

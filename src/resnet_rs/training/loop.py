@@ -90,7 +90,7 @@ class Loop:
         """
         state.model.train()
         rng = ModelRng(state.model, seed=self.seed)
-        work = _Work(state, Statistics(state.model), rng, forward or state.model)
+        work = _Work(state, Statistics(state.model), rng, state.model if forward is None else forward)
         while state.step < self.plan.total_steps:
             update = self._update(work, batches)
             if update is None:

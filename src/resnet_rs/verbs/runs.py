@@ -151,11 +151,15 @@ def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
 
 def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> None:
     if not stored["is_adapted"] or stored["minutes"] != minutes:
-        before = "without --fit" if not stored["is_adapted"] else f"with --minutes {stored['minutes']}"
+        before = _budget(stored["minutes"]) if stored["is_adapted"] else "neither --fit nor --minutes"
         raise ValueError(
-            f"the run in this folder began {before}, now --minutes {minutes}. "
+            f"the run in this folder began with {before}, now {_budget(minutes)}. "
             "Use a new folder for `--out`, or the same command to continue that run."
         )
+
+
+def _budget(minutes: float | None) -> str:
+    return "--fit" if minutes is None else f"--fit --minutes {minutes:g}"
 
 
 def training(
