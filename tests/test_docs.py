@@ -42,8 +42,9 @@ def run_elsewhere(document):
 def shorter(command):
     """`command` with training cut to seconds; `make demo` trains one network to its end."""
     if command.startswith("resnet-rs train ") and "builtin" in command:
-        return f"{command} recipe.epochs=0.1 recipe.schedule.warmup_epochs=0.01"
-    return command if "recommend" in command else re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command)
+        return f"{command} recipe.epochs=0.5 recipe.schedule.warmup_epochs=0.1"
+    minutes = "1" if "recommend" in command else "0.1"  # with less nothing can be recommended
+    return re.sub(r"--minutes [0-9.]+", f"--minutes {minutes}", command)
 
 
 @pytest.fixture
