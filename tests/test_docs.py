@@ -33,10 +33,14 @@ def commands(document):
 
 
 def run_elsewhere(document):
-    """Commands that take a minute and that docs/STUDIES.md has word for word: they are run for it alone."""
-    studies = ROOT / "docs/STUDIES.md"
-    slow = ("resnet-rs study", "resnet-rs recommend")
-    return set() if document == studies else {c for c in commands(studies) if c.startswith(slow)}
+    """Slow commands that another document has word for word: they are run for it alone."""
+    homes = {
+        ROOT / "docs/STUDIES.md": ("resnet-rs study", "resnet-rs recommend"),
+        ROOT / "README.md": ("resnet-rs fit", "resnet-rs train resnet-rs-50-i160"),
+    }
+    return {
+        c for home, slow in homes.items() if home != document for c in commands(home) if c.startswith(slow)
+    }
 
 
 def shorter(command):

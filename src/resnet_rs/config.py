@@ -348,8 +348,3 @@ def _hints(cls: type) -> dict[str, Any]:
 @cache
 def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-
-
-def is_within(path: str, others: Iterable[str]) -> bool:
-    """Whether the field at `path` is one of the fields `others`, or inside one of them."""
-    return any(f"{path}.".startswith(f"{other}.") for other in others)

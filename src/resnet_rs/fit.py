@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from resnet_rs.config import as_text, edit, is_within
+from resnet_rs.config import as_text, edit
 from resnet_rs.data.loader import IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.sample import Batch, Request, Unreadable
 from resnet_rs.data.source import Source
+from resnet_rs.text import is_within
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.loop import Loop

@@ -46,6 +46,11 @@ def closest(word: str, known: Iterable[str], *, at_most: int = 3, likeness: floa
     return ", ".join(found)
 
 
+def is_within(path: str, others: Iterable[str]) -> bool:
+    """Whether the field at `path` is one of the fields `others`, or inside one of them."""
+    return any(f"{path}.".startswith(f"{other}.") for other in others)
+
+
 def refuse_outside(value: object, **intervals: str) -> None:
     """Raise `ValueError` for a field of `value` outside of its interval, such as `drop_path="[0, 1)"`, or NaN.
 

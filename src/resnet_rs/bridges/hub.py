@@ -134,9 +134,15 @@ def reason(error: BaseException) -> str:
         return f"the Hub cannot answer at the moment (HTTP {status}). Try again later."
     if not status and any(re.search("Connect|Timeout", type(e).__name__) for e in chain):
         return (
-            "the Hub cannot be reached. Check the network, and HF_ENDPOINT and HTTPS_PROXY if they are set."
+            f"the Hub cannot be reached ({_text(chain[-1])}). Check the network, and HF_ENDPOINT and HTTPS_PROXY if "
+            "they are set."
         )
-    return " ".join(str(error).split())[:_MAX_CHARACTERS].rstrip(".") + "."
+    return f"{_text(error)}."
+
+
+def _text(error: BaseException) -> str:
+    """The text of an error on one line, or its type if it has none."""
+    return " ".join(str(error).split())[:_MAX_CHARACTERS].rstrip(".") or type(error).__name__
 
 
 def _library() -> ModuleType:

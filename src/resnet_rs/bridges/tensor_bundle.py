@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,9 @@ class TensorBundle:
         return self._arrays(sorted(wanted, key=self._position))
 
     def _arrays(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        with self._files.reading() as read:
+        with ExitStack() as stack:
+            with naming(f"{self._files.path}"):
+                read = stack.enter_context(self._files.reading())
             for name in names:
                 shard, entry = self._shard(name), self.entries[name]
                 with naming(f"{quoted(name)} of {self._files.path}/{shard}"):

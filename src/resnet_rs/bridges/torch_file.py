@@ -90,10 +90,11 @@ def convert(file: Path, out: Path, *, key: str | None = None) -> Conversion:
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is not a folder. Make it first, or choose another one.")
     content = _read_in_child(file, key)
+    tensors = load(content)
     storage.write_bytes(out, content)
     with safe_open(out, framework="pt") as written:
         origin = written.metadata()
-    tensors, statistics = load(content), ("running_mean", "running_var")
+    statistics = ("running_mean", "running_var")
     trained = [t.numel() for n, t in tensors.items() if t.is_floating_point() and not n.endswith(statistics)]
     return Conversion(len(tensors), sum(trained), origin["key"], origin["prefix"])
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resnet_rs.cli.output import say
+from resnet_rs.text import printable
 from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, SaveFailed, Started
 from resnet_rs.training.loop import Update
 from resnet_rs.verbs import describe_scores
@@ -40,7 +41,10 @@ def show(events: Iterator[Event]) -> Event | None:
                     lines.append(_state(event))
             for line in lines:
                 with suppress(OSError):  # a full disk or a closed pipe must not end a run
-                    say(line)
+                    if is_live:
+                        progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+                    else:
+                        say(line)
     return event
 
 

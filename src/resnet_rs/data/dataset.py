@@ -52,14 +52,16 @@ class _Builtin(DataSet):
 class _Folder(DataSet):
     """Class folders. Images with more than `max_pixels` pixels are unreadable."""
 
+    path: str
+    """As given, so that errors name it."""
     max_pixels: int
 
     def open(self, *, split: Split | None = None) -> Splits:
-        return open_folders(self.name, split=split, max_pixels=self.max_pixels)
+        return open_folders(self.path, split=split, max_pixels=self.max_pixels)
 
     def open_test(self, *, split: Split | None = None) -> Source:
         if split is None:
-            return open_for_scoring(self.name, max_pixels=self.max_pixels)
+            return open_for_scoring(self.path, max_pixels=self.max_pixels)
         return self.open(split=split).test
 
     def automatic_split(self, splits: Splits) -> dict[str, list[str]] | None:
@@ -71,4 +73,4 @@ def find(name: str, *, max_pixels: int = MAX_PIXELS) -> DataSet:
     if name == "builtin":
         return _Builtin(name, "Fashion-MNIST, a part")
     path = os.path.realpath(name)
-    return _Folder(path, os.path.basename(path), max_pixels)
+    return _Folder(path, os.path.basename(path), name, max_pixels)

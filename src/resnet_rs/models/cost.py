@@ -1,13 +1,14 @@
 """What a network costs: parameters, multiply-adds and activations, counted without allocating its weights.
 
-The network is on the meta device and runs on a batch of no images: torch then computes every shape and no value. The
-meta device would compute shapes as well, and import torch's compiler for that, which takes 2 s.
+The network is on the meta device and runs on a batch of no images: torch then computes every shape and no value. A
+network that needs an image, or folds frames into the batch, gets one on the meta device, where shapes are computed as
+well. That imports torch's compiler, which takes 2 s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +57,10 @@ def count_cost(model: nn.Module, shape: tuple[int, ...]) -> Cost:
             "Build it within `shapes_only()`."
         )
     modes = {module: module.training for module in model.modules()}
-    counter = _Counter(max(tensor.numel() for tensor in (*params, *model.buffers())))
     try:
         model.eval()
-        with torch.no_grad(), counter:
-            model(torch.empty(0, *shape))
+        with torch.no_grad():
+            counter = _counted(model, shape)
     finally:
         # `model.train(was_training)` would also change norms that were frozen on purpose.
         for module, was_training in modes.items():
@@ -68,6 +68,19 @@ def count_cost(model: nn.Module, shape: tuple[int, ...]) -> Cost:
     return Cost(
         params=sum(param.numel() for param in params), macs=counter.macs, activations=counter.activations
     )
+
+
+def _counted(model: nn.Module, shape: tuple[int, ...]) -> _Counter:
+    """The counter after a forward pass over no images or, where that cannot be, over one on the meta device."""
+    if len(shape) == 3:
+        with suppress(RuntimeError, IndexError):
+            largest = max(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+            with _Counter(torch.empty(largest)) as counter:
+                model(torch.empty(0, *shape))
+            return counter
+    with _Counter(None) as counter:
+        model(torch.empty(1, *shape, device="meta"))
+    return counter
 
 
 class _WithoutInitialization(TorchFunctionMode):
@@ -83,12 +96,13 @@ class _WithoutInitialization(TorchFunctionMode):
 class _Counter(TorchFunctionMode):
     """Counts convolutions and linear layers.
 
-    In place of its weights an operation gets memory of the same shape, which is neither written nor read.
+    With `memory` the batch has no images, and in place of its weights an operation gets memory of the same shape, which
+    is neither written nor read. Without, the batch has one image, and all is on the meta device.
     """
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, memory: Tensor | None) -> None:
         super().__init__()
-        self._memory = torch.empty(largest)
+        self._memory = memory
         self.macs = self.activations = 0
 
     def __torch_function__(
@@ -99,12 +113,12 @@ class _Counter(TorchFunctionMode):
         output = func(*args, **kwargs)
         if func in _COUNTED:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
-            outputs = output.shape[1:].numel()
+            outputs = output.numel() if self._memory is None else output.shape[1:].numel()
             self.macs += outputs * weight.shape[1:].numel()
             self.activations += outputs
         return output
 
     def _on_cpu(self, value: Any) -> Any:  # noqa: ANN401 - any argument of an operation
-        if isinstance(value, Tensor) and value.is_meta:
+        if self._memory is not None and isinstance(value, Tensor) and value.is_meta:
             return self._memory[: value.numel()].view(value.shape)
         return value

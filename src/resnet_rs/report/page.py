@@ -21,6 +21,7 @@ from resnet_rs.report.blocks import Block, Chart, Gallery, Listing
 from resnet_rs.report.figures import is_number, run_figures
 from resnet_rs.report.frame import drawn, render, stored
 from resnet_rs.report.score import Number, ScoreName
+from resnet_rs.text import is_within
 
 _LARGEST_SIDE = 144
 """Larger images are shrunk to this many pixels, which keeps a page with fifty of them small."""
@@ -110,7 +111,7 @@ def _slot(name: str, value: object, edited: Sequence[str]) -> tuple[str, str, li
     """Name, type and fields of a slot: path, value and whether the field is edited."""
     fields: dict[str, Any] = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
     kind = str(fields.pop(f"{name}.type", ""))
-    rows = [(path, _typed(field), _is_within(path, edited)) for path, field in fields.items()]
+    rows = [(path, _typed(field), is_within(path, edited)) for path, field in fields.items()]
     return name, kind, rows
 
 
@@ -123,10 +124,6 @@ def _flat(value: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
             yield f"{path}.{name}", str(inner).rpartition(".")[2]
         else:
             yield f"{path}.{name}", inner
-
-
-def _is_within(path: str, edited: Sequence[str]) -> bool:
-    return any(path == other or path.startswith(f"{other}.") for other in edited)
 
 
 def _embedded(pixels: UInt8[np.ndarray, "H W C"]) -> _EmbeddedImage:

@@ -57,8 +57,10 @@ class Table:
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows as a table of Markdown. Each holds its cells by the names of their columns."""
-    head = list(rows[0]) if rows else []
+    """Rows as a table of Markdown, empty without rows. Each holds its cells by the names of their columns."""
+    if not rows:
+        return ""
+    head = list(rows[0])
     lines = [head, ["---"] * len(head), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in lines)
 

@@ -4,9 +4,8 @@
    width; in short training width gains more, so width grows first (paper, section 6.1). A time budget counts as long
    training if a network of 26 layers at full width can be trained for 100 epochs in it.
 2. Size grows slowly: with the depth, as in the ResNet-RS family, and never beyond the size of the images.
-3. The largest candidate within all limits is chosen. Its cost is measured here: the speed of training on the images
-   themselves, read as `train` reads them without workers. Where there are no images yet, it is measured on noise in
-   memory, so the time to read images comes on top. Latency and memory are measured on noise.
+3. The largest candidate within all limits is chosen. Its cost is measured here, on noise. If there are images, the
+   time to read and augment 48 of them in one process is added. Memory is measured only if it is limited.
 
 Source: paper, section 6; the candidates between the published ones, and the order of the steps, are ours.
 """
@@ -101,6 +100,7 @@ class Candidate:
     latency_ms: float
     """Of one image in inference, median."""
     memory_gib: float | None
+    """Peak of a training step; None without a limit for it, and where it cannot be measured."""
     epochs: float
     minutes: float
     """Of a whole run."""
@@ -188,10 +188,7 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
     num_images, macs = constraints.num_images, experiment.count_cost().macs
     # A small network shows its speed only with a large batch, which would take long with a large network.
     batch_size = max(8, min(64, 2 ** int(math.log2(_MACS_OF_A_STEP / macs))))
-    few, many = (
-        _timing(experiment, constraints, mode="train", batch_size=size, num_repeats=2)
-        for size in (batch_size // 4, batch_size)
-    )
+    many = _timing(experiment, constraints, mode="train", batch_size=batch_size, num_repeats=2)
     inferred = _timing(experiment, constraints, mode="infer", batch_size=1, num_repeats=5)
     seconds = (many.latency_ms or math.inf) / (1000 * many.batch_size)
     if constraints.source is not None:
@@ -201,7 +198,10 @@ def _measured(experiment: Experiment, constraints: Constraints, *, is_long: bool
     if epochs is None:
         affordable = affordable_epochs(constraints.minutes or 0.0, num_images, rate=rate)
         epochs = min(350.0 if is_long else LONG - 1, affordable)
-    memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
+    memory = None
+    if constraints.memory_gib is not None:
+        few = _timing(experiment, constraints, mode="train", batch_size=batch_size // 4, num_repeats=2)
+        memory = _memory_gib(few, many, batch_size=min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size))
     latency = inferred.latency_ms or 0.0
     edits = config.diff(zoo.experiment(BASE), with_length(experiment, epochs, num_images))
     return Candidate(

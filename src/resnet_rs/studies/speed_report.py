@@ -174,7 +174,9 @@ def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]
         if family == "ResNet-200 of 2015":
             ours = [(p.x, p.y) for p in points if p.label == "resnet-rs-200-i256"]
             path = sorted([*own, *ours], key=lambda point: point[1])
-            lines.append(gray_line("better training, then SE and ResNet-D", path, is_dashed=True))
+            lines += (
+                [gray_line("better training, then SE and ResNet-D", path, is_dashed=True)] if path else []
+            )
         elif own:
             lines.append(gray_line(f"front of {family}", front(own), is_dashed=False))
     accuracy = "accuracy on ImageNet, published, %"

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from resnet_rs import config
+from resnet_rs.text import is_within
 from resnet_rs.training.experiment import Experiment
 
 _MAX_TRIALS = 10_000
@@ -111,7 +112,7 @@ def additive(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     made: list[Trial] = []
     edits: dict[str, Any] = {}
     for trial in trials:
-        kept = {path: value for path, value in edits.items() if not config.is_within(path, trial.edits)}
+        kept = {path: value for path, value in edits.items() if not is_within(path, trial.edits)}
         edits = {**kept, **trial.edits}
         baseline = trial.baseline or (made[-1].label if made else None)
         made.append(replace(trial, edits=edits, baseline=baseline))

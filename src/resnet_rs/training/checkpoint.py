@@ -218,12 +218,17 @@ def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]
 def _read_folder(path: Path) -> Checkpoint:
     try:
         storage.verify(path)
-        info = _DEFAULTS | storage.read_json(path / _INFO, needs=["experiment", *_FIELDS.keys() - _DEFAULTS])
+        needs = ["experiment", *(name for name in _FIELDS if name not in _DEFAULTS)]
+        info = _DEFAULTS | storage.read_json(path / _INFO, needs=needs)
     except OSError as error:
         raise _judged(error, path) from None
     for name, (form, is_form) in _FIELDS.items():
         if not is_form(info[name]):
             raise storage.Damaged(f"{path / _INFO} has no {form} under {name!r}.")
+        if name == "format" and info[name] != FORMAT:  # the other fields may have other forms there
+            raise ValueError(
+                f"{path} has format {info[name]}, this version reads {FORMAT}. Update resnet-rs to read it."
+            )
     classes, digest, experiment = tuple(info["classes"]), info["split"], _experiment(info, path)
     if not _suits(experiment, classes):
         raise storage.Damaged(f"{path / _INFO} has {len(classes)} class names, which do not match its task.")
@@ -351,10 +356,6 @@ def _folders(run: Path) -> list[Path]:
 
 
 def _experiment(info: dict[str, Any], path: Path) -> Experiment:
-    if info["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has format {info['format']}, this version reads {FORMAT}. Update resnet-rs to read it."
-        )
     try:
         return from_plain(info["experiment"], kinds=(Experiment,))
     except ValueError as error:  # not damaged: a newer version may have more types and fields

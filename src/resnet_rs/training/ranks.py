@@ -52,8 +52,8 @@ class Ranks:
     def total(self, mine: Iterable[MicroBatchGradient], num_micro_batches: int) -> MicroBatchGradient:
         """The sum over the micro-batches of all ranks: the same bits on every rank, for any number of ranks.
 
-        `mine` are those of this rank, `bounds(num_micro_batches, index)`. Each is added as soon as it is computed, and
-        its tensors may be changed in place.
+        `mine` are those of this rank, in the order of the range that `bounds` gives. Each is added as soon as it is
+        computed, and its tensors may be changed in place.
         """
         tree = TreeSum()
         for i, gradient in enumerate(mine, start=self.bounds(num_micro_batches, self.index)[0]):

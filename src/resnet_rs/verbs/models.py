@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.weights import pull
 from resnet_rs.weights.share import from_pretrained
+
+_MAX_NAMES = 10_000
+"""Most names of a folder among which the closest to a mistyped one is searched."""
 
 _ONLY_IN_TRAINING = ("drop_path", "norm_momentum", "zero_init")
 
@@ -40,15 +44,19 @@ def name_of(source: object) -> str | None:
     return source
 
 
-def existing(path: str | Path) -> Path:
-    """The path of a run, a checkpoint or a study. For one that does not exist, the error names the closest."""
+def existing(path: str | Path, *, names: Iterable[str] = ()) -> Path:
+    """The path of a run, a checkpoint or a study.
+
+    For one that does not exist the error gives the closest path, or the closest of `names`, which may stand for a path.
+    """
     path = Path(path)
     if path.exists():
         return path
-    near = _closest_path(path) or closest(str(path), zoo.EXPERIMENTS, at_most=1, likeness=0.6)
+    near = _closest_path(path) or closest(str(path), names, at_most=1, likeness=0.6)
+    name = ", or the name of published weights" if names else ""
     raise FileNotFoundError(
-        f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder, a study, or the "
-        f"name of published weights. {f'Closest: {near}.' if near else 'Check the path.'}"
+        f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder or a study{name}."
+        f" {f'Closest: {near}.' if near else 'Check the path.'}"
     )
 
 
@@ -57,7 +65,9 @@ def _closest_path(path: Path) -> Path | None:
     if path.exists():
         return path
     parent = _closest_path(path.parent)
-    names = os.listdir(parent) if parent is not None and parent.is_dir() else []
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(parent)[:_MAX_NAMES] if parent is not None and parent.is_dir() else []
     near = closest(path.name, names, at_most=1, likeness=0.6)
     return parent / near if parent is not None and near else None
 

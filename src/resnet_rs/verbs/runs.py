@@ -159,7 +159,7 @@ def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> No
 
 
 def _budget(minutes: float | None) -> str:
-    return "--fit" if minutes is None else f"--fit --minutes {minutes:g}"
+    return "--fit" if minutes is None else f"--fit --minutes {minutes}"
 
 
 def training(

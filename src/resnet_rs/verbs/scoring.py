@@ -17,7 +17,7 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
-from resnet_rs.paper import TIMM
+from resnet_rs.paper import RELEASED, TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
@@ -90,7 +90,7 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
     """
     if (name := name_of(trained)) is not None:
         return checkpoint.read(pull.pretrained(name))
-    folder = existing(trained)
+    folder = existing(trained, names=RELEASED)
     if not hub_folder.is_hub_folder(folder):
         return checkpoint.read(folder)
     scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
