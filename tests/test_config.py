@@ -10,7 +10,6 @@ from resnet_rs.config import (
     diff,
     edit,
     from_plain,
-    is_within,
     parse_assignments,
     to_plain,
 )
@@ -165,9 +164,3 @@ def test_a_stored_experiment_with_an_unknown_field_is_refused():
     plain["arch"]["colour"] = "red"
     with pytest.raises(ValueError, match="has no field 'colour'"):
         from_plain(plain)
-
-
-def test_a_field_is_within_itself_and_within_what_contains_it():
-    assert is_within("data.size", ["arch", "data.size"])
-    assert is_within("recipe.schedule.warmup_epochs", {"recipe.schedule": None})
-    assert not is_within("recipe.epochs", ["recipe.epoch", "recipe.epochs.last"])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnet_rs.text import refuse_outside
+from resnet_rs.text import is_within, refuse_outside
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ def test_the_interval_of_the_message_is_the_one_that_is_checked(interval, inside
         with pytest.raises(ValueError) as error:
             refuse_outside(SimpleNamespace(rate=number), rate=interval)
         assert str(error.value) == f"rate must be in {interval}, got {number}."
+
+
+def test_a_field_is_within_itself_and_within_what_contains_it():
+    assert is_within("data.size", ["arch", "data.size"])
+    assert is_within("recipe.schedule.warmup_epochs", {"recipe.schedule": None})
+    assert not is_within("recipe.epochs", ["recipe.epoch", "recipe.epochs.last"])
