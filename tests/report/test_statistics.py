@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, ttest_1samp
 
@@ -56,6 +56,7 @@ def test_the_interval_of_a_mean_is_students():
     pairs=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=300),
     seed=st.integers(0, 9),
 )
+@example(pairs=[(0.0, False), (2.2e-311, False)], seed=0)  # a variance that underflows when it is squared
 def test_calibration_is_equal_to_the_last_bit_in_any_order(pairs, seed):
     confidences = np.array([confidence for confidence, _ in pairs])
     correct = np.array([is_right for _, is_right in pairs])

@@ -105,7 +105,7 @@ def calibration_error(
     variance = share * (1 - share)
     parts = counts * (accuracy - confidence) ** 2
     squares, noise = float(parts.sum()), float(variance.sum())
-    if noise == 0:  # every confidence is 0 or 1, and right
+    if noise < np.finfo(np.float64).eps:  # every confidence is 0 or 1, but for rounding, and right
         return Estimate(0.0, 0.0, 1.0)
     # Where the bins with the errors are also the noisy ones, the sum of squares varies more.
     scale = max(float((variance * w).sum() / w.sum()) for w in (variance, parts) if w.any())
