@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
@@ -68,11 +69,11 @@ def test_evaluation_counts_every_sample_once_for_any_number_of_ranks(tmp_path, l
     found = {}
     for count in (1, 2, 3, 4):
         assert in_ranks(count, score, splits, tmp_path / str(count)) == [0] * count
-        rows = [(tmp_path / f"{count}-{index}").read_bytes() for index in range(count)]
+        rows = [(tmp_path / f"{count}-{index}.npy").read_bytes() for index in range(count)]
         assert len(set(rows)) == 1, "the ranks have different evaluations"
         found[count] = rows[0]
     assert len(set(found.values())) == 1
-    assert len(found[1]) // 56 == num_test
+    assert np.load(tmp_path / "1-0.npy")["index"].tolist() == list(range(num_test))
     ledger("exact evaluation of 1, 2, 7, 101 samples on 1-4 ranks", tried=4, survived=4, equal=True)
 
 
@@ -84,7 +85,7 @@ def score(ranks, splits, path):
     job = tiny_job(None, splits=splits)
     models = new_state(job.experiment, CPU, seed=0).models
     result = evaluate(models, splits.test, job.experiment, machine=Machine(device=CPU, ranks=ranks))
-    Path(f"{path}-{ranks.index}").write_bytes(result.meters["ema"].rows.tobytes())
+    np.save(f"{path}-{ranks.index}.npy", result.meters["ema"].rows)
 
 
 def hold_statistics(ranks, folder):

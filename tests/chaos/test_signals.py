@@ -25,7 +25,7 @@ PLACES = {
     "loader": (loader.TrainingBatches, "__getitem__"),
     "forward": (Classification, "loss"),
     "backward": (torch.Tensor, "backward"),
-    "optimizer": (Loop, "_apply"),
+    "optimizer": (Loop, "_move"),
     "save": (storage.Disk, "rename"),
     "evaluation": (loader.EvaluationBatches, "__getitem__"),
 }
