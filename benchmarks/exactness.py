@@ -1,8 +1,8 @@
 """What exactness and checkpoints cost, as shares of a training step.
 
-`exact` is an update of our loop: keyed draws, statistics that can be taken back, checks for what is not finite
-and an ordered sum. `plain` is the same update as a loop of its own would take it: random numbers of torch, no check,
-no way back; same model, optimizer, average and batch. Both are interleaved; medians. Run on an idle machine:
+`exact` is an update of our loop: random draws by sample, batch-norm statistics that can be restored, a check for NaN
+and infinity, and a sum in a fixed order. `plain` is the same update without these, with torch's random numbers; model,
+optimizer, EMA and batch are the same. Both are timed in turn, and the medians are compared. Run on an idle machine:
 
     PYTHONPATH=tests python benchmarks/exactness.py
 """
@@ -30,17 +30,17 @@ CASES = {
     "resnet-rs-small": {"arch.drop_path": 0.1, "task.dropout": 0.25, "recipe.batch_size": 64},
     "resnet-rs-50-i160": {"recipe.batch_size": 16, "recipe.ema_decay": 0.9},
 }
-"""Experiments with every draw of the model on, and batches that fit a small machine."""
+"""Experiments with dropout and stochastic depth, and batches that fit a small machine."""
 
 
 def plain_update(experiment, device, state, batch, step):
-    """An update without any of what is measured."""
+    """Take the update without what is measured; its loss."""
     for group in state.optimizer.param_groups:
         group["lr"] = 1e-3
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
     inputs = device.layout(experiment.data.normalize(batch.inputs))
-    loss = experiment.task.loss(state.model(inputs), batch.targets).mean()
+    loss = experiment.task.loss(state.model(inputs), batch.targets, batch.indices).mean()
     loss.backward()
     state.optimizer.step()
     decay = ramped_decay(step, decay=experiment.recipe.ema_decay)

@@ -81,7 +81,7 @@ def test_every_command_runs_in_the_order_given(document, place):
                 script, cwd=place, env=environment, capture_output=True, text=True, timeout=280
             )
         else:
-            result = shared().run(words, cwd=place)
+            result = shared().run(words, cwd=place, env={"RESNET_RS_CACHE": str(place / "cache")})
         assert result.returncode == 0, (command, result.stderr)
     for block in blocks(document, "python"):
         result = shared().run(["python", "-c", block], cwd=place)

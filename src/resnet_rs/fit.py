@@ -16,13 +16,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
-from resnet_rs.config import as_text, edit
+from resnet_rs.config import as_text, diff, edit
 from resnet_rs.data.loader import IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.sample import Batch, Request, Unreadable
 from resnet_rs.data.source import Source
+from resnet_rs.models.backbone import ONLY_IN_TRAINING
 from resnet_rs.text import is_within
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
@@ -223,6 +225,47 @@ def adapt_channels(
         for path, after in color.items()
     )
     return edit(experiment, color), tuple(changes)
+
+
+START_FIELDS: tuple[str, ...] = ("arch.", "data.mean", "data.std", "data.resampling")
+"""What trained weights decide; `arch.` stands for all fields of the arch."""
+_NORM_MOMENTUM = 0.1
+
+
+def adapt_to_start(
+    experiment: Experiment, trained: Experiment, *, set_by_user: frozenset[str]
+) -> tuple[Experiment, tuple[Change, ...]]:
+    """`experiment` for weights that were trained as `trained`, and the changes.
+
+    Preprocessing follows the weights, and so does what the shapes of an arch do not tell, such as padding. Fields that
+    act only in training stay, except that batch norm keeps the statistics of many batches.
+    """
+    edits = {f"data.{name}": getattr(trained.data, name) for name in ("mean", "std", "resampling")}
+    if _are_alike(experiment, trained):
+        arch = diff(experiment.arch, trained.arch)
+        edits |= {f"arch.{name}": value for name, value in arch.items() if name not in ONLY_IN_TRAINING}
+    reasons = dict.fromkeys(edits, "as the weights were trained")
+    if experiment.arch.needs_ema:
+        edits["arch.norm_momentum"] = _NORM_MOMENTUM
+        reasons["arch.norm_momentum"] = (
+            "the statistics of the last batch alone suit runs of many thousand updates"
+        )
+    changes = [
+        Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reasons[path])
+        for path, after in edits.items()
+        if not is_within(path, set_by_user) and attrgetter(path)(experiment) != after
+    ]
+    return edit(experiment, {change.path: change.after for change in changes}), tuple(changes)
+
+
+def _are_alike(one: Experiment, other: Experiment) -> bool:
+    """Whether two backbones have archs of one type and tensors of the same names and shapes."""
+    if type(one.arch) is not type(other.arch):
+        return False
+    with torch.device("meta"):
+        pair = [e.arch.build(in_channels=1).state_dict() for e in (one, other)]
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in pair]
+    return shapes[0] == shapes[1]
 
 
 def losses(experiment: Experiment, images: Images) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,7 +12,7 @@ from resnet_rs.config import diff, edit, to_plain
 from resnet_rs.data.pipeline import Data
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
-from resnet_rs.models.efficientnet import EFFICIENTNETS
+from resnet_rs.models.efficientnet import EFFICIENTNETS, LITE0
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import IMAGENET_IMAGES, RELEASED
 from resnet_rs.tasks.classification import Classification
@@ -65,6 +65,13 @@ def _efficientnet(name: str, size: int, *, dropout: float) -> Experiment:
     )
 
 
+def _efficientnet_lite() -> Experiment:
+    """EfficientNet-Lite0 with the preprocessing of its weights: pixels (x - 127) / 128. The recipe is as for B0."""
+    base = _efficientnet("b0", 224, dropout=0.2)
+    data = replace(base.data, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return replace(base, arch=LITE0, data=data)
+
+
 def magnitude_for(size: int) -> float:
     """RandAugment by size. Source: paper, section 7.2 (EfficientNet-RS)."""
     return 10.0 if size <= 224 else 15.0 if size <= 320 else 20.0
@@ -110,6 +117,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "efficientnet-b5": _efficientnet("b5", 456, dropout=0.4),
     "efficientnet-b6": _efficientnet("b6", 528, dropout=0.5),
     "efficientnet-b7": _efficientnet("b7", 600, dropout=0.5),
+    "efficientnet-lite0-i224": _efficientnet_lite(),
     "resnet-rs-small": _SMALL,
     "resnet-rs-tiny": edit(
         _SMALL, {"arch.width": 0.125, "recipe.epochs": 2, "recipe.schedule.warmup_epochs": 0.5}

@@ -229,6 +229,14 @@ def test_a_result_that_cannot_be_is_refused(whole, tmp_path, name, value):
         records.read(tmp_path / "odd.jsonl")
 
 
+def test_a_record_that_claims_too_many_images_is_refused(whole, tmp_path):
+    head, *lines = (whole[0] / "record.jsonl").read_text().splitlines()
+    claimed = json.dumps({**json.loads(head), "num_test": 10**12})
+    (tmp_path / "odd.jsonl").write_text("\n".join([claimed, *lines]) + "\n")
+    with pytest.raises(ValueError, match="its number of test samples is 1000000000000, and 0 to 100,000,000"):
+        records.read(tmp_path / "odd.jsonl")
+
+
 def test_images_that_one_run_could_not_read_count_in_none(whole):
     record = records.read(whole[0])
     first, *others = record.results

@@ -14,24 +14,27 @@ from resnet_rs.zoo import EXPERIMENTS
 CPU = Device.choose("cpu")
 
 
+TINY = edit(
+    EXPERIMENTS["resnet-rs-tiny"],
+    {
+        "arch.width": 0.125,
+        "arch.drop_path": 0.2,
+        "data.size": 16,
+        "data.randaugment": RandAugment(magnitude=10.0),
+        "task.num_classes": 3,
+        "task.dropout": 0.25,
+        "recipe.epochs": 3.0,
+        "recipe.batch_size": 16,
+        "recipe.ema_decay": 0.8,
+        "recipe.schedule.warmup_epochs": 0.5,
+    },
+)
+"""Every method of the recipe on, on 16x16 pixels."""
+
+
 @pytest.fixture
 def tiny():
-    """Every method of the recipe on, on 16x16 pixels."""
-    return edit(
-        EXPERIMENTS["resnet-rs-tiny"],
-        {
-            "arch.width": 0.125,
-            "arch.drop_path": 0.2,
-            "data.size": 16,
-            "data.randaugment": RandAugment(magnitude=10.0),
-            "task.num_classes": 3,
-            "task.dropout": 0.25,
-            "recipe.epochs": 3.0,
-            "recipe.batch_size": 16,
-            "recipe.ema_decay": 0.8,
-            "recipe.schedule.warmup_epochs": 0.5,
-        },
-    )
+    return TINY
 
 
 @pytest.fixture

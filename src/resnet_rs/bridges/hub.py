@@ -76,8 +76,8 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
 
     A missing repository is created. In the card, the placeholder `OWNER/NAME` is replaced by `repo`.
 
-    Raises `OSError` if the upload fails. A new repository may then exist and be empty. If the connection broke at the
-    end, the commit may exist too.
+    Raises `OSError` if the upload fails. A new repository may then exist and be empty; if the connection broke during
+    the last request, the commit may exist although an error is raised.
     """
     files: dict[str, Path | bytes] = {name: Path(folder, name) for name in (CONFIG, WEIGHTS, CARD)}
     for name in files:

@@ -1,19 +1,15 @@
 """The ResNet-RS of the TF2 Model Garden, which differs from the paper's and is needed only for its weights.
 
-Shapes: `B` batch, `C D` channels, `H W` and `h w` pixels, before and after a layer.
 Source: Model Garden (`official/vision/modeling/backbones/resnet.py`), run.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from resnet_rs.models.layers import SameConv2d
 from resnet_rs.models.resnet import ResNetArch
 
 
@@ -37,7 +33,7 @@ class ModelGardenArch(ResNetArch):
     def conv(self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
         if stride == 1:
             return super().conv(in_channels, out_channels, kernel_size=kernel_size)
-        return _SameConv2d(in_channels, out_channels, kernel_size, stride=stride, bias=False)
+        return SameConv2d(in_channels, out_channels, kernel_size, stride=stride, bias=False)
 
     def activation(self) -> nn.Module:
         return nn.SiLU(inplace=True)
@@ -47,21 +43,3 @@ class ModelGardenArch(ResNetArch):
             return super().shortcut_pool(stride=stride)
         # Repeating the last row and column gives the mean over the pixels inside the map.
         return [nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1))]
-
-
-class _SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: as little as needed, the larger half at the end."""
-
-    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return super().forward(_pad_same(input, self.kernel_size, self.stride))
-
-
-@torch.fx.wrap  # It depends on the shape of its input, so it is one call in a graph of torch.fx.
-def _pad_same(
-    x: Float[Tensor, "B C H W"], kernel_size: tuple[int, ...], strides: tuple[int, ...]
-) -> Float[Tensor, "B C h w"]:
-    pads: list[int] = []
-    for pixels, kernel, stride in zip(x.shape[:1:-1], kernel_size[::-1], strides[::-1], strict=True):
-        needed = max(0, (math.ceil(pixels / stride) - 1) * stride + kernel - pixels)
-        pads += [needed // 2, needed - needed // 2]
-    return functional.pad(x, pads)

@@ -60,7 +60,7 @@ class KeyMapping(NamedTuple):
     library: Library = "torch"
     """Whose layout the source has."""
     is_matrix: bool = False
-    """Whether ours is a matrix where the source may have a 1x1 kernel: in squeeze-and-excitation."""
+    """Whether our weight is a matrix; in squeeze-and-excitation others store the same values as a 1x1 kernel."""
 
 
 @runtime_checkable

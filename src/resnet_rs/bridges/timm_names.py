@@ -158,7 +158,8 @@ def _rename(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *more:
 def input_facts(data: Data) -> dict[str, Any]:
     """How images become inputs, in timm's fields.
 
-    timm's images are antialiased: where ours are not (`tf1_bicubic`, `tf2_bilinear`), that is what comes nearest.
+    timm's resizing is always antialiased. For `tf1_bicubic` and `tf2_bilinear`, which are not, the fields name the same
+    interpolation, antialiased.
     """
     return {
         "input_size": (data.channels, data.size, data.size),

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from resnet_rs.bridges.network import COUNTER, KeyMapping, LayerId, LayerNames, key_mappings
+from resnet_rs.models.efficientnet import EfficientNetArch
 from resnet_rs.models.resnet import ResNetArch
 
 RESIZED = {"b0": 256, "b1": 256, "b2": 288, "b3": 320, "b4": 384, "b5": 456, "b6": 528, "b7": 600}
@@ -38,23 +39,22 @@ def _resnet_names(layer: LayerId) -> LayerNames:
     return LayerNames(f"{block}.conv{_BLOCK[layer.role]}", f"{block}.bn{_BLOCK[layer.role]}")
 
 
-def efficientnet_mappings(expected: Mapping[str, Tensor], group_sizes: tuple[int, ...]) -> list[KeyMapping]:
-    """The mappings of an EfficientNet whose groups have `group_sizes` blocks; `expected` are our tensors.
+def efficientnet_mappings(arch: EfficientNetArch, expected: Mapping[str, Tensor]) -> list[KeyMapping]:
+    """The mappings of an EfficientNet; `expected` are our tensors.
 
     torchvision numbers its parts: `features.0` is the first convolution, 1 to 7 are the groups, 8 is the last
-    convolution. Some of our stages hold two groups.
+    convolution.
     """
     prefixes = {"backbone.stem.0.": "features.0."}
-    stages = {"stem": (1,), "c2": (2,), "c3": (3,), "c4": (4, 5), "c5": (6, 7)}
-    for stage, groups in stages.items():
-        index = int(stage == "stem")
-        for group in groups:
-            for block in range(group_sizes[group - 1]):
-                prefixes[f"backbone.{stage}.{index}."] = f"features.{group}.{block}."
-                index += 1
-        if stage == "c5":
-            prefixes[f"backbone.{stage}.{index}."] = "features.8."
+    for group, paths in enumerate(arch.block_paths(), start=1):
+        prefixes |= {f"backbone.{path}.": f"features.{group}.{i}." for i, path in enumerate(paths)}
+    prefixes[f"backbone.{arch.last_path}."] = "features.8."
     prefixes["head.classifier."] = "classifier.1."
+    return mappings_by_prefix(prefixes, expected)
+
+
+def mappings_by_prefix(prefixes: Mapping[str, str], expected: Mapping[str, Tensor]) -> list[KeyMapping]:
+    """The mappings of all tensors `expected`, without update counters: their names differ from ours in `prefixes`."""
     found: list[KeyMapping] = []
     for ours in expected:
         start = next(start for start in prefixes if ours.startswith(start))

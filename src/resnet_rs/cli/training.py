@@ -33,6 +33,15 @@ def train(
     *,
     data: DataName,
     out: Annotated[Path, typer.Option(help="Folder of this run; the same command continues it.")],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Trained weights to begin with: a run, a checkpoint, a Hub folder, a name of published weights, or "
+            "OWNER/NAME on the Hub.",
+        ),
+    ] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data and --minutes.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Time budget for --fit, in minutes.")] = None,
     micro_batch: MicroBatch = None,
@@ -80,7 +89,7 @@ def train(
     with listening() as stop, hardware as machine:
         is_first = machine.ranks.is_first
         typed = parse_assignments(edits or [])
-        resolved = verbs.resolve(name, typed, data=data, run_folder=out, machine=machine)
+        resolved = verbs.resolve(name, typed, data=data, start=start, run_folder=out, machine=machine)
         if fit:
             resolved = verbs.adapted(resolved, minutes=minutes, machine=machine)
         if is_first:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from resnet_rs.models.checkpointing import Stage
 
+ONLY_IN_TRAINING = ("drop_path", "norm_momentum", "zero_init")
+"""Fields of an arch that do not matter to trained weights."""
+
 
 class Pyramid(NamedTuple):
     """Feature maps at 1/4, 1/8, 1/16 and 1/32 of the image; a stem for small images has larger ones."""

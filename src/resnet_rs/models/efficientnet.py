@@ -1,9 +1,10 @@
-"""EfficientNet B0 to B7, with which the paper compares.
+"""EfficientNet B0 to B7, with which the paper compares, and EfficientNet-Lite0, for small machines.
 
 Layout, norms, drop rates and initialization follow EfficientNet's own release (`efficientnet_builder.py`,
-`efficientnet_model.py`). Tensor names and padding are torchvision's. It pads both sides alike, where TensorFlow's SAME
-pads an even map at its end only, so released TensorFlow weights would need another padding. torchvision itself is not
-imported: that takes 2 s, because it imports torch's compiler.
+`efficientnet_model.py`, `lite/efficientnet_lite_builder.py`). Tensor names are torchvision's, and so is the padding of
+B0 to B7: both sides alike, where TensorFlow's SAME pads an even map at its end only. Lite0 has TensorFlow's padding,
+because its weights were trained with it. torchvision itself is not imported: that takes 2 s, because it imports torch's
+compiler.
 
 Shapes: `B` batch, `C` channels, `H W` pixels. Source: Tan and Le 2019, arXiv:1905.11946; paper, section 7.2.
 """
@@ -11,9 +12,8 @@ Shapes: `B` batch, `C` channels, `H W` pixels. Source: Tan and Le 2019, arXiv:19
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,26 +21,29 @@ from torch import Tensor, nn
 
 from resnet_rs.models.backbone import Arch, StagedBackbone
 from resnet_rs.models.checkpointing import Stage
-from resnet_rs.models.layers import build_stochastic_depth
+from resnet_rs.models.layers import SameConv2d, build_stochastic_depth
 from resnet_rs.text import refuse_outside
 
-Norm = Callable[[int], nn.Module]
+Activation = Literal["silu", "relu6"]
+Padding = Literal["symmetric", "same"]
 
 _STEM_CHANNELS = 32
 _LAST_CHANNELS = 1280
 _GROUPS = (
-    (1, 3, 1, 32, 16, 1),
-    (6, 3, 2, 16, 24, 2),
-    (6, 5, 2, 24, 40, 2),
-    (6, 3, 2, 40, 80, 3),
-    (6, 5, 1, 80, 112, 3),
-    (6, 5, 2, 112, 192, 4),
-    (6, 3, 1, 192, 320, 1),
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
 )
-"""Groups of blocks in B0: expansion, kernel size, stride, channels in, channels out, blocks.
+"""Groups of blocks in B0: expansion, kernel size, stride, channels out, blocks.
 
 Source: EfficientNet, Table 1; its release (`efficientnet_builder.py`).
 """
+_STAGES = ("stem", "c2", "c3", "c4", "c4", "c5", "c5")
+"""The stage of each group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +60,19 @@ class EfficientNetArch(Arch):
     """Weight of the last batch in the running statistics; TensorFlow writes it as 0.99."""
     norm_eps: float = 1e-3
     """Added to the variance in every batch norm; torchvision's weights up to B4 need 1e-5."""
+    se_ratio: float | None = 0.25
+    """Width of the squeeze-and-excitation bottleneck, as a share of the block's input; none removes it, as in Lite."""
+    activation: Activation = "silu"
+    """`relu6` in Lite."""
+    padding: Padding = "symmetric"
+    """`same` is TensorFlow's: it pads an even map at its end only, which Lite's weights need."""
+    scales_ends: bool = True
+    """Whether width and depth also scale the stem, the last convolution, and the depth of the first and the last group.
+    In Lite they do not."""
 
     def __post_init__(self) -> None:
         refuse_outside(self, width="(0, 16]", depth="(0, 16]", drop_path="[0, 1)")
-        refuse_outside(self, norm_eps="(0, 0.1]", norm_momentum="(0, 1]")
+        refuse_outside(self, norm_eps="(0, 0.1]", norm_momentum="(0, 1]", se_ratio="(0, 1] or none")
 
     @property
     def needs_ema(self) -> bool:
@@ -69,7 +81,24 @@ class EfficientNetArch(Arch):
     @property
     def group_sizes(self) -> tuple[int, ...]:
         """Blocks in each of the seven groups."""
-        return tuple(math.ceil(self.depth * num_blocks) for *_, num_blocks in _GROUPS)
+        counts = [num_blocks for *_, num_blocks in _GROUPS]
+        scaled = [math.ceil(self.depth * count) for count in counts]
+        return tuple(scaled if self.scales_ends else [counts[0], *scaled[1:-1], counts[-1]])
+
+    def block_paths(self) -> tuple[tuple[str, ...], ...]:
+        """The path of each block in the backbone, by group, such as `c4.0`. The stem begins with a convolution."""
+        paths: list[tuple[str, ...]] = []
+        counts = {"stem": 1}
+        for stage, count in zip(_STAGES, self.group_sizes, strict=True):
+            first = counts.get(stage, 0)
+            counts[stage] = first + count
+            paths.append(tuple(f"{stage}.{first + i}" for i in range(count)))
+        return tuple(paths)
+
+    @property
+    def last_path(self) -> str:
+        """The path of the last convolution in the backbone."""
+        return f"c5.{sum(self.group_sizes[5:])}"
 
     def build(self, *, in_channels: int) -> EfficientNet:
         return EfficientNet(self, in_channels=in_channels)
@@ -87,6 +116,11 @@ EFFICIENTNETS: dict[str, EfficientNetArch] = {
 }
 """Name -> arch. Source: EfficientNet's release (`efficientnet_builder.py`)."""
 
+LITE0 = EfficientNetArch(
+    width=1.0, depth=1.0, se_ratio=None, activation="relu6", padding="same", scales_ends=False
+)
+"""EfficientNet-Lite0. Source: EfficientNet's release (`lite/efficientnet_lite_builder.py`)."""
+
 
 class EfficientNet(StagedBackbone):
     """Stem and four stages; c5 ends with the last 1x1 convolution, so its mean is what a classifier sees.
@@ -96,19 +130,52 @@ class EfficientNet(StagedBackbone):
 
     def __init__(self, arch: EfficientNetArch, *, in_channels: int) -> None:
         super().__init__()
-        norm = partial(nn.BatchNorm2d, eps=arch.norm_eps, momentum=arch.norm_momentum)
-        first, last = (scale_channels(channels, arch.width) for channels in (_STEM_CHANNELS, _LAST_CHANNELS))
-        groups = _build_groups(arch, norm=norm)
-        self.stem = nn.Sequential(_conv_norm(in_channels, first, norm, kernel_size=3, stride=2), *groups[0])
+        layers = _Layers(arch)
+        width = arch.width if arch.scales_ends else 1.0
+        first, last = (scale_channels(channels, width) for channels in (_STEM_CHANNELS, _LAST_CHANNELS))
+        groups = _build_groups(arch, layers, first)
+        stem = layers.conv_norm(in_channels, first, kernel_size=3, stride=2)
+        self.stem = nn.Sequential(stem, *groups[0])
         self.c2 = Stage(*groups[1])
         self.c3 = Stage(*groups[2])
         self.c4 = Stage(*groups[3], *groups[4])
-        self.c5 = Stage(*groups[5], *groups[6], _conv_norm(groups[6][-1].out_channels, last, norm))
+        self.c5 = Stage(*groups[5], *groups[6], layers.conv_norm(groups[6][-1].out_channels, last))
         c2, c3, c4 = (groups[i][-1].out_channels for i in (1, 2, 4))
         self.widths = (c2, c3, c4, last)
         self.stem_layer, self.stem_width = len(self.stem) - 1, groups[0][-1].out_channels
         self.reductions = (2, 4, 8, 16, 32)
         self.apply(_init_as_efficientnet)
+
+
+class _Layers:
+    """Builds the layers that an arch decides: convolutions with norm and activation, squeeze-and-excitation."""
+
+    def __init__(self, arch: EfficientNetArch) -> None:
+        self.arch = arch
+
+    def conv_norm(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 1, stride: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        """Convolution, batch norm and activation."""
+        is_same = self.arch.padding == "same" and stride > 1  # at stride 1 both pad alike
+        conv = (SameConv2d if is_same else nn.Conv2d)(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=0 if is_same else (kernel_size - 1) // 2,
+            groups=groups,
+            bias=False,
+        )
+        norm = nn.BatchNorm2d(out_channels, eps=self.arch.norm_eps, momentum=self.arch.norm_momentum)
+        activation = nn.SiLU if self.arch.activation == "silu" else nn.ReLU6
+        return nn.Sequential(conv, norm, activation(inplace=True))
+
+    def excite(self, channels: int, in_channels: int) -> list[nn.Module]:
+        """Squeeze-and-excitation in a block of `in_channels`, if the arch has it."""
+        if self.arch.se_ratio is None:
+            return []
+        return [_SqueezeExcite(channels, max(1, int(in_channels * self.arch.se_ratio)))]
 
 
 class MBConv(nn.Module):
@@ -121,7 +188,7 @@ class MBConv(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        norm: Norm,
+        layers: _Layers,
         *,
         expansion: int,
         kernel_size: int,
@@ -129,13 +196,12 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         expanded = scale_channels(in_channels * expansion)
-        expand = [] if expanded == in_channels else [_conv_norm(in_channels, expanded, norm)]
-        filters = _conv_norm(
-            expanded, expanded, norm, kernel_size=kernel_size, stride=stride, groups=expanded
+        expand = [] if expanded == in_channels else [layers.conv_norm(in_channels, expanded)]
+        filters = layers.conv_norm(
+            expanded, expanded, kernel_size=kernel_size, stride=stride, groups=expanded
         )
-        weigh = _SqueezeExcite(expanded, max(1, in_channels // 4))
-        project = _conv_norm(expanded, out_channels, norm)[:2]
-        self.block = nn.Sequential(*expand, filters, weigh, project)
+        project = layers.conv_norm(expanded, out_channels)[:2]
+        self.block = nn.Sequential(*expand, filters, *layers.excite(expanded, in_channels), project)
         self.stochastic_depth: nn.Module = nn.Identity()
         self.has_identity = stride == 1 and in_channels == out_channels
         self.out_channels = out_channels
@@ -165,32 +231,23 @@ def scale_channels(channels: int, width: float = 1.0) -> int:
     return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
-def _conv_norm(
-    in_channels: int, out_channels: int, norm: Norm, *, kernel_size: int = 1, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    """Convolution, batch norm and SiLU."""
-    padding = (kernel_size - 1) // 2
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, norm(out_channels), nn.SiLU(inplace=True))
-
-
-def _build_groups(arch: EfficientNetArch, *, norm: Norm) -> list[list[MBConv]]:
+def _build_groups(arch: EfficientNetArch, layers: _Layers, stem_channels: int) -> list[list[MBConv]]:
     """The seven groups; only the first block of a group strides and changes the number of channels."""
     groups: list[list[MBConv]] = []
-    index = 0
-    for (expansion, kernel_size, stride, *channels, _), count in zip(_GROUPS, arch.group_sizes, strict=True):
+    index, in_channels = 0, stem_channels
+    for (expansion, kernel_size, stride, out, _), count in zip(_GROUPS, arch.group_sizes, strict=True):
         groups.append([])
-        in_channels, out_channels = (scale_channels(c, arch.width) for c in channels)
-        for before, step in [(in_channels, stride), *[(out_channels, 1)] * (count - 1)]:
+        out_channels = scale_channels(out, arch.width)
+        for step in (stride, *[1] * (count - 1)):
             block = MBConv(
-                before, out_channels, norm, expansion=expansion, kernel_size=kernel_size, stride=step
+                in_channels, out_channels, layers, expansion=expansion, kernel_size=kernel_size, stride=step
             )
             drop_rate = arch.drop_path * index / sum(arch.group_sizes)
             block.stochastic_depth = build_stochastic_depth(
                 drop_rate, purpose=f"stochastic depth of block {index}"
             )
             groups[-1].append(block)
-            index += 1
+            index, in_channels = index + 1, out_channels
     return groups
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resnet_rs.methods.dropout import drop_features
 from resnet_rs.methods.stochastic_depth import skip_branches
@@ -39,6 +40,13 @@ class SqueezeExcite(nn.Module):
         return (places * gates[:, :, None]).view_as(x)
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding: as little as needed, the larger half at the end."""
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return super().forward(_pad_same(input, self.kernel_size, self.stride))
+
+
 class StochasticDepth(RandomLayer):
     """Skip a residual branch, sample by sample, while training; the identity in evaluation."""
 
@@ -60,6 +68,17 @@ class Dropout(RandomLayer):
 
 
 # The following functions depend on the shape of their input. Each is one call in a graph of torch.fx.
+
+
+@torch.fx.wrap
+def _pad_same(
+    x: Float[Tensor, "B C H W"], kernel_size: tuple[int, ...], strides: tuple[int, ...]
+) -> Float[Tensor, "B C h w"]:
+    pads: list[int] = []
+    for pixels, kernel, stride in zip(x.shape[:1:-1], kernel_size[::-1], strides[::-1], strict=True):
+        needed = max(0, (math.ceil(pixels / stride) - 1) * stride + kernel - pixels)
+        pads += [needed // 2, needed - needed // 2]
+    return F.pad(x, pads)
 
 
 @torch.fx.wrap

@@ -177,7 +177,7 @@ def _costs(whole: ResolvedStudy, speed: float) -> dict[str, Cost]:
 
 
 def _within_limits(whole: ResolvedStudy, costs: Mapping[str, Cost]) -> ResolvedStudy:
-    """The study with the trials within its limits. Of a time limit the cheapest trials make the most."""
+    """The study with the trials within its limits: under a time limit the cheapest ones that together fit into it."""
     options = whole.options
     kept = [label for label, c in costs.items() if options.max_macs is None or c.macs <= options.max_macs]
     least = f"the smallest takes {min(cost.macs for cost in costs.values()):,} multiply-adds"

@@ -24,6 +24,8 @@ from resnet_rs.studies.study import Study, Trial
 R = TypeVar("R")
 
 RECORD = "record.jsonl"
+_MAX_TEST = 10**8
+"""A record's values are read into arrays of this many numbers, so a damaged one must not claim more."""
 _VERSION = 2
 
 
@@ -177,6 +179,10 @@ def _record(head: Mapping[str, Any], lines: list[Mapping[str, Any]]) -> Record:
     values: dict[str, Any] = {name: head[name] for name in Context.__dataclass_fields__}
     values |= {"left_out": tuple(head["left_out"]), "score": ScoreName(**head["score"])}
     context = Context(**values)
+    if not 0 <= int(context.num_test) <= _MAX_TEST:
+        raise ValueError(
+            f"its number of test samples is {context.num_test}, and 0 to {_MAX_TEST:,} can be read"
+        )
     return Record(study=study, context=context, results=tuple(_result(line, context) for line in lines))
 
 

@@ -86,6 +86,15 @@ class Classification(Task):
     def build_head(self, widths: tuple[int, int, int, int]) -> ClassificationHead:
         return ClassificationHead(widths[3], num_classes=self.num_classes, dropout=self.dropout)
 
+    def start_head(
+        self, trained: Mapping[str, Tensor], *, before: tuple[str, ...], after: tuple[str, ...]
+    ) -> Mapping[str, Tensor] | None:
+        """The rows of the classes `after`, by name; None if `before` lacks any of them."""
+        if not set(after) <= set(before):
+            return None
+        rows = [before.index(name) for name in after]
+        return {name: tensor[rows].clone() for name, tensor in trained.items()}
+
     def build_model(self, backbone: Backbone) -> Model:
         if not isinstance(backbone, StagedBackbone):
             return super().build_model(backbone)

@@ -99,6 +99,15 @@ class Task(ABC):
     def build_head(self, widths: tuple[int, int, int, int]) -> nn.Module:
         """A head with fresh weights, from the pyramid of a backbone with these `widths` to the prediction."""
 
+    def start_head(
+        self, trained: Mapping[str, Tensor], *, before: tuple[str, ...], after: tuple[str, ...]
+    ) -> Mapping[str, Tensor] | None:
+        """The tensors of a head for the classes `after`, taken from the `trained` head for the classes `before`.
+
+        None if the head must be fresh. By default a head is kept only for the same classes.
+        """
+        return trained if before == after else None
+
     def build_model(self, backbone: Backbone) -> Model:
         """`backbone` with a fresh head."""
         return Model(backbone, self.build_head(backbone.widths))

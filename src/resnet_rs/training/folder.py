@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resnet_rs import config, storage
-from resnet_rs.training import checkpoint
+from resnet_rs.training import checkpoint, start
 from resnet_rs.training.job import Job
 from resnet_rs.training.state import TrainState
 
@@ -30,8 +30,8 @@ def held(job: Job) -> Generator[None]:
         return
     folder = job.folder
     is_new = not (folder / "experiment.json").is_file()
-    # A run that was killed before its first update may leave only `run.json`.
-    if is_new and not storage.is_vacant(folder, but=("run.json",)):
+    # A run that was killed before its first update may leave only these.
+    if is_new and not storage.is_vacant(folder, but=("run.json", start.FOLDER)):
         raise ValueError(f"{folder} is not empty and contains no run. Choose a new folder for `--out`.")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -64,6 +64,8 @@ def _take(job: Job) -> None:
     if path.is_file():
         _refuse_other_run(job)
         return
+    if job.start is not None:
+        start.write(job.folder, job.start)
     storage.write_json(
         job.folder / "run.json", {**job.identity(), **job.origin, "environment": job.environment()}
     )
@@ -82,6 +84,8 @@ def _removed_on_error(folder: Path) -> Generator[None]:
             for path in (folder / "experiment.json", folder / "run.json", log, folder / storage.LOCK):
                 with suppress(OSError):
                     storage.disk.remove(path)
+            with suppress(OSError):
+                storage.remove_tree(folder / start.FOLDER)
         raise
 
 

@@ -13,6 +13,7 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.recipe import Plan
+from resnet_rs.training.start import Start
 
 DEFAULT_MICRO_BATCH = 128
 """Largest default of samples per forward pass. In the released runs each core also had a part of the batch."""
@@ -34,6 +35,8 @@ class Job:
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
     micro_batch: int = DEFAULT_MICRO_BATCH
+    start: Start | None = None
+    """Trained weights to begin with; None begins with fresh ones."""
     save_every: int | None = None
     """Updates between two checkpoints; None saves at every evaluation and every ten minutes."""
     stop: Stop = field(default_factory=Stop)
@@ -42,6 +45,11 @@ class Job:
     """For `run.json`: the name of the experiment, the edits with their reasons, the data and its automatic split."""
 
     def __post_init__(self) -> None:
+        if self.start is None and self.experiment.recipe.fine_tuning.needs_start:
+            raise ValueError(
+                "recipe.fine_tuning freezes layers or refers to start weights, and the run begins with fresh ones. "
+                "Give trained weights with --from, or leave these edits out."
+            )
         device, size = self.machine.device, self.experiment.data.size
         if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
             # For a 3x3 kernel of stride 2 over one pixel the gradient of oneDNN reads uninitialized memory.
@@ -71,6 +79,7 @@ class Job:
             "seed": self.seed,
             "micro_batch": min(self.micro_batch, self.experiment.recipe.batch_size),
             "precision": self.machine.device.precision,
+            "start": None if self.start is None else self.start.sha256,
             "train_digest": self.splits.train.digest(),
             "test_digest": self.splits.test.digest(),
         }

@@ -88,7 +88,7 @@ class Loop:
         `forward` computes `state.model` and is the model itself by default. A compiled one leaves stored names as they
         are. Ends with the plan, or earlier, after the same update on all ranks, when any rank is asked to stop.
         """
-        state.model.train()
+        state.train()
         rng = ModelRng(state.model, seed=self.seed)
         work = _Work(state, Statistics(state.model), rng, state.model if forward is None else forward)
         while state.step < self.plan.total_steps:
@@ -100,7 +100,7 @@ class Loop:
     def _update(self, work: _Work, batches: Iterator[Batch]) -> Update | None:
         """Take one update. If a rank was asked to stop meanwhile, change nothing and return None."""
         state, statistics = work.state, work.statistics
-        state.model.train()
+        state.train()
         state.optimizer.zero_grad(set_to_none=True)
         statistics.begin()
         parts = list[_Part]()
@@ -193,8 +193,12 @@ class Loop:
         """Move the weights along `factor * gradients`."""
         for parameter, gradient in zip(_trained(state), gradients, strict=True):
             parameter.grad = gradient if factor == 1 else gradient.mul_(factor)
+        for parameter, start in state.pulls:
+            if parameter.grad is not None:
+                away = parameter.detach() - start
+                parameter.grad.add_(away, alpha=self.experiment.recipe.weight_decay)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.plan.lr(state.step - 1)
+            group["lr"] = self.plan.lr(state.step - 1) * group["lr_factor"]
         state.optimizer.step()
 
     def _update_ema(self, state: TrainState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resnet_rs.methods.fine_tuning import FineTuning
 from resnet_rs.methods.schedule import Cosine, Schedule
 from resnet_rs.text import refuse_outside
 
@@ -28,6 +29,8 @@ class Recipe:
     """Coupled L2 on all weights except the scale and offset of batch norm."""
     ema_decay: float | None = 0.9999
     """Decay of the EMA of weights and statistics, after its ramp; none trains without EMA."""
+    fine_tuning: FineTuning = FineTuning()
+    """Which layers learn, and how fast, when a run begins with trained weights (`--from`)."""
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:

@@ -78,4 +78,5 @@ def _copy_to_all(job: Job, state: TrainState, log: Log) -> None:
         state.set_momenta({name: torch.zeros_like(parameters[name]) for name in known["momenta"]})
     momenta = state.momenta()
     weights = [tensor for model in state.models.values() for tensor in model.state_dict().values()]
-    job.ranks.copy_from_first([*weights, *(momenta[name] for name in known["momenta"])])
+    pulls = [start for _, start in state.pulls]
+    job.ranks.copy_from_first([*weights, *(momenta[name] for name in known["momenta"]), *pulls])

@@ -3,6 +3,7 @@
     RUN/experiment.json   the experiment              RUN/log.jsonl     every update and every evaluation
     RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
     RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
+    RUN/start/            the weights that it began with, if they were trained ones
 
 `run` is a generator of events. The caller can show them, ignore them, or stop between two events. A run that was
 stopped or killed, even many times, continues to the same weights, scores and log of updates, bit for bit.
@@ -71,12 +72,16 @@ def run(job: Job) -> Iterator[Event]:
     to another job.
     """
     with held(job):
-        state = new_state(job.experiment, job.machine.device, seed=job.seed)
+        state = new_state(
+            job.experiment, job.machine.device, seed=job.seed, start=job.start and job.start.tensors
+        )
         if job.machine.activation_checkpointing:
             set_activation_checkpointing(state.model)
         log, notices = resume(job, state)
         try:
             plan = job.plan
+            if job.start is not None and not state.step:
+                notices = [f"{job.start.summary}.", *notices]
             if job.ranks.is_first and state.step < plan.total_steps:
                 refuse_full_disk(job, state)
             yield Started(step=state.step, plan=plan, notices=tuple(notices))
@@ -279,6 +284,7 @@ def _provenance(job: Job) -> checkpoint.Provenance:
         classes=job.splits.train.classes,
         seed=job.seed,
         split=job.origin.get("split"),
+        origin={} if job.start is None else job.start.provenance.origin,
         environment=job.environment(),
     )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from resnet_rs.methods.fine_tuning import FineTuning, part_of
 from resnet_rs.methods.weight_decay import decayed_and_free
 from resnet_rs.models.backbone import Model
 from resnet_rs.training.device import Device
@@ -27,6 +30,16 @@ class TrainState:
     step: int = 0
     skipped: tuple[int, ...] = ()
     """Recent updates that were skipped because they were not finite."""
+    held: tuple[nn.Module, ...] = ()
+    """Modules that stay in evaluation mode during training: frozen stages, and batch norms with fixed statistics."""
+    pulls: tuple[tuple[nn.Parameter, Tensor], ...] = ()
+    """Parameters that weight decay pulls to a start value, and the start values."""
+
+    def train(self) -> None:
+        """Put the model into training mode, except for the modules that are `held`."""
+        self.model.train()
+        for module in self.held:
+            module.eval()
 
     @property
     def models(self) -> dict[str, Model]:
@@ -55,7 +68,7 @@ class Statistics:
     """
 
     def __init__(self, model: Model) -> None:
-        norms = [module for module in model.modules() if module.training and _has_statistics(module)]
+        norms = [module for module in model.modules() if module.training and has_statistics(module)]
         self._values = [norm.get_buffer(name) for norm in norms for name in ("running_mean", "running_var")]
         self._counters = [norm.get_buffer("num_batches_tracked") for norm in norms]
         self._none = next(model.parameters()).new_empty(0)
@@ -93,28 +106,68 @@ class Statistics:
             torch._foreach_add_(self._counters, counted)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] - no public name
 
 
-def _has_statistics(module: nn.Module) -> bool:
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with running statistics."""
     names = ("running_mean", "running_var", "num_batches_tracked")
     return all(isinstance(getattr(module, name, None), Tensor) for name in names)
 
 
-def new_state(experiment: Experiment, device: Device, *, seed: int) -> TrainState:
-    """The state before the first update."""
-    model = experiment.build_model(seed=seed)
-    device.place(model)
+def new_state(
+    experiment: Experiment, device: Device, *, seed: int, start: Mapping[str, Tensor] | None = None
+) -> TrainState:
+    """The state before the first update: fresh weights, or the state dict `start`."""
+    model = _placed(experiment, device, seed=seed, start=start)
     ema: Model | None = None
     if experiment.recipe.ema_decay is not None:
-        ema = experiment.build_model(seed=seed)
-        device.place(ema).requires_grad_(False).eval()
-    return TrainState(model=model, ema=ema, optimizer=_build_optimizer(model, experiment.recipe))
+        ema = _placed(experiment, device, seed=seed, start=start).requires_grad_(False).eval()
+    tuning = experiment.recipe.fine_tuning
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not tuning.is_frozen(part_of(name)))
+    held = tuple(module for name, module in model.named_modules() if name and _is_held(tuning, name, module))
+    pulls = _pulls(model, start) if tuning.decay_towards == "start" and start is not None else ()
+    optimizer = _build_optimizer(model, experiment.recipe, pulled=[parameter for parameter, _ in pulls])
+    return TrainState(model=model, ema=ema, optimizer=optimizer, held=held, pulls=pulls)
 
 
-def _build_optimizer(model: Model, recipe: Recipe) -> torch.optim.SGD:
-    decayed, free = decayed_and_free(model)
+def _placed(
+    experiment: Experiment, device: Device, *, seed: int, start: Mapping[str, Tensor] | None
+) -> Model:
+    model = experiment.build_model(seed=seed)
+    if start is not None:
+        model.load_state_dict(start)
+    device.place(model)
+    return model
+
+
+def _is_held(tuning: FineTuning, name: str, module: nn.Module) -> bool:
+    has_fixed_statistics = tuning.batch_norm == "start" and has_statistics(module)
+    return has_fixed_statistics or (name != "backbone" and tuning.is_frozen(part_of(name)))
+
+
+def _pulls(model: Model, start: Mapping[str, Tensor]) -> tuple[tuple[nn.Parameter, Tensor], ...]:
+    """The decayed parameters of the backbone that learn, with copies of their start values."""
+    decayed, _ = decayed_and_free(model)
+    return tuple(
+        (parameter, torch.empty_like(parameter, requires_grad=False).copy_(start[name]))
+        for name, parameter in decayed.items()
+        if parameter.requires_grad and part_of(name) != "head"
+    )
+
+
+def _build_optimizer(model: Model, recipe: Recipe, *, pulled: Sequence[nn.Parameter]) -> torch.optim.SGD:
+    """SGD with a group for each pair of learning rate and weight decay."""
+    decayed, _ = decayed_and_free(model)
+    without_decay = {id(parameter) for parameter in pulled}
+    groups = defaultdict[tuple[float, float], list[nn.Parameter]](list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_decayed = name in decayed and id(parameter) not in without_decay
+            factor = recipe.fine_tuning.lr_factor(part_of(name))
+            groups[factor, recipe.weight_decay if is_decayed else 0.0].append(parameter)
     return torch.optim.SGD(
         [
-            {"params": list(decayed.values()), "weight_decay": recipe.weight_decay},
-            {"params": list(free.values()), "weight_decay": 0.0},
+            {"params": parameters, "lr_factor": factor, "weight_decay": weight_decay}
+            for (factor, weight_decay), parameters in groups.items()
         ],
         lr=0.0,
         momentum=recipe.momentum,

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resnet_rs import config, zoo
+from resnet_rs.bridges import hub
 from resnet_rs.bridges.hub_folder import as_begun, is_hub_folder
 from resnet_rs.bridges.timm_names import describe_to_timm
-from resnet_rs.models.backbone import Model
+from resnet_rs.models.backbone import ONLY_IN_TRAINING, Model
 from resnet_rs.tasks.classifier import Classifier
 from resnet_rs.text import closest
 from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.weights import pull
+from resnet_rs.weights.convert import convert
+from resnet_rs.weights.reading import SourceCheckpoint
 from resnet_rs.weights.share import from_pretrained
 
 _MAX_NAMES = 10_000
 """Most names of a folder among which the closest to a mistyped one is searched."""
-
-_ONLY_IN_TRAINING = ("drop_path", "norm_momentum", "zero_init")
 
 
 def name_of(source: object) -> str | None:
@@ -58,6 +61,27 @@ def existing(path: str | Path, *, names: Iterable[str] = ()) -> Path:
         f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder or a study{name}."
         f" {f'Closest: {near}.' if near else 'Check the path.'}"
     )
+
+
+def opened(trained: str | Path) -> checkpoint.Checkpoint:
+    """The checkpoint of a run, a checkpoint folder, a Hub folder, published weights by name, or `OWNER/NAME`.
+
+    A Hub folder is converted to a checkpoint that lasts until the program ends.
+    """
+    if (name := name_of(trained)) is not None:
+        return checkpoint.read(pull.pretrained(name))
+    # A mistyped path looks like `OWNER/NAME`, so a path that is close is named first.
+    if isinstance(trained, str) and hub.is_repo(trained) and _closest_path(Path(trained)) is None:
+        folder = hub.fetch_folder(trained)
+    else:
+        folder = existing(trained, names=pull.NAMES)
+    if not is_hub_folder(folder):
+        return checkpoint.read(folder)
+    scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
+    atexit.register(scratch.cleanup)
+    copy = Path(scratch.name, "checkpoint")
+    convert(SourceCheckpoint(path=folder, kind="hub"), copy)
+    return checkpoint.read(copy)
 
 
 def _closest_path(path: Path) -> Path | None:
@@ -240,7 +264,7 @@ def _with_arch_and_data(chosen: Experiment, known: Experiment) -> Experiment:
 
     Fields of the arch that act only in training stay.
     """
-    names = [name for name in _ONLY_IN_TRAINING if hasattr(chosen.arch, name) and hasattr(known.arch, name)]
+    names = [name for name in ONLY_IN_TRAINING if hasattr(chosen.arch, name) and hasattr(known.arch, name)]
     arch = config.edit(known.arch, {name: getattr(chosen.arch, name) for name in names})
     return replace(chosen, arch=arch, data=known.data)
 

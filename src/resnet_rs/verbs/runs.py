@@ -16,9 +16,11 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.source import Source, Splits
 from resnet_rs.fit import (
     CHANNEL_FIELDS,
+    START_FIELDS,
     Change,
     Images,
     adapt_channels,
+    adapt_to_start,
     fit,
     losses,
     measure_images,
@@ -26,6 +28,8 @@ from resnet_rs.fit import (
     refuse_unfit,
 )
 from resnet_rs.processes import Stop, listening
+from resnet_rs.training import start as starting
+from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.events import Event, Finished, Stopped
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job, usual_micro_batch
@@ -33,6 +37,11 @@ from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
+from resnet_rs.training.start import Start
+from resnet_rs.verbs.models import opened
+
+_KEPT_WITH_START = frozenset({"arch", "data.size"})
+"""What `adapted` leaves alone when a run begins with trained weights: they fit their own arch, and their own size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,10 @@ class ResolvedExperiment:
     """What the training images are like; None for a run that continues, whose changes are known."""
     stored: Mapping[str, Any] | None = None
     """The record of the run that continues; None for a new run."""
+    start: str | None = None
+    """Trained weights that the run begins with, as the user named them."""
+    trained: Checkpoint | None = None
+    """The same, read; None for a run that continues."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,12 +81,14 @@ def resolve(
     edits: Mapping[str, Any],
     *,
     data: str,
+    start: str | None = None,
     run_folder: Path | None = None,
     machine: Machine | None = None,
 ) -> ResolvedExperiment:
     """The experiment `name` with `edits`, adapted to the classes and the colors of `data`.
 
-    A run in `run_folder` keeps its split and its changes.
+    `start` are trained weights to begin with: what `evaluate` takes, or `OWNER/NAME` on the Hub. The experiment is then
+    adapted to them too. A run in `run_folder` keeps its split and its changes.
     """
     machine = machine or Machine()
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
@@ -94,17 +109,38 @@ def resolve(
         data=chosen,
         set_by_user=frozenset(edits),
         stored=stored,
+        start=start,
     )
     if stored is None:
-        return _with_channels(resolved)
-    return _with_changes(resolved, [c for c in stored["changes"] if c["path"] in CHANNEL_FIELDS])
+        return _with_channels(resolved if start is None else _with_start(resolved, opened(start)))
+    _refuse_other_start(stored, start)
+    adapted_first = (*CHANNEL_FIELDS, *START_FIELDS)
+    return _with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(adapted_first)])
+
+
+def _with_start(resolved: ResolvedExperiment, trained: Checkpoint) -> ResolvedExperiment:
+    chosen, changes = adapt_to_start(
+        resolved.experiment, trained.experiment, set_by_user=resolved.set_by_user
+    )
+    return replace(resolved, experiment=chosen, changes=changes, trained=trained)
+
+
+def _refuse_other_start(stored: Mapping[str, Any], start: str | None) -> None:
+    known = stored.get("start_from")
+    before = None if known is None else known["name"]
+    if before != start:
+        texts = ("without --from" if name is None else f"--from {name}" for name in (before, start))
+        raise ValueError(
+            "the run in this folder began with {}, now {}. Use a new folder for `--out`, or the same command to "
+            "continue that run.".format(*texts)
+        )
 
 
 def _with_channels(resolved: ResolvedExperiment) -> ResolvedExperiment:
     channels = 3 if resolved.experiment.data.channels == 1 else resolved.experiment.data.channels
     images = measure_images(resolved.splits.train, channels=channels)
     chosen, changes = adapt_channels(resolved.experiment, images, set_by_user=resolved.set_by_user)
-    return replace(resolved, experiment=chosen, changes=changes, images=images)
+    return replace(resolved, experiment=chosen, changes=(*resolved.changes, *changes), images=images)
 
 
 def _with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) -> ResolvedExperiment:
@@ -125,12 +161,13 @@ def adapted(resolved: ResolvedExperiment, *, minutes: float | None, machine: Mac
         _refuse_other_budget(resolved.stored, minutes)
         known = _with_changes(resolved, resolved.stored["changes"])
         return replace(known, is_adapted=True, minutes=minutes)
+    kept = frozenset[str]() if resolved.start is None else _KEPT_WITH_START
     chosen, changes = fit(
         resolved.experiment,
         resolved.splits.train,
         minutes=minutes,
         speed=partial(_speed, source=resolved.splits.train, machine=machine),
-        set_by_user=resolved.set_by_user,
+        set_by_user=resolved.set_by_user | kept,
         images=resolved.images,
     )
     changes = (*resolved.changes, *changes)
@@ -179,16 +216,18 @@ def training(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
     refuse_unfit(resolved.experiment, len(resolved.splits.train))
+    start = _start(resolved, out=out, seed=seed, ranks=machine.ranks)
     job = Job(
         experiment=resolved.experiment,
         splits=resolved.splits,
         folder=out,
         seed=seed,
+        start=start,
         machine=machine,
         micro_batch=machine.micro_batch or _usual_micro_batch(resolved, machine.ranks),
         save_every=save_every,
         stop=stop or Stop(),
-        origin={**_origin(resolved), "max_pixels": machine.max_pixels},
+        origin={**_origin(resolved, start), "max_pixels": machine.max_pixels},
     )
     for event in run(job):
         if isinstance(event, Finished) and machine.ranks.is_first:
@@ -196,25 +235,27 @@ def training(
         yield event
 
 
-def train(
+def train(  # noqa: PLR0913 - the options of one command
     chosen: str | Experiment,
     *,
     data: str,
     out: str | Path,
+    start: str | None = None,
     seed: int = 0,
     minutes: float | None = None,
     machine: Machine | None = None,
 ) -> dict[str, Any]:
     """Scores of the final weights of a run that begins or continues in the folder `out`.
 
-    With `minutes` the recipe is adapted to the data and to that time, as `resnet-rs train --fit --minutes` does. Fields
-    in which an `Experiment` differs from the zoo stay as they are. `training` yields the events of a run. Ctrl-C saves
-    and raises `KeyboardInterrupt`; the same call continues.
+    It begins with the trained weights `start`, as with `resnet-rs train --from`, or with fresh ones. With `minutes` the
+    recipe is adapted to the data and to that time, as with `--fit --minutes`. Fields in which an `Experiment` differs
+    from the zoo stay as they are. `training` yields the events of a run. Ctrl-C saves and raises `KeyboardInterrupt`;
+    the same call continues.
     """
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
-    resolved = resolve(name, edits, data=data, run_folder=out, machine=machine)
+    resolved = resolve(name, edits, data=data, start=start, run_folder=out, machine=machine)
     if minutes is not None:
         resolved = adapted(resolved, minutes=minutes, machine=machine)
     scores: dict[str, Any] = {}
@@ -250,7 +291,23 @@ def recorded_split(data: DataSet, stored: Mapping[str, Any] | None) -> dict[str,
     return stored["split"] if stored is not None and stored["data"] == data.name else None
 
 
-def _origin(resolved: ResolvedExperiment) -> dict[str, Any]:
+def _start(resolved: ResolvedExperiment, *, out: Path, seed: int, ranks: Ranks) -> Start | None:
+    """The weights that the run begins with. A run that continues has its own copy, which only the first rank reads."""
+    if resolved.start is None:
+        return None
+    if resolved.trained is not None:
+        classes = resolved.splits.train.classes
+        return starting.begin(
+            resolved.trained, resolved.experiment, classes=classes, name=resolved.start, seed=seed
+        )
+    stored = resolved.stored or {}
+    summary = stored["start_from"]["summary"]
+    if ranks.is_first:
+        return starting.read(out, summary=summary)
+    return starting.awaited(resolved.experiment, sha256=stored["start"], summary=summary)
+
+
+def _origin(resolved: ResolvedExperiment, start: Start | None) -> dict[str, Any]:
     """What `run.json` says about the experiment, its changes and its data."""
     base = zoo.experiment(resolved.name)
     there, back = config.diff(base, resolved.experiment), config.diff(resolved.experiment, base)
@@ -266,4 +323,5 @@ def _origin(resolved: ResolvedExperiment) -> dict[str, Any]:
         "num_test": len(resolved.splits.test),
         "classes": list(resolved.splits.train.classes),
         "split": resolved.data.automatic_split(resolved.splits),
+        "start_from": None if start is None else {"name": resolved.start, "summary": start.summary},
     }

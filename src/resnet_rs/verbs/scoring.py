@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnet_rs import config, storage, zoo
@@ -17,7 +15,7 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
-from resnet_rs.paper import RELEASED, TIMM
+from resnet_rs.paper import TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
@@ -29,11 +27,8 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import ALONE
-from resnet_rs.verbs.models import existing, name_of
+from resnet_rs.verbs.models import opened
 from resnet_rs.verbs.runs import recorded_split, stored_run
-from resnet_rs.weights import pull
-from resnet_rs.weights.convert import convert
-from resnet_rs.weights.reading import SourceCheckpoint
 
 _WEIGHTS = {"ema": "EMA weights", "model": "raw weights"}
 PROTOCOLS = ("own", "timm")
@@ -83,23 +78,6 @@ def evaluate(
     return found
 
 
-def opened(trained: str | Path) -> checkpoint.Checkpoint:
-    """The checkpoint of a run, a checkpoint folder, a Hub folder, or the published weights of a name in the zoo.
-
-    A Hub folder is converted to a checkpoint that lasts until the program ends.
-    """
-    if (name := name_of(trained)) is not None:
-        return checkpoint.read(pull.pretrained(name))
-    folder = existing(trained, names=RELEASED)
-    if not hub_folder.is_hub_folder(folder):
-        return checkpoint.read(folder)
-    scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
-    atexit.register(scratch.cleanup)
-    copy = Path(scratch.name, "checkpoint")
-    convert(SourceCheckpoint(path=folder, kind="hub"), copy)
-    return checkpoint.read(copy)
-
-
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
     """The experiment with the preprocessing that was asked for."""
     unexpected = [path for path in edits if path not in _READ_BY_EVALUATION]
@@ -133,9 +111,10 @@ def _known_labels(labels: str, saved: checkpoint.Checkpoint) -> imagenet.Labels:
 
 
 def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint) -> tuple[Source, bool]:
-    """The test split of `data` if it is what `saved` was trained on, else `source`, all that it has for scoring.
+    """What of `data` the weights can be scored on, and whether they may have been trained on some of it.
 
-    Also whether training images may be among them, because the record of the split is lost.
+    If `saved` was trained on a part of `data`, the other part, its test split; else `source`, all that `data` has for
+    scoring. Where the record of the split is lost, training images may be among them.
     """
     if saved.is_split_lost:
         with suppress(ValueError):  # a folder that cannot be split is another one

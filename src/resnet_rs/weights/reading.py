@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resnet_rs import config, zoo
-from resnet_rs.bridges import hub_folder, keras, tensorflow, timm_names, torchvision
+from resnet_rs.bridges import efficientnet_lite, hub_folder, keras, tensorflow, timm_names, torchvision
 from resnet_rs.bridges.model_garden import ModelGardenArch
 from resnet_rs.bridges.network import KeyMapping, TensorFile
 from resnet_rs.bridges.tensor_bundle import TensorBundle
@@ -26,7 +26,7 @@ from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.paper import RELEASED
 from resnet_rs.training.experiment import Experiment
 
-KINDS = ("tf1", "tf2", "keras", "timm", "torchvision", "hub")
+KINDS = ("tf1", "tf2", "keras", "timm", "torchvision", "efficientnet-lite", "hub")
 Shapes = Mapping[str, tuple[int, ...]]
 
 NUM_IMAGENET = 1000
@@ -69,7 +69,7 @@ class SourceCheckpoint:
         kinds = {
             "raw": ("tf1", "tf2"),
             "background": ("tf2",),
-            "key": ("timm", "torchvision"),
+            "key": ("timm", "torchvision", "efficientnet-lite"),
             "classes": tuple(kind for kind in KINDS if kind != "hub"),
         }
         for option, its_kinds in kinds.items():
@@ -107,6 +107,7 @@ def plan_read(source: SourceCheckpoint) -> ReadPlan:
         "keras": _keras,
         "timm": _timm,
         "torchvision": _torchvision,
+        "efficientnet-lite": _efficientnet_lite,
         "hub": _hub,
     }
     plan = readers[source.kind](source)
@@ -180,6 +181,15 @@ def _torchvision(source: SourceCheckpoint) -> ReadPlan:
     return ReadPlan(file, base, torchvision.resnet_mappings(_resnet(base)), "fc.bias", torchvision.is_ignored)
 
 
+def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
+    file = TorchFile(source.path, key=source.key)
+    base = config.edit(zoo.experiment(source.name or efficientnet_lite.NAME), source.edits)
+    if not isinstance(base.arch, EfficientNetArch) or base.arch.se_ratio is not None:
+        raise ValueError(f"--from efficientnet-lite is for {efficientnet_lite.NAME}, got {source.name}.")
+    mappings = efficientnet_lite.mappings(base.arch, expected_tensors(base))
+    return ReadPlan(file, base, mappings, efficientnet_lite.HEAD_BIAS, torchvision.is_ignored)
+
+
 def _hub(source: SourceCheckpoint) -> ReadPlan:
     """A Hub folder: written by `resnet-rs push`, or a ResNet-RS of timm."""
     hub = hub_folder.read_config(source.path)
@@ -246,11 +256,11 @@ def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | No
 
 def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, list[KeyMapping]]:
     """The EfficientNet with these shapes, and its mappings."""
-    for name in [source.name] if source.name else zoo.list_models("efficientnet-*"):
+    for name in [source.name] if source.name else zoo.list_models("efficientnet-b?"):
         experiment = config.edit(_torchvision_experiment(name), source.edits)
         if isinstance(experiment.arch, EfficientNetArch):
             expected = expected_tensors(experiment)
-            mappings = torchvision.efficientnet_mappings(expected, experiment.arch.group_sizes)
+            mappings = torchvision.efficientnet_mappings(experiment.arch, expected)
             backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
             if all(shapes.get(m.source) == tuple(expected[m.target].shape) for m in backbone):
                 return experiment, mappings

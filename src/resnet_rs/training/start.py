@@ -1,0 +1,139 @@
+"""`Start`: the weights that a run begins with, taken from trained ones as far as they fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnet_rs import storage
+from resnet_rs.text import listed
+from resnet_rs.training import checkpoint
+from resnet_rs.training.checkpoint import Checkpoint, Provenance
+from resnet_rs.training.experiment import Experiment
+
+FOLDER = "start"
+"""Where a run keeps its start weights, so that it can continue without the place they came from."""
+_HEAD = "head."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The complete weights before the first update."""
+
+    tensors: Mapping[str, Tensor]
+    """State dict of the model."""
+    sha256: str
+    """Of the tensors: part of a run's identity."""
+    summary: str
+    """What was taken from the trained weights and what is fresh, in one sentence."""
+    provenance: Provenance
+
+
+def begin(
+    saved: Checkpoint, experiment: Experiment, *, classes: tuple[str, ...], name: str, seed: int
+) -> Start:
+    """The start of a run of `experiment` for `classes` from the trained weights `saved`, which the user calls `name`.
+
+    - The backbone must fit by name and shape. A first convolution for another number of channels is the exception: for
+      one channel it is summed over the channels, so a gray image gives what it gave before in color; from one channel
+      it is repeated and divided by their number.
+    - The head is kept, if the task can find every class of the data among those of the weights by name; else it is
+      fresh.
+
+    Raises `ValueError` if the backbone is another one.
+    """
+    theirs = saved.load_model().state_dict()
+    mine = experiment.build_model(seed=seed).state_dict()
+    mended = _with_channels(theirs, mine)
+    backbone = {name: tensor for name, tensor in mended.items() if not name.startswith(_HEAD)}
+    _refuse_other_backbone(backbone, mine, saved, name)
+    head: Mapping[str, Tensor] | None = None
+    if type(saved.experiment.task) is type(experiment.task):
+        given = {name: tensor for name, tensor in theirs.items() if name.startswith(_HEAD)}
+        head = experiment.task.start_head(given, before=saved.classes, after=classes)
+    tensors = {**mine, **backbone, **(head or {})}
+    file = storage.file_sha256(saved.path / f"{saved.weights}.safetensors")
+    origin = {f"before: {key}": text for key, text in saved.origin.items()}
+    origin |= {"source": f"training that began with {name}", "start": name, "start_sha256": file}
+    changed = mended.keys() - {key for key, tensor in mended.items() if tensor is theirs[key]}
+    return Start(
+        tensors=tensors,
+        sha256=_sha256(tensors),
+        summary=_summary(name, file, saved, head, changed),
+        provenance=Provenance(experiment=experiment, classes=classes, seed=seed, origin=origin),
+    )
+
+
+def write(run: Path, start: Start) -> None:
+    """Write the start weights into the folder of a run that has not begun."""
+    storage.remove_tree(run / FOLDER)
+    checkpoint.write(run / FOLDER, start.tensors, start.provenance)
+
+
+def read(run: Path, *, summary: str) -> Start:
+    """The start weights of a run, verified."""
+    saved = checkpoint.read(run / FOLDER)
+    tensors = saved.load_model().state_dict()
+    return Start(tensors=tensors, sha256=_sha256(tensors), summary=summary, provenance=saved)
+
+
+def awaited(experiment: Experiment, *, sha256: str, summary: str) -> Start:
+    """The start of a rank that gets the tensors from the first one; until then they are zero."""
+    with torch.device("meta"):
+        shapes = experiment.build_model().state_dict()
+    tensors = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in shapes.items()}
+    provenance = Provenance(experiment=experiment, classes=(), seed=0)
+    return Start(tensors=tensors, sha256=sha256, summary=summary, provenance=provenance)
+
+
+def _with_channels(theirs: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors, with the first convolution for our number of channels."""
+    found = dict(theirs)
+    for name, tensor in theirs.items():
+        wanted = mine[name].shape if name in mine else tensor.shape
+        is_conv = tensor.dim() in (4, 5) and len(wanted) == tensor.dim() and not name.startswith(_HEAD)
+        if is_conv and (wanted[0], *wanted[2:]) == (tensor.shape[0], *tensor.shape[2:]):
+            before, after = tensor.shape[1], wanted[1]
+            if after == 1 < before:
+                found[name] = tensor.sum(1, keepdim=True)
+            elif before == 1 < after:
+                found[name] = tensor.expand(wanted).clone() / after
+    return found
+
+
+def _refuse_other_backbone(
+    given: Mapping[str, Tensor], mine: Mapping[str, Tensor], saved: Checkpoint, name: str
+) -> None:
+    wanted = {key: tensor.shape for key, tensor in mine.items() if not key.startswith(_HEAD)}
+    unfit = [
+        key for key in wanted.keys() | given.keys() if key not in given or wanted.get(key) != given[key].shape
+    ]
+    if unfit:
+        raise ValueError(
+            f"the weights of {name} are of another network: {len(unfit)} of {len(wanted)} tensors differ, such as "
+            f"{listed(sorted(unfit), at_most=2)}. Train the experiment that they were trained with, or leave out the "
+            f"edits of its architecture; the weights are of a {type(saved.experiment.arch).__name__}."
+        )
+
+
+def _summary(
+    name: str, file: str, saved: Checkpoint, head: Mapping[str, Tensor] | None, changed: set[str]
+) -> str:
+    kind = "EMA weights" if saved.weights == "ema" else "weights"
+    parts = "backbone and head" if head is not None else "backbone; the head is fresh"
+    channels = f"; {', '.join(sorted(changed))} was changed to the number of channels" if changed else ""
+    return f"begins with the {kind} of {name} (SHA-256 {file[:12]}): {parts}{channels}"
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu", memory_format=torch.contiguous_format)
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
