@@ -356,7 +356,7 @@ def test_none_runs_when_it_is_taken_for_somebody_elses_weights(kind, tmp_path, c
 
     PyTorch files are read in a child process, which takes seconds to start: two payloads are tried there.
     """
-    is_torch = kind in ("timm", "torchvision")
+    is_torch = kind in ("timm", "torchvision", "efficientnet-lite")
     endings = (".pth", ".safetensors") if is_torch else (".h5", ".index", ".tar.gz", ".zip")
     for name in ("os.system", "legacy") if is_torch else FILES:
         for ending in endings:

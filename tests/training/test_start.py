@@ -83,11 +83,10 @@ def test_classes_are_found_by_name_in_any_order(trained, classes):
 def test_an_unknown_class_gets_a_fresh_head_that_follows_the_seed(trained):
     found = begun(trained, classes=("disc", "square", "star"))
     fresh = found.provenance.experiment.build_model(seed=1).state_dict()
+    before = trained.load_model().state_dict()
     assert "the head is fresh" in found.summary
     for name, tensor in found.tensors.items():
-        assert bits(tensor) == bits(
-            fresh[name] if name.startswith("head") else trained.load_model().state_dict()[name]
-        )
+        assert bits(tensor) == bits(fresh[name] if name.startswith("head") else before[name])
 
 
 def test_gray_and_color_give_the_same_on_gray_images(trained, tmp_path):
