@@ -10,6 +10,8 @@ from shapes import Shapes
 from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.fit import (
+    MAX_EVALUATIONS,
+    Budget,
     Images,
     adapt_channels,
     fit,
@@ -18,10 +20,10 @@ from resnet_rs.fit import (
     half_life_steps,
     losses,
     measure_images,
-    measure_speed,
     refuse_unfit,
 )
 from resnet_rs.training.device import Device
+from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.zoo import EXPERIMENTS
 
 RS50 = EXPERIMENTS["resnet-rs-50-i160"]
@@ -32,7 +34,7 @@ def never(experiment):
 
 
 def changes_of(experiment, source, **options):
-    _, changes = fit(experiment, source, **{"speed": never, **options})
+    _, changes, _ = fit(experiment, source, **{"speed": never, **options})
     return {change.path: change.after for change in changes}
 
 
@@ -48,7 +50,7 @@ def test_small_images_get_the_small_stem_and_their_own_size():
 
 def test_the_adapted_recipe_is_accepted_where_the_published_one_is_refused():
     source = Builtin(split="train")
-    adapted, changes = fit(RS50, source, speed=never)
+    adapted, changes, _ = fit(RS50, source, speed=never)
     refuse_unfit(adapted, len(source))
     assert edit(RS50, {change.path: change.after for change in changes}) == adapted
     with pytest.raises(ValueError, match="half-life"):
@@ -59,16 +61,53 @@ def test_a_base_that_was_made_for_the_data_is_left_as_it_is():
     assert changes_of(EXPERIMENTS["resnet-rs-small"], Builtin(split="train")) == {}
 
 
+def budget(minutes, num_test=0):
+    return Budget(minutes=minutes, num_test=num_test, begun=time.monotonic())
+
+
+def fast(experiment):
+    return Speed(images_per_second=100.0, seconds_per_scored=0.01)
+
+
 def test_a_time_budget_sets_epochs_and_warm_up_by_the_measured_speed():
-    found = changes_of(RS50, Shapes(num_samples=6000, size=64), minutes=10.0, speed=lambda experiment: 100.0)
-    # 85 % of 600 seconds at 100 images per second, over 6,000 images.
-    assert found["recipe.epochs"] == pytest.approx(8.5)
-    assert found["recipe.schedule.warmup_epochs"] == pytest.approx(0.85)
+    found = changes_of(RS50, Shapes(num_samples=6000, size=64), budget=budget(10.0), speed=fast)
+    # 95 % of 600 seconds without 10 at 100 images per second, over 6,000 images.
+    assert found["recipe.epochs"] == pytest.approx(9.34, abs=0.02)
+    assert found["recipe.schedule.warmup_epochs"] == pytest.approx(0.934, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("num_test", "evaluations", "seconds"),
+    [
+        (100, MAX_EVALUATIONS, 290 - 10),
+        (2000, 2, 290 - 2 * 20),  # 15 % of the time is enough for two
+        (10_000, 1, 290 - 100),
+        (100_000, 1, 0),  # one evaluation takes 1,000 seconds
+    ],
+)
+def test_evaluations_are_in_the_budget_and_training_gets_the_rest(num_test, evaluations, seconds):
+    epochs, count = budget(5.0, num_test).plan(edit(RS50, {"recipe.batch_size": 60}), 6000, fast(RS50))
+    assert count == evaluations
+    assert epochs == pytest.approx(max(0.01, 0.95 * seconds * 100 / 6000), abs=0.03)
+
+
+def test_the_time_that_has_passed_is_not_spent_again():
+    early, late = budget(5.0), Budget(minutes=5.0, num_test=0, begun=time.monotonic() - 150)
+    (before, _), (after, _) = (b.plan(RS50, 6000, fast(RS50)) for b in (early, late))
+    assert after / before == pytest.approx((290 - 150) / 290, abs=0.01)
 
 
 def test_a_budget_never_lengthens_a_recipe():
-    found = changes_of(RS50, Shapes(num_samples=100, size=64), minutes=1e6, speed=lambda experiment: 100.0)
+    found = changes_of(RS50, Shapes(num_samples=100, size=64), budget=budget(1e6), speed=fast)
     assert "recipe.epochs" not in found and "recipe.schedule.warmup_epochs" not in found
+
+
+def test_the_cost_of_scoring_counts_reading_and_every_model():
+    tiny = edit(EXPERIMENTS["resnet-rs-tiny"], {"data.size": 16})
+    slow = SlowSource(num_samples=20, size=16)
+    cost = measure_scoring(tiny, slow, device=Device.choose("cpu"), workers=0)
+    assert cost > 0.01
+    assert measure_scoring(tiny, slow, device=Device.choose("cpu"), workers=4) < cost
 
 
 def test_fields_set_by_the_user_are_kept():

@@ -10,26 +10,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
 from resnet_rs.config import as_text, diff, edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
-from resnet_rs.data.sample import Batch, Request, Unreadable
+from resnet_rs.data.sample import Request, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import ONLY_IN_TRAINING
 from resnet_rs.text import is_within
-from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.loop import Loop
-from resnet_rs.training.state import new_state
+from resnet_rs.training.speed import Speed
 
 _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
@@ -42,10 +39,15 @@ _COLOR_DIFFERENCE = 8
 """Difference of two channels, of 255, up to which a pixel is gray. Compression makes small differences."""
 _NOTICED_RATIO = 1.5
 """Images that are larger than the network's input by more than this lose detail that is worth a note."""
-_NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
-_SECONDS_TIMED, _MAX_SECONDS_TIMED = 3.0, 20.0
 _SHARE_FOR_TRAINING = 0.85
-"""Share of a time budget that is for training. The rest is for evaluation, checkpoints and the page."""
+"""Share of a time budget that is for training, where the cost of scoring is not known."""
+_SHARE_FOR_SCORING = 0.15
+"""Share of a time budget that evaluations before the last one may take."""
+_SECONDS_AROUND = 10.0
+"""Start of the program, first and last checkpoint, and page."""
+_RESERVE = 0.95
+"""Share of the remaining time that training is planned to take, because speed varies."""
+MAX_EVALUATIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +73,50 @@ class Images:
     """Whether any of them has a pixel that is not gray."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The time for a whole command: start, measurements, training, scoring, saving and the page."""
+
+    minutes: float
+    num_test: int
+    """Test images, which every evaluation scores."""
+    begun: float
+    """`time.monotonic()` when the command began."""
+
+    def plan(self, experiment: Experiment, num_samples: int, speed: Speed) -> tuple[float, int]:
+        """Epochs of training that fit, at least one update, and the number of evaluations."""
+        left = 60 * self.minutes - (time.monotonic() - self.begun) - _SECONDS_AROUND
+        evaluation = self.num_test * speed.seconds_per_scored
+        count = min(MAX_EVALUATIONS, max(1, int(_SHARE_FOR_SCORING * left / max(1e-9, evaluation))))
+        seconds = _RESERVE * (left - count * evaluation)
+        one_update = experiment.recipe.batch_size / num_samples
+        return max(one_update, float(f"{seconds * speed.images_per_second / num_samples:.3g}")), count
+
+
+class Fitted(NamedTuple):
+    """An experiment adapted to data and time."""
+
+    experiment: Experiment
+    changes: list[Change]
+    num_evaluations: int = MAX_EVALUATIONS
+
+
 def fit(
     experiment: Experiment,
     source: Source,
     *,
-    minutes: float | None = None,
-    speed: Callable[[Experiment], float],
+    budget: Budget | None = None,
+    speed: Callable[[Experiment], Speed],
     set_by_user: frozenset[str] = frozenset(),
     images: Images | None = None,
-) -> tuple[Experiment, list[Change]]:
-    """`experiment` adapted to `source` and, if given, to a budget of `minutes`; and the changes.
+) -> Fitted:
+    """`experiment` adapted to `source` and, if given, to a time budget.
 
-    `speed` measures how many images per second an experiment trains on. It is called only for a time budget. Fields
-    `set_by_user` stay as they are. The `images` are measured unless given.
+    `speed` measures an experiment. It is called only for a time budget. Fields `set_by_user` stay as they are. The
+    `images` are measured unless given.
     """
-    if minutes is not None and is_within("recipe.epochs", set_by_user):
+    num_evaluations = MAX_EVALUATIONS
+    if budget is not None and is_within("recipe.epochs", set_by_user):
         raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
     changes: list[Change] = []
 
@@ -111,19 +142,22 @@ def fit(
         f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows"
     )
     apply("recipe.batch_size", batch_size, updates)
-    if minutes is not None:
-        rate, recipe = speed(experiment), experiment.recipe
-        epochs = min(recipe.epochs, affordable_epochs(minutes, num_samples, rate=rate))
+    if budget is not None:
+        measured, recipe = speed(experiment), experiment.recipe
+        epochs, num_evaluations = budget.plan(experiment, num_samples, measured)
+        epochs = min(recipe.epochs, epochs)
         warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
         # The warm-up comes first, because it must never be longer than the run.
         apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
-        budget = f"{minutes:g} minutes at {rate:.3g} images per second, as measured here"
-        apply("recipe.epochs", epochs, budget)
+        rate = f"{measured.images_per_second:.3g} images per second"
+        scoring = f"{budget.num_test * measured.seconds_per_scored:.2g} s per evaluation"
+        time_text = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
+        apply("recipe.epochs", epochs, time_text)
     decay, steps = experiment.recipe.ema_decay, experiment.recipe.plan(num_samples).total_steps
     if decay is not None:
         reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
         apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
-    return experiment, changes
+    return Fitted(experiment, changes, num_evaluations)
 
 
 def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
@@ -281,50 +315,6 @@ def losses(experiment: Experiment, images: Images) -> Iterator[str]:
             f"the images have {images.side} pixels on their shorter side (median), and the network sees {size}. "
             "Set data.size to keep more detail; training takes longer."
         )
-
-
-def measure_speed(
-    experiment: Experiment, source: Source, *, device: Device, micro_batch: int, workers: int
-) -> float:
-    """Images per second of training `experiment` on `source`: whole updates, the wait for data included.
-
-    The network runs two updates first. Then the clock and the `workers` start together, so batches that are read ahead
-    are on the clock, too. Each worker delivers at least two batches unless that takes over 20 s. The start of the
-    workers counts, so the true speed is a little higher.
-    """
-    num_samples = min(experiment.recipe.batch_size, micro_batch)
-    plan = replace(experiment.recipe.plan(len(source)), batch_size=num_samples, total_steps=_MAX_TIMED)
-    ranges = list(split_range(0, num_samples * _MAX_TIMED, at_most=num_samples))
-    warm_up, timed = ranges[:_NUM_WARM_UP], ranges[_NUM_WARM_UP:]
-    task = experiment.task
-    dataset = TrainingBatches(source, experiment.data, collate=task.collate, seed=0, num_views=task.num_views)
-    begin = 0.0
-
-    def batches() -> Iterator[Batch]:
-        nonlocal begin
-        yield from load(warm_up, dataset, workers=0)
-        begin = time.monotonic()
-        yield from load(timed, dataset, workers=workers)
-
-    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
-    enough = max(_NUM_TIMED, 2 * workers)
-    num_timed, seconds = 0, 0.0
-    for update in loop.updates(new_state(experiment, device, seed=0), batches()):
-        num_timed = update.step - _NUM_WARM_UP
-        seconds = time.monotonic() - begin
-        is_long = seconds > (_SECONDS_TIMED if workers else 0.0)
-        if num_timed >= enough and is_long or num_timed > 2 and seconds > _MAX_SECONDS_TIMED:
-            break
-    return num_samples * num_timed / seconds
-
-
-def measure_reading(experiment: Experiment, source: Source) -> float:
-    """Seconds per image to read, decode and augment images of `source` in this process."""
-    task = experiment.task
-    dataset = TrainingBatches(source, experiment.data, collate=task.collate, seed=0, num_views=task.num_views)
-    begin = time.monotonic()
-    dataset[IndexRange(0, _NUM_IMAGES)]
-    return (time.monotonic() - begin) / _NUM_IMAGES
 
 
 def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,7 @@ def train(
     from resnet_rs.processes import listening
     from resnet_rs.training.events import Stopped
 
+    begun = time.monotonic()
     if minutes is not None and not fit:
         raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
     hardware = chosen_machine(
@@ -91,7 +93,7 @@ def train(
         typed = parse_assignments(edits or [])
         resolved = verbs.resolve(name, typed, data=data, start=start, run_folder=out, machine=machine)
         if fit:
-            resolved = verbs.adapted(resolved, minutes=minutes, machine=machine)
+            resolved = verbs.adapted(resolved, minutes=minutes, machine=machine, begun=begun)
         if is_first:
             say_lines(f"note: {line}" for line in (*resolved.changes, *resolved.notes))
         events = verbs.training(

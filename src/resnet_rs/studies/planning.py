@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_rs import config, verbs, zoo
 from resnet_rs.data import dataset
-from resnet_rs.fit import measure_speed, refuse_unfit
+from resnet_rs.fit import refuse_unfit
 from resnet_rs.report.table import duration_text
 from resnet_rs.studies import catalog
 from resnet_rs.studies.record import RECORD, Context, read
@@ -19,6 +19,7 @@ from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
 from resnet_rs.training.machine import Machine
+from resnet_rs.training.speed import measure_speed
 
 _SLOTS = ("arch", "data", "task", "recipe")
 _FEW_UPDATES = 100

@@ -29,7 +29,6 @@ from resnet_rs.fit import (
     affordable_epochs,
     fitting_batch_size,
     measure_images,
-    measure_reading,
     needed_minutes,
     with_length,
 )
@@ -39,6 +38,7 @@ from resnet_rs.studies.scaling import UNREGULARIZED
 from resnet_rs.text import macs_text
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH
+from resnet_rs.training.speed import measure_reading
 
 LONG = 100.0
 """Fewest epochs of long training. Source: the regimes of paper, Figure 3: 10, 100, 350."""

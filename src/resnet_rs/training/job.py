@@ -39,6 +39,8 @@ class Job:
     """Trained weights to begin with; None begins with fresh ones."""
     save_every: int | None = None
     """Updates between two checkpoints; None saves at every evaluation and every ten minutes."""
+    num_evaluations: int = 10
+    """Most evaluations during the run, evenly spaced; the last one comes at the end."""
     stop: Stop = field(default_factory=Stop)
     """The request to stop; see `processes.listening`."""
     origin: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -46,7 +46,6 @@ from resnet_rs.training.recipe import Plan
 from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
-_MAX_EVALUATIONS = 10
 _MAX_FAILED_SAVES = 3
 _MAX_SKIPPED_IN_A_ROW = 3
 _SKIPPED_WINDOW = 1000
@@ -108,7 +107,7 @@ class _Training:
     """The last evaluation of this process."""
 
     def events(self) -> Iterator[Event]:
-        steps = _evaluation_steps(self.plan, epochs=self.job.experiment.recipe.epochs)
+        steps = _evaluation_steps(self.job)
         # The first pass comes before any update, for a run that was killed before its evaluation.
         for event in chain([None], self._updates()):
             if event is not None:
@@ -300,7 +299,8 @@ def _save_error(error: OSError, job: Job, state: TrainState) -> str:
     return f"{message}: {place} (a checkpoint takes about {needed:,.1f} MiB, {free} MiB are free)"
 
 
-def _evaluation_steps(plan: Plan, *, epochs: float) -> frozenset[int]:
-    """The updates after which the test split is scored: at most ten, evenly spaced, the last one included."""
-    count = min(_MAX_EVALUATIONS, max(1, int(epochs)), plan.total_steps)
-    return frozenset(round(plan.total_steps * (i + 1) / count) for i in range(count))
+def _evaluation_steps(job: Job) -> frozenset[int]:
+    """The updates after which the test split is scored: evenly spaced, at most one per epoch, the last one included."""
+    total_steps, epochs = job.plan.total_steps, job.experiment.recipe.epochs
+    count = min(job.num_evaluations, max(1, int(epochs)), total_steps)
+    return frozenset(round(total_steps * (i + 1) / count) for i in range(count))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,10 +14,12 @@ from typing import Any
 from resnet_rs import config, storage, zoo
 from resnet_rs.data import dataset
 from resnet_rs.data.dataset import DataSet
-from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.source import Splits
 from resnet_rs.fit import (
     CHANNEL_FIELDS,
+    MAX_EVALUATIONS,
     START_FIELDS,
+    Budget,
     Change,
     Images,
     adapt_channels,
@@ -24,7 +27,6 @@ from resnet_rs.fit import (
     fit,
     losses,
     measure_images,
-    measure_speed,
     refuse_unfit,
 )
 from resnet_rs.processes import Stop, listening
@@ -37,6 +39,7 @@ from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
+from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.models import opened
 
@@ -59,6 +62,8 @@ class ResolvedExperiment:
     """Whether the recipe was adapted to the data, as `--fit` does."""
     minutes: float | None = None
     """The time budget."""
+    num_evaluations: int = MAX_EVALUATIONS
+    """How often the test split is scored during the run."""
     changes: tuple[Change, ...] = ()
     """Changes that the user did not ask for by name, with their reasons."""
     images: Images | None = None
@@ -150,40 +155,59 @@ def _with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) ->
     return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
 
 
-def adapted(resolved: ResolvedExperiment, *, minutes: float | None, machine: Machine) -> ResolvedExperiment:
+def adapted(
+    resolved: ResolvedExperiment, *, minutes: float | None, machine: Machine, begun: float | None = None
+) -> ResolvedExperiment:
     """`resolved` with a recipe adapted to its data and, if given, to a time budget.
 
-    A run that continues keeps its changes. So speed is measured once, and the same command continues the same run.
+    The budget is for everything from `begun`, a time of `time.monotonic()`, on; by default from now on. A run that
+    continues keeps its changes. So speed is measured once, and the same command continues the same run.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ValueError(f"minutes must be above 0 and finite, got {minutes}.")
     if resolved.stored is not None:
         _refuse_other_budget(resolved.stored, minutes)
         known = _with_changes(resolved, resolved.stored["changes"])
-        return replace(known, is_adapted=True, minutes=minutes)
+        count = int(resolved.stored.get("num_evaluations", MAX_EVALUATIONS))
+        return replace(known, is_adapted=True, minutes=minutes, num_evaluations=count)
+    splits, budget = resolved.splits, None
+    if minutes is not None:
+        begun = time.monotonic() if begun is None else begun
+        budget = Budget(minutes=minutes, num_test=len(splits.test), begun=begun)
     kept = frozenset[str]() if resolved.start is None else _KEPT_WITH_START
-    chosen, changes = fit(
+    chosen, changes, num_evaluations = fit(
         resolved.experiment,
-        resolved.splits.train,
-        minutes=minutes,
-        speed=partial(_speed, source=resolved.splits.train, machine=machine),
+        splits.train,
+        budget=budget,
+        speed=partial(_speed, splits=splits, machine=machine),
         set_by_user=resolved.set_by_user | kept,
         images=resolved.images,
     )
     changes = (*resolved.changes, *changes)
-    return replace(resolved, experiment=chosen, changes=changes, is_adapted=True, minutes=minutes)
+    return replace(
+        resolved,
+        experiment=chosen,
+        changes=changes,
+        is_adapted=True,
+        minutes=minutes,
+        num_evaluations=num_evaluations,
+    )
 
 
-def _speed(chosen: Experiment, *, source: Source, machine: Machine) -> float:
-    """Images per second of all ranks together, measured at the same time. Every rank gets the same number."""
-    mine = measure_speed(
+def _speed(chosen: Experiment, *, splits: Splits, machine: Machine) -> Speed:
+    """The speed of all ranks together, measured at the same time. Every rank gets the same numbers."""
+    training = measure_speed(
         chosen,
-        source,
+        splits.train,
         device=machine.device,
         micro_batch=machine.micro_batch or DEFAULT_MICRO_BATCH,
         workers=machine.workers,
     )
-    return sum(float(text) for text in machine.ranks.gather(repr(mine).encode()))
+    scoring = measure_scoring(chosen, splits.test, device=machine.device, workers=machine.workers)
+    texts = machine.ranks.gather(json.dumps([training, scoring]).encode())
+    measured = [json.loads(text) for text in texts]
+    slowest = max(scoring for _, scoring in measured)
+    return Speed(sum(training for training, _ in measured), slowest / machine.ranks.count)
 
 
 def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> None:
@@ -226,6 +250,7 @@ def training(
         machine=machine,
         micro_batch=machine.micro_batch or _usual_micro_batch(resolved, machine.ranks),
         save_every=save_every,
+        num_evaluations=resolved.num_evaluations,
         stop=stop or Stop(),
         origin={**_origin(resolved, start), "max_pixels": machine.max_pixels},
     )
@@ -252,12 +277,13 @@ def train(  # noqa: PLR0913 - the options of one command
     from the zoo stay as they are. `training` yields the events of a run. Ctrl-C saves and raises `KeyboardInterrupt`;
     the same call continues.
     """
+    begun = time.monotonic()
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
     resolved = resolve(name, edits, data=data, start=start, run_folder=out, machine=machine)
     if minutes is not None:
-        resolved = adapted(resolved, minutes=minutes, machine=machine)
+        resolved = adapted(resolved, minutes=minutes, machine=machine, begun=begun)
     scores: dict[str, Any] = {}
     with listening() as stop:
         for event in training(resolved, out=out, seed=seed, machine=machine, stop=stop):
@@ -316,6 +342,7 @@ def _origin(resolved: ResolvedExperiment, start: Start | None) -> dict[str, Any]
         "edits": {path: [config.to_plain(back[path]), config.to_plain(there[path])] for path in there},
         "is_adapted": resolved.is_adapted,
         "minutes": resolved.minutes,
+        "num_evaluations": resolved.num_evaluations,
         "changes": [asdict(change) for change in resolved.changes],
         "data": resolved.data.name,
         "data_title": resolved.data.title,
