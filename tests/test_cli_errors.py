@@ -75,6 +75,7 @@ def test_an_image_above_the_limit_is_named_and_predicted_with_a_higher_limit(tmp
 )
 def test_a_mistyped_run_names_the_closest_one(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESNET_RS_OFFLINE", "1")
     (tmp_path / "runs/first").mkdir(parents=True)
     for typed in ("runs/frst", "run/first"):
         assert main(monkeypatch, words[0], typed, *words[1:]) == 2
@@ -83,7 +84,7 @@ def test_a_mistyped_run_names_the_closest_one(tmp_path, monkeypatch, capsys, wor
     takes_names = words[0] in ("evaluate", "predict")
     for typed, cure in (
         ("resnet-rs-50-i16O", "Closest: resnet-rs-50-i160." if takes_names else "Check the path."),
-        ("quite/else", "Check the path."),
+        ("quite/else", "quite/else is no path here" if takes_names else "Check the path."),
     ):
         assert main(monkeypatch, words[0], typed, *words[1:]) == 2
         assert cure in capsys.readouterr().err

@@ -36,7 +36,7 @@ def run_elsewhere(document):
     """Slow commands that another document has word for word: they are run for it alone."""
     homes = {
         ROOT / "docs/STUDIES.md": ("resnet-rs study", "resnet-rs recommend"),
-        ROOT / "README.md": ("resnet-rs fit", "resnet-rs train resnet-rs-50-i160"),
+        ROOT / "README.md": ("resnet-rs fit", "resnet-rs train --data"),
     }
     return {
         c for home, slow in homes.items() if home != document for c in commands(home) if c.startswith(slow)

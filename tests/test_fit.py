@@ -9,17 +9,16 @@ from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
+from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.fit import (
     MAX_EVALUATIONS,
     Budget,
-    Images,
     adapt_channels,
     fit,
     fitting_batch_size,
     fitting_decay,
     half_life_steps,
     losses,
-    measure_images,
     refuse_unfit,
 )
 from resnet_rs.training.device import Device
@@ -29,12 +28,8 @@ from resnet_rs.zoo import EXPERIMENTS
 RS50 = EXPERIMENTS["resnet-rs-50-i160"]
 
 
-def never(experiment):
-    raise AssertionError("speed is measured only for a time budget")
-
-
 def changes_of(experiment, source, **options):
-    _, changes, _ = fit(experiment, source, **{"speed": never, **options})
+    _, changes, _ = fit(experiment, source, **options)
     return {change.path: change.after for change in changes}
 
 
@@ -50,7 +45,7 @@ def test_small_images_get_the_small_stem_and_their_own_size():
 
 def test_the_adapted_recipe_is_accepted_where_the_published_one_is_refused():
     source = Builtin(split="train")
-    adapted, changes, _ = fit(RS50, source, speed=never)
+    adapted, changes, _ = fit(RS50, source)
     refuse_unfit(adapted, len(source))
     assert edit(RS50, {change.path: change.after for change in changes}) == adapted
     with pytest.raises(ValueError, match="half-life"):
@@ -61,16 +56,17 @@ def test_a_base_that_was_made_for_the_data_is_left_as_it_is():
     assert changes_of(EXPERIMENTS["resnet-rs-small"], Builtin(split="train")) == {}
 
 
-def budget(minutes, num_test=0):
-    return Budget(minutes=minutes, num_test=num_test, begun=time.monotonic())
-
-
 def fast(experiment):
     return Speed(images_per_second=100.0, seconds_per_scored=0.01)
 
 
+def budget(minutes, num_test=0, speed=fast, passed=0.0):
+    begun = time.monotonic() - passed
+    return Budget(minutes=minutes, num_test=num_test, begun=begun, speed=speed)
+
+
 def test_a_time_budget_sets_epochs_and_warm_up_by_the_measured_speed():
-    found = changes_of(RS50, Shapes(num_samples=6000, size=64), budget=budget(10.0), speed=fast)
+    found = changes_of(RS50, Shapes(num_samples=6000, size=64), budget=budget(10.0))
     # 95 % of 600 seconds without 10 at 100 images per second, over 6,000 images.
     assert found["recipe.epochs"] == pytest.approx(9.34, abs=0.02)
     assert found["recipe.schedule.warmup_epochs"] == pytest.approx(0.934, abs=0.002)
@@ -91,14 +87,59 @@ def test_evaluations_are_in_the_budget_and_training_gets_the_rest(num_test, eval
     assert epochs == pytest.approx(max(0.01, 0.95 * seconds * 100 / 6000), abs=0.03)
 
 
+def slow_unless(is_cheap):
+    """One image per second, and ten if the experiment is cheap."""
+    return lambda experiment: Speed(10.0 if is_cheap(experiment) else 1.0, 0.0)
+
+
+def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
+    source = Shapes(num_samples=600, size=320)
+    cheap = slow_unless(lambda e: e.data.size <= 80)
+    adapted, changes, _ = fit(RS50, source, budget=budget(10.0, speed=cheap))
+    reasons = {change.path: change.reason for change in changes}
+    assert adapted.data.size == 80
+    assert "would be too few: 80 pixels in place of 160, with less detail" in reasons["data.size"]
+    assert [change.path for change in changes].count("data.size") == 1
+
+
+@pytest.mark.parametrize("frozen", ["none", "c3", "c5"])
+def test_with_trained_weights_stages_are_frozen_instead(frozen):
+    source = Shapes(num_samples=600, size=320)
+    cheap = slow_unless(lambda e: e.recipe.fine_tuning.frozen == frozen)
+    adapted, _, _ = fit(RS50, source, budget=budget(10.0, speed=cheap), has_start=True)
+    assert adapted.recipe.fine_tuning.frozen == frozen
+    assert (adapted.arch.stem, adapted.data.size) == (RS50.arch.stem, RS50.data.size)
+
+
+def test_there_is_always_an_answer():
+    slow = budget(0.5, num_test=10_000, speed=lambda experiment: Speed(0.01, 10.0))
+    for has_start in (False, True):
+        adapted, _, count = fit(RS50, Shapes(num_samples=600, size=320), budget=slow, has_start=has_start)
+        assert adapted.recipe.plan(600).total_steps == 1 and count == 1
+
+
+def test_a_short_run_is_not_regularized_and_a_long_one_is():
+    source = Shapes(num_samples=600, size=320)
+    short, _, _ = fit(RS50, source, budget=budget(10.0))
+    assert (short.data.randaugment, short.task.dropout) == (None, 0.0)
+    long, _, _ = fit(RS50, source, budget=budget(1e5))
+    assert (long.data.randaugment, long.task.dropout) == (RS50.data.randaugment, RS50.task.dropout)
+
+
 def test_the_time_that_has_passed_is_not_spent_again():
-    early, late = budget(5.0), Budget(minutes=5.0, num_test=0, begun=time.monotonic() - 150)
+    early, late = budget(5.0), budget(5.0, passed=150)
     (before, _), (after, _) = (b.plan(RS50, 6000, fast(RS50)) for b in (early, late))
     assert after / before == pytest.approx((290 - 150) / 290, abs=0.01)
 
 
-def test_a_budget_never_lengthens_a_recipe():
-    found = changes_of(RS50, Shapes(num_samples=100, size=64), budget=budget(1e6), speed=fast)
+def test_a_small_base_makes_as_many_updates_on_few_images_in_more_epochs():
+    small = EXPERIMENTS["resnet-rs-small"]
+    found = changes_of(small, Shapes(num_samples=200, size=28), budget=budget(1e6))
+    assert found["recipe.epochs"] * 200 / found["recipe.batch_size"] == pytest.approx(4000, rel=0.01)
+
+
+def test_a_budget_never_lengthens_a_published_recipe():
+    found = changes_of(RS50, Shapes(num_samples=100, size=64), budget=budget(1e6))
     assert "recipe.epochs" not in found and "recipe.schedule.warmup_epochs" not in found
 
 

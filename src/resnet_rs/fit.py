@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from resnet_rs.config import as_text, diff, edit
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
-from resnet_rs.data.sample import Request, Unreadable
 from resnet_rs.data.source import Source
+from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.models.backbone import ONLY_IN_TRAINING
 from resnet_rs.text import is_within
 from resnet_rs.training.experiment import Experiment
@@ -32,11 +29,8 @@ _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
 SMALL_IMAGE = 64
 """Pixels up to which the stem must not shrink the image fourfold."""
-_NUM_IMAGES = 48
 _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
-_COLOR_DIFFERENCE = 8
-"""Difference of two channels, of 255, up to which a pixel is gray. Compression makes small differences."""
 _NOTICED_RATIO = 1.5
 """Images that are larger than the network's input by more than this lose detail that is worth a note."""
 _SHARE_FOR_TRAINING = 0.85
@@ -48,6 +42,29 @@ _SECONDS_AROUND = 10.0
 _RESERVE = 0.95
 """Share of the remaining time that training is planned to take, because speed varies."""
 MAX_EVALUATIONS = 10
+_FEWEST = 300
+"""Updates below which a run should rather be cheaper (ours)."""
+_ENOUGH, _MOST_EPOCHS = 4000, 350.0
+"""Updates up to which few images are repeated more often than a small base says, and the paper's longest training."""
+_LARGEST_GROWN = 128
+"""Pixels up to which the size of a small base grows; the published sizes begin at 160."""
+_LONG = 10_000
+"""Updates from which regularization pays. The paper's 10 epochs are 3,125 updates, its 100 epochs 31,250."""
+_CHEAPER_WITH_START = (
+    ("recipe.fine_tuning.frozen", "c3", "freezing the stages up to c3 makes more of them"),
+    (
+        "recipe.fine_tuning.frozen",
+        "c5",
+        "training the head alone, on the features of the weights, makes more",
+    ),
+)
+_WITH_START = (
+    ("recipe.fine_tuning.head_lr_factor", 4.0, "the head is fresh, and the backbone is trained"),
+    ("data.crop_ratio", 1.0, "a center crop would cut objects"),
+)
+"""Edits of every run that begins with trained weights: path, value, reason (ours; `docs/LOG.md`)."""
+_SHORT_CROPS = 0.35
+"""Smallest share of an image in a training crop of a short run (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +81,6 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
-    """What the images of a source are like."""
-
-    side: int
-    """Median of the shorter side, in pixels."""
-    has_color: bool
-    """Whether any of them has a pixel that is not gray."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Budget:
     """The time for a whole command: start, measurements, training, scoring, saving and the page."""
 
@@ -82,6 +89,8 @@ class Budget:
     """Test images, which every evaluation scores."""
     begun: float
     """`time.monotonic()` when the command began."""
+    speed: Callable[[Experiment], Speed]
+    """Measures an experiment on this machine."""
 
     def plan(self, experiment: Experiment, num_samples: int, speed: Speed) -> tuple[float, int]:
         """Epochs of training that fit, at least one update, and the number of evaluations."""
@@ -106,58 +115,139 @@ def fit(
     source: Source,
     *,
     budget: Budget | None = None,
-    speed: Callable[[Experiment], Speed],
     set_by_user: frozenset[str] = frozenset(),
     images: Images | None = None,
+    has_start: bool = False,
 ) -> Fitted:
     """`experiment` adapted to `source` and, if given, to a time budget.
 
-    `speed` measures an experiment. It is called only for a time budget. Fields `set_by_user` stay as they are. The
-    `images` are measured unless given.
+    Fields `set_by_user` stay as they are. The `images` are measured unless given. With `has_start` the run begins with
+    trained weights: arch and size stay.
     """
-    num_evaluations = MAX_EVALUATIONS
     if budget is not None and is_within("recipe.epochs", set_by_user):
         raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
-    changes: list[Change] = []
-
-    def apply(path: str, after: Any, reason: str) -> None:
-        nonlocal experiment
-        change = Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reason)
-        if change.before != after and not is_within(path, set_by_user):
-            experiment = edit(experiment, {path: after})
-            changes.append(change)
-
+    edits = _Edits(experiment, set_by_user)
     num_samples = len(source)
-    images = images or measure_images(source, channels=experiment.data.channels)
-    is_size_set = is_within("data.size", set_by_user)
-    side = experiment.data.size if is_size_set else images.side
-    if side < experiment.data.size or is_size_set:
-        if side <= SMALL_IMAGE and getattr(experiment.arch, "stem", "small") != "small":
-            left = f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}"
-            apply("arch.stem", "small", left)
-        size = f"the images have {side} pixels on their shorter side (median)"
-        apply("data.size", max(SMALLEST_SIZE, side), size)
-    batch_size = min(experiment.recipe.batch_size, fitting_batch_size(num_samples))
-    updates = (
-        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows"
+    if not has_start:
+        images = images or measure_images(source, channels=experiment.data.channels)
+        _fit_size(edits, images, may_grow=budget is not None)
+    edits.apply(
+        "recipe.batch_size",
+        min(experiment.recipe.batch_size, fitting_batch_size(num_samples)),
+        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows",
     )
-    apply("recipe.batch_size", batch_size, updates)
+    num_evaluations = MAX_EVALUATIONS
     if budget is not None:
-        measured, recipe = speed(experiment), experiment.recipe
-        epochs, num_evaluations = budget.plan(experiment, num_samples, measured)
-        epochs = min(recipe.epochs, epochs)
-        warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
-        # The warm-up comes first, because it must never be longer than the run.
-        apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
-        rate = f"{measured.images_per_second:.3g} images per second"
-        scoring = f"{budget.num_test * measured.seconds_per_scored:.2g} s per evaluation"
-        time_text = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
-        apply("recipe.epochs", epochs, time_text)
-    decay, steps = experiment.recipe.ema_decay, experiment.recipe.plan(num_samples).total_steps
+        cheaper = _CHEAPER_WITH_START if has_start else _cheaper_sizes(edits.experiment.data.size)
+        num_evaluations = _fit_time(edits, num_samples, budget, cheaper)
+    steps = edits.experiment.recipe.plan(num_samples).total_steps
+    if has_start or (budget is not None and steps < _LONG):
+        _fit_regularization(edits, steps, has_start=has_start)
+    decay = edits.experiment.recipe.ema_decay
     if decay is not None:
         reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
-        apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
-    return Fitted(experiment, changes, num_evaluations)
+        edits.apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
+    return Fitted(edits.experiment, edits.changes, num_evaluations)
+
+
+class _Edits:
+    """An experiment that rules change field by field, except where the user has set a field."""
+
+    def __init__(self, experiment: Experiment, set_by_user: frozenset[str]) -> None:
+        self.experiment = experiment
+        self.set_by_user = set_by_user
+        self.changes: list[Change] = []
+
+    def apply(self, path: str, after: Any, reason: str) -> None:
+        before = attrgetter(path)(self.experiment)
+        if before != after and not is_within(path, self.set_by_user):
+            self.experiment = edit(self.experiment, {path: after})
+            known = next((change for change in self.changes if change.path == path), None)
+            if known is not None:
+                self.changes.remove(known)
+                before = known.before
+            self.changes.append(Change(path=path, before=before, after=after, reason=reason))
+
+
+def _fit_size(edits: _Edits, images: Images, *, may_grow: bool) -> None:
+    """No larger than the images, and with a stem that leaves something of them.
+
+    With `may_grow` a size below all published ones grows with the images.
+    """
+    size, is_set = edits.experiment.data.size, is_within("data.size", edits.set_by_user)
+    grown = 16 * (min(_LARGEST_GROWN, images.side) // 16)
+    if may_grow and grown > _NOTICED_RATIO * size:
+        reason = (
+            f"the images have {images.side} pixels on their shorter side (median), so more detail can be seen"
+        )
+        edits.apply("data.size", grown, reason)
+        return
+    side = size if is_set else images.side
+    if side < size or is_set:
+        if side <= SMALL_IMAGE and getattr(edits.experiment.arch, "stem", "small") != "small":
+            left = f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}"
+            edits.apply("arch.stem", "small", left)
+        reason = f"the images have {side} pixels on their shorter side (median)"
+        edits.apply("data.size", max(SMALLEST_SIZE, side), reason)
+
+
+Cheaper = Sequence[tuple[str, Any, str]]
+"""Edits that make an update cheaper, each after the one before: path, value, and what is lost."""
+
+
+def _cheaper_sizes(size: int) -> Cheaper:
+    sizes = [16 * round(size * share / 16) for share in (0.75, 0.5, 0.375, 0.25)]
+    return [
+        ("data.size", smaller, f"{smaller} pixels in place of {size}, with less detail, make more updates")
+        for smaller in sizes
+        if SMALL_IMAGE < smaller < size
+    ]
+
+
+def _fit_time(
+    edits: _Edits,
+    num_samples: int,
+    budget: Budget,
+    cheaper: Cheaper,
+) -> int:
+    """Set the length of training to the budget; with too few updates, make them cheaper. The number of evaluations."""
+    recipe = edits.experiment.recipe
+    # A base made for more images makes as many updates on few of them, in more epochs.
+    enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
+    wanted = max(recipe.epochs, float(f"{enough:.3g}"))
+    left = iter(cheaper)
+    while True:
+        measured, recipe = budget.speed(edits.experiment), edits.experiment.recipe
+        epochs, num_evaluations = budget.plan(edits.experiment, num_samples, measured)
+        updates = epochs * num_samples / recipe.batch_size
+        path, value, lost = next(left, ("", None, ""))
+        if updates >= _FEWEST or epochs >= wanted or not path:
+            break
+        edits.apply(path, value, f"{updates:,.0f} updates would be too few: {lost}")
+    epochs = min(wanted, epochs)
+    # The warm-up comes first, because it must never be longer than the run.
+    warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
+    edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
+    rate = f"{measured.images_per_second:.3g} images per second"
+    scoring = f"{budget.num_test * measured.seconds_per_scored:.2g} s per evaluation"
+    reason = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
+    edits.apply("recipe.epochs", epochs, reason)
+    return num_evaluations
+
+
+def _fit_regularization(edits: _Edits, steps: int, *, has_start: bool) -> None:
+    """What suits a run of `steps` updates, in which a network does not overfit by its length."""
+    reason = f"{steps:,} updates are a short run, as the paper's of 10 epochs, which leave it out"
+    if steps < _LONG:
+        edits.apply("data.randaugment", None, reason)
+        edits.apply("task.dropout", 0.0, reason)
+        edits.apply("arch.drop_path", 0.0, reason)
+    if has_start and steps < _LONG:
+        crops = f"crops of less would hide the object in too many of {steps:,} updates"
+        edits.apply("data.min_area", max(_SHORT_CROPS, edits.experiment.data.min_area), crops)
+    if has_start:
+        for path, value, why in _WITH_START:
+            edits.apply(path, value, why)
 
 
 def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
@@ -219,24 +309,6 @@ def fitting_batch_size(num_samples: int) -> int:
     """The power of two that gives about 64 updates per epoch, and at least 16 where there are 16 samples."""
     wanted = max(_SMALLEST_BATCH, num_samples // _UPDATES_PER_EPOCH)
     return 2 ** int(math.log2(max(2, min(wanted, num_samples))))
-
-
-def measure_images(source: Source, *, channels: int = 3) -> Images:
-    """Size and color of up to 48 images, taken evenly from `source`. Unreadable images are skipped."""
-    chosen = sorted({len(source) * i // _NUM_IMAGES for i in range(_NUM_IMAGES)})
-    sides, has_color = list[int](), False
-    for index in chosen:
-        try:
-            image = source.read(index, Request(channels)).input
-        except Unreadable:
-            continue
-        sides.append(min(image.shape[-3:-1]))
-        has_color = has_color or (channels == 3 and _has_color(image))
-    if not sides:
-        raise ValueError(
-            f"none of {len(chosen)} images, taken evenly from the data, could be read. Check the folder."
-        )
-    return Images(side=int(median(sides)), has_color=has_color)
 
 
 CHANNEL_FIELDS: tuple[str, ...] = ("data.mean", "data.std")
@@ -315,7 +387,3 @@ def losses(experiment: Experiment, images: Images) -> Iterator[str]:
             f"the images have {images.side} pixels on their shorter side (median), and the network sees {size}. "
             "Set data.size to keep more detail; training takes longer."
         )
-
-
-def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:
-    return int(np.ptp(image.astype(np.int16), axis=-1).max()) > _COLOR_DIFFERENCE

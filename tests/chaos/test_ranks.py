@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chaos.conftest import SCALE, digest, run_to_end, tiny_job, trace
+from chaos.conftest import SCALE, TINY, digest, run_to_end, tiny_job, trace
 from chaos.faults import fresh, in_child, in_ranks, shared_memory, start_ranks, wait
 from safetensors.torch import load_file
 from shapes import Shapes
 
+from resnet_rs.config import edit
 from resnet_rs.data.source import Splits
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.training import checkpoint
+from resnet_rs.training import checkpoint, start
 from resnet_rs.training.evaluate import evaluate
 from resnet_rs.training.events import Progressed
 from resnet_rs.training.log import read_log
@@ -46,6 +47,24 @@ def test_any_number_of_ranks_gives_the_same_bits(tmp_path, whole, ledger, count)
     equal = (digest(tmp_path / "run"), trace(tmp_path / "run")) == whole
     ledger(f"{count} ranks in place of one", tried=1, survived=1, equal=equal)
     assert equal
+
+
+def fine_tune(ranks, folder, trained):
+    """A run on this rank that begins with the weights of the run `trained`, with frozen stages and a pull to them."""
+    edits = {"frozen": "c2", "decay_towards": "start", "stage_lr_decay": 0.5}
+    tuned = edit(TINY, {f"recipe.fine_tuning.{name}": value for name, value in edits.items()})
+    classes = tiny_job(None).splits.train.classes
+    first = start.begin(checkpoint.read(trained), tuned, classes=classes, name="trained", seed=0)
+    list(run(tiny_job(folder, experiment=tuned, start=first, machine=Machine(device=CPU, ranks=ranks))))
+
+
+def test_fine_tuning_gives_the_same_bits_on_two_ranks(tmp_path, ledger):
+    run_to_end(tiny_job(tmp_path / "trained"))
+    for count in (1, 2):
+        assert in_ranks(count, fine_tune, tmp_path / str(count), tmp_path / "trained") == [0] * count
+    one, two = ((digest(tmp_path / name), trace(tmp_path / name)) for name in ("1", "2"))
+    ledger("fine-tuning on 2 ranks in place of one", tried=1, survived=1, equal=one == two)
+    assert one == two
 
 
 def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, whole, ledger):

@@ -32,6 +32,11 @@ _LAYERS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_con
 """Convolution and norm of each part of a block. Where nothing is expanded, the first is missing."""
 
 
+def is_installed() -> bool:
+    """Whether the package is installed."""
+    return find_spec(_PACKAGE) is not None
+
+
 def installed_file() -> Path:
     """The file of the installed package.
 

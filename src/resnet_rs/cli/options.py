@@ -18,6 +18,10 @@ def edits_argument(help: str) -> Any:
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="An experiment of the zoo; `resnet-rs list` shows all.")
 ]
+OptionalName = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", help="An experiment of the zoo; without it one is chosen for you."),
+]
 Edits = Annotated[
     list[str] | None,
     edits_argument("Changes to the experiment, such as recipe.epochs=100 arch.se_ratio=none."),

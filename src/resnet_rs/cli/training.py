@@ -21,6 +21,7 @@ from resnet_rs.cli.options import (
     MaxPixels,
     MicroBatch,
     Name,
+    OptionalName,
     PrecisionName,
     Workers,
 )
@@ -29,7 +30,7 @@ from resnet_rs.cli.output import say, say_json, say_lines
 
 @app.command()
 def train(
-    name: Name,
+    name: OptionalName = None,
     edits: Edits = None,
     *,
     data: DataName,
@@ -40,11 +41,14 @@ def train(
             "--from",
             metavar="WEIGHTS",
             help="Trained weights to begin with: a run, a checkpoint, a Hub folder, a name of published weights, or "
-            "OWNER/NAME on the Hub.",
+            "OWNER/NAME on the Hub. `none` begins with fresh ones.",
         ),
     ] = None,
-    fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data and --minutes.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Time budget for --fit, in minutes.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data.")] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time for the whole command, in minutes; adapts the recipe to it, as --fit does."),
+    ] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -67,6 +71,8 @@ def train(
 ) -> None:
     """Train an experiment, or continue to train it.
 
+    Without NAME, `--minutes` is needed: experiment and start weights are then chosen for you.
+
     torchrun starts it as several ranks. A signal (SIGTERM, SIGINT, SIGUSR1) saves and exits with code 75; the same
     command continues, bit for bit. Other exit codes: 2 wrong input, 3 no valid checkpoint left, 4 checkpoints cannot be
     saved, 5 diverged, 6 another rank is lost.
@@ -78,8 +84,8 @@ def train(
     from resnet_rs.training.events import Stopped
 
     begun = time.monotonic()
-    if minutes is not None and not fit:
-        raise ValueError("--minutes is a budget for --fit. Give both, or neither.")
+    if name is not None and "=" in name:  # an edit, and no name
+        name, edits = None, [name, *(edits or [])]
     hardware = chosen_machine(
         device,
         precision=precision,
@@ -91,11 +97,12 @@ def train(
     with listening() as stop, hardware as machine:
         is_first = machine.ranks.is_first
         typed = parse_assignments(edits or [])
+        name, start, reasons = verbs.choose(name, start, run_folder=out, minutes=minutes, ranks=machine.ranks)
         resolved = verbs.resolve(name, typed, data=data, start=start, run_folder=out, machine=machine)
-        if fit:
+        if fit or minutes is not None:
             resolved = verbs.adapted(resolved, minutes=minutes, machine=machine, begun=begun)
         if is_first:
-            say_lines(f"note: {line}" for line in (*resolved.changes, *resolved.notes))
+            say_lines(f"note: {line}" for line in (*reasons, *resolved.changes, *resolved.notes))
         events = verbs.training(
             resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
         )

