@@ -31,7 +31,7 @@ def test_installed_weights_are_the_start_unless_fresh_ones_are_asked_for(tmp_pat
 
 
 def test_without_time_or_with_other_weights_a_name_is_needed(tmp_path):
-    with pytest.raises(ValueError, match="as in `--minutes 10`"):
+    with pytest.raises(ValueError, match="no experiment is named. Add `--minutes 10`"):
         asked(tmp_path, minutes=None)
     with pytest.raises(ValueError, match="resnet-rs train NAME --from runs/a"):
         asked(tmp_path, start="runs/a")
@@ -48,8 +48,8 @@ def test_images_and_time_are_enough_and_the_same_command_continues(tmp_path, mon
     words = ("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", "--minutes", "0.3")
     said = command(*words)
     assert said.returncode == 0, said.stderr
-    assert "resnet-rs-small is chosen, with fresh weights. `pip install" in said.stdout
-    assert "data.size=80 (was 28): the images have 80 pixels" in said.stdout
+    assert "training resnet-rs-small from scratch. ImageNet weights need" in said.stdout
+    assert "data.size=80 (was 28): a larger input keeps more detail" in said.stdout
     again = command(*words)
     assert again.returncode == 0 and "continues after update" in again.stdout
     assert json.loads((tmp_path / "run/scores.json").read_text())["count"] == 8

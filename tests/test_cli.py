@@ -114,7 +114,7 @@ def test_show_takes_edits(command):
         ),
         (
             ["train", "recipe.batch_size=32", "--data", "builtin", "--out", "x"],
-            "give the time that training may take, as in `--minutes 10`",
+            "no experiment is named. Add `--minutes 10`",
         ),
         (
             ["train", "resnet-rs-tiny", "--data", "builtin", "--out", "x", "--device", "cuda:9"],

@@ -84,7 +84,7 @@ def test_a_mistyped_run_names_the_closest_one(tmp_path, monkeypatch, capsys, wor
     takes_names = words[0] in ("evaluate", "predict")
     for typed, cure in (
         ("resnet-rs-50-i16O", "Closest: resnet-rs-50-i160." if takes_names else "Check the path."),
-        ("quite/else", "quite/else is no path here" if takes_names else "Check the path."),
+        ("quite/else", "quite/else is not a local path" if takes_names else "Check the path."),
     ):
         assert main(monkeypatch, words[0], typed, *words[1:]) == 2
         assert cure in capsys.readouterr().err

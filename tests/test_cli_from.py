@@ -43,7 +43,7 @@ def test_a_run_begins_with_another_says_so_and_continues_without_it(first, here,
     words = ("train", *TINY, *SHORT, "--from", "first", "--data", "photos", "--out", "second")
     said = command(*words, "recipe.fine_tuning.frozen=c3")
     assert said.returncode == 0, said.stderr
-    assert "begins with the EMA weights of first (SHA-256 " in said.stderr + said.stdout
+    assert "initialized from the EMA weights of first (SHA-256 " in said.stderr + said.stdout
     assert "backbone and head" in said.stderr + said.stdout
     shutil.rmtree("first")
     again = command(*words, "recipe.fine_tuning.frozen=c3")
@@ -52,19 +52,19 @@ def test_a_run_begins_with_another_says_so_and_continues_without_it(first, here,
     assert other.returncode == 0
     without = command("train", *TINY, *SHORT, "--data", "photos", "--out", "second")
     assert without.returncode == 2
-    assert "began with --from first, now without --from" in without.stderr
+    assert "was started with --from first, and this command is without --from" in without.stderr
 
 
 def test_other_classes_and_gray_images_are_taken(first, here, command):
     draw(here / "gray", ("left", "right"), channels=1)
     said = command("train", *TINY, *SHORT, "--from", "first", "--data", "gray", "--out", "second")
     assert said.returncode == 0, said.stderr
-    assert "the head is fresh" in said.stderr + said.stdout
+    assert "the head is newly initialized" in said.stderr + said.stdout
     assert checkpoint.read(here / "second").experiment.data.channels == 3
     one = ("data.mean=[0.5]", "data.std=[0.25]")
     said = command("train", *TINY, *SHORT, *one, "--from", "first", "--data", "gray", "--out", "third")
     assert said.returncode == 0, said.stderr
-    assert "was changed to the number of channels" in said.stderr + said.stdout
+    assert "adapted to the number of channels: " in said.stderr + said.stdout
 
 
 def test_what_cannot_be_a_start_is_refused_and_leaves_nothing(first, here, command):
@@ -85,8 +85,8 @@ def test_what_cannot_be_a_start_is_refused_and_leaves_nothing(first, here, comma
     missing = command("train", *TINY, *SHORT, "--from", "frist", "--data", "photos", "--out", "x")
     study = command("train", *TINY, *SHORT, "--from", "photos", "--data", "photos", "--out", "x")
     for said, text in (
-        (wide, "the weights of first are of another network"),
-        (other, "the weights are of a ResNetArch"),
+        (wide, "the weights of first do not fit this network"),
+        (other, "the weights of first do not fit this network"),
         (missing, "Closest: first."),
         (study, "holds neither checkpoints/ nor checkpoint.json"),
     ):

@@ -52,7 +52,7 @@ def test_summaries_are_shown_whole_at_80_columns(group, capsys, monkeypatch):
         (["convert"], "Changes to the experiment of --name"),
         (["study", "speed"], "Settings of the measurement"),
         (["study", "run"], "settings of the study"),
-        (["fit"], "Time budget of the training, in minutes."),
+        (["fit"], "Time budget of the `train` command, in minutes."),
     ],
 )
 def test_help_describes_the_edits_and_the_minutes_of_this_command(command, said, capsys, monkeypatch):

@@ -98,7 +98,7 @@ def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
     adapted, changes, _ = fit(RS50, source, budget=budget(10.0, speed=cheap))
     reasons = {change.path: change.reason for change in changes}
     assert adapted.data.size == 80
-    assert "would be too few: 80 pixels in place of 160, with less detail" in reasons["data.size"]
+    assert "would fit into the time; 80 pixels instead of 160 make each cheaper" in reasons["data.size"]
     assert [change.path for change in changes].count("data.size") == 1
 
 
@@ -106,15 +106,31 @@ def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
 def test_with_trained_weights_stages_are_frozen_instead(frozen):
     source = Shapes(num_samples=600, size=320)
     cheap = slow_unless(lambda e: e.recipe.fine_tuning.frozen == frozen)
-    adapted, _, _ = fit(RS50, source, budget=budget(10.0, speed=cheap), has_start=True)
+    adapted, _, _ = fit(RS50, source, budget=budget(10.0, speed=cheap), is_head_new=True)
     assert adapted.recipe.fine_tuning.frozen == frozen
     assert (adapted.arch.stem, adapted.data.size) == (RS50.arch.stem, RS50.data.size)
 
 
+@pytest.mark.parametrize(("is_head_new", "factor"), [(True, 4.0), (False, 1.0)])
+def test_only_a_new_head_learns_faster_than_the_backbone(is_head_new, factor):
+    adapted, _, _ = fit(RS50, Shapes(num_samples=600, size=320), is_head_new=is_head_new)
+    assert adapted.recipe.fine_tuning.head_lr_factor == factor
+    assert adapted.data.crop_ratio == 1.0
+
+
+def test_what_the_user_froze_is_measured_once():
+    measured = []
+    speed = lambda experiment: measured.append(1) or Speed(1.0, 0.0)  # noqa: E731 - it is one expression
+    user = frozenset({"recipe.fine_tuning.frozen"})
+    source = Shapes(num_samples=600, size=320)
+    fit(RS50, source, budget=budget(10.0, speed=speed), set_by_user=user, is_head_new=True)
+    assert len(measured) == 1
+
+
 def test_there_is_always_an_answer():
     slow = budget(0.5, num_test=10_000, speed=lambda experiment: Speed(0.01, 10.0))
-    for has_start in (False, True):
-        adapted, _, count = fit(RS50, Shapes(num_samples=600, size=320), budget=slow, has_start=has_start)
+    for head in (None, True):
+        adapted, _, count = fit(RS50, Shapes(num_samples=600, size=320), budget=slow, is_head_new=head)
         assert adapted.recipe.plan(600).total_steps == 1 and count == 1
 
 

@@ -38,31 +38,25 @@ _SHARE_FOR_TRAINING = 0.85
 _SHARE_FOR_SCORING = 0.15
 """Share of a time budget that evaluations before the last one may take."""
 _SECONDS_AROUND = 10.0
-"""Start of the program, first and last checkpoint, and page."""
+"""Seconds reserved for startup, checkpoints and the page."""
 _RESERVE = 0.95
 """Share of the remaining time that training is planned to take, because speed varies."""
 MAX_EVALUATIONS = 10
 _FEWEST = 300
-"""Updates below which a run should rather be cheaper (ours)."""
-_ENOUGH, _MOST_EPOCHS = 4000, 350.0
-"""Updates up to which few images are repeated more often than a small base says, and the paper's longest training."""
+"""Fewest updates; where fewer would fit into the time, each is made cheaper (ours)."""
+_ENOUGH = 4000
+"""Updates that a run on few images may have, even if that takes more epochs than its recipe has (ours)."""
+_MOST_EPOCHS = 350.0
+"""The paper's longest training."""
 _LARGEST_GROWN = 128
 """Pixels up to which the size of a small base grows; the published sizes begin at 160."""
 _LONG = 10_000
 """Updates from which regularization pays. The paper's 10 epochs are 3,125 updates, its 100 epochs 31,250."""
-_CHEAPER_WITH_START = (
-    ("recipe.fine_tuning.frozen", "c3", "freezing the stages up to c3 makes more of them"),
-    (
-        "recipe.fine_tuning.frozen",
-        "c5",
-        "training the head alone, on the features of the weights, makes more",
-    ),
+_CHEAPER_FINE_TUNING = (
+    ("recipe.fine_tuning.frozen", "c3", "frozen stages, from the stem to c3, make each cheaper"),
+    ("recipe.fine_tuning.frozen", "c5", "training the head alone makes each cheaper"),
 )
-_WITH_START = (
-    ("recipe.fine_tuning.head_lr_factor", 4.0, "the head is fresh, and the backbone is trained"),
-    ("data.crop_ratio", 1.0, "a center crop would cut objects"),
-)
-"""Edits of every run that begins with trained weights: path, value, reason (ours; `docs/LOG.md`)."""
+_NEW_HEAD_LR_FACTOR = 4.0
 _SHORT_CROPS = 0.35
 """Smallest share of an image in a training crop of a short run (ours)."""
 
@@ -117,17 +111,17 @@ def fit(
     budget: Budget | None = None,
     set_by_user: frozenset[str] = frozenset(),
     images: Images | None = None,
-    has_start: bool = False,
+    is_head_new: bool | None = None,
 ) -> Fitted:
     """`experiment` adapted to `source` and, if given, to a time budget.
 
-    Fields `set_by_user` stay as they are. The `images` are measured unless given. With `has_start` the run begins with
-    trained weights: arch and size stay.
+    Fields `set_by_user` stay as they are. The `images` are measured unless given. `is_head_new` is None for training
+    from scratch. For pretrained weights it says whether the head is newly initialized; arch and size then stay.
     """
     if budget is not None and is_within("recipe.epochs", set_by_user):
         raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
     edits = _Edits(experiment, set_by_user)
-    num_samples = len(source)
+    num_samples, has_start = len(source), is_head_new is not None
     if not has_start:
         images = images or measure_images(source, channels=experiment.data.channels)
         _fit_size(edits, images, may_grow=budget is not None)
@@ -138,11 +132,13 @@ def fit(
     )
     num_evaluations = MAX_EVALUATIONS
     if budget is not None:
-        cheaper = _CHEAPER_WITH_START if has_start else _cheaper_sizes(edits.experiment.data.size)
+        cheaper = _CHEAPER_FINE_TUNING if has_start else _cheaper_sizes(edits.experiment.data.size)
         num_evaluations = _fit_time(edits, num_samples, budget, cheaper)
     steps = edits.experiment.recipe.plan(num_samples).total_steps
-    if has_start or (budget is not None and steps < _LONG):
-        _fit_regularization(edits, steps, has_start=has_start)
+    if has_start or budget is not None:
+        _fit_regularization(edits, steps)
+    if is_head_new is not None:
+        _fit_fine_tuning(edits, steps, is_head_new=is_head_new)
     decay = edits.experiment.recipe.ema_decay
     if decay is not None:
         reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
@@ -170,35 +166,33 @@ class _Edits:
 
 
 def _fit_size(edits: _Edits, images: Images, *, may_grow: bool) -> None:
-    """No larger than the images, and with a stem that leaves something of them.
+    """Set `data.size` to at most the images' size, and use the small stem for small images.
 
-    With `may_grow` a size below all published ones grows with the images.
+    With `may_grow`, a size well below the images' grows, up to 128 pixels.
     """
     size, is_set = edits.experiment.data.size, is_within("data.size", edits.set_by_user)
     grown = 16 * (min(_LARGEST_GROWN, images.side) // 16)
     if may_grow and grown > _NOTICED_RATIO * size:
-        reason = (
-            f"the images have {images.side} pixels on their shorter side (median), so more detail can be seen"
-        )
+        reason = f"a larger input keeps more detail of the images, whose shorter side has {images.side} pixels (median)"
         edits.apply("data.size", grown, reason)
         return
     side = size if is_set else images.side
     if side < size or is_set:
         if side <= SMALL_IMAGE and getattr(edits.experiment.arch, "stem", "small") != "small":
-            left = f"a stem of stride 4 would leave c5 {max(1, side // 32)} pixels of {side}"
+            left = f"with a stride-4 stem, c5 would be {max(1, side // 32)} pixels wide for images of {side}"
             edits.apply("arch.stem", "small", left)
         reason = f"the images have {side} pixels on their shorter side (median)"
         edits.apply("data.size", max(SMALLEST_SIZE, side), reason)
 
 
 Cheaper = Sequence[tuple[str, Any, str]]
-"""Edits that make an update cheaper, each after the one before: path, value, and what is lost."""
+"""Edits that make an update cheaper, tried in this order: path, value, and how."""
 
 
 def _cheaper_sizes(size: int) -> Cheaper:
     sizes = [16 * round(size * share / 16) for share in (0.75, 0.5, 0.375, 0.25)]
     return [
-        ("data.size", smaller, f"{smaller} pixels in place of {size}, with less detail, make more updates")
+        ("data.size", smaller, f"{smaller} pixels instead of {size} make each cheaper, with less detail")
         for smaller in sizes
         if SMALL_IMAGE < smaller < size
     ]
@@ -210,20 +204,20 @@ def _fit_time(
     budget: Budget,
     cheaper: Cheaper,
 ) -> int:
-    """Set the length of training to the budget; with too few updates, make them cheaper. The number of evaluations."""
+    """Set epochs and warm-up to the time budget; if few updates fit, make them cheaper. Returns the evaluations."""
     recipe = edits.experiment.recipe
     # A base made for more images makes as many updates on few of them, in more epochs.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
     wanted = max(recipe.epochs, float(f"{enough:.3g}"))
-    left = iter(cheaper)
+    left = iter([one for one in cheaper if not is_within(one[0], edits.set_by_user)])
     while True:
         measured, recipe = budget.speed(edits.experiment), edits.experiment.recipe
         epochs, num_evaluations = budget.plan(edits.experiment, num_samples, measured)
         updates = epochs * num_samples / recipe.batch_size
-        path, value, lost = next(left, ("", None, ""))
+        path, value, how = next(left, ("", None, ""))
         if updates >= _FEWEST or epochs >= wanted or not path:
             break
-        edits.apply(path, value, f"{updates:,.0f} updates would be too few: {lost}")
+        edits.apply(path, value, f"only {updates:,.0f} updates would fit into the time; {how}")
     epochs = min(wanted, epochs)
     # The warm-up comes first, because it must never be longer than the run.
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
@@ -235,19 +229,26 @@ def _fit_time(
     return num_evaluations
 
 
-def _fit_regularization(edits: _Edits, steps: int, *, has_start: bool) -> None:
-    """What suits a run of `steps` updates, in which a network does not overfit by its length."""
-    reason = f"{steps:,} updates are a short run, as the paper's of 10 epochs, which leave it out"
+def _fit_regularization(edits: _Edits, steps: int) -> None:
+    """Turn off regularization in short runs, where overfitting is unlikely."""
+    if steps >= _LONG:
+        return
+    reason = f"a short run ({steps:,} updates); the paper leaves this out of its 10-epoch runs too"
+    edits.apply("data.randaugment", None, reason)
+    edits.apply("task.dropout", 0.0, reason)
+    edits.apply("arch.drop_path", 0.0, reason)
+
+
+def _fit_fine_tuning(edits: _Edits, steps: int, *, is_head_new: bool) -> None:
+    """Crops and rates for pretrained weights (ours; `docs/LOG.md`)."""
     if steps < _LONG:
-        edits.apply("data.randaugment", None, reason)
-        edits.apply("task.dropout", 0.0, reason)
-        edits.apply("arch.drop_path", 0.0, reason)
-    if has_start and steps < _LONG:
-        crops = f"crops of less would hide the object in too many of {steps:,} updates"
+        crops = f"smaller crops often miss the object, and the run has only {steps:,} updates"
         edits.apply("data.min_area", max(_SHORT_CROPS, edits.experiment.data.min_area), crops)
-    if has_start:
-        for path, value, why in _WITH_START:
-            edits.apply(path, value, why)
+    whole = "use the whole shorter side, because a tighter center crop can cut off objects"
+    edits.apply("data.crop_ratio", 1.0, whole)
+    if is_head_new:
+        rate = "a new head needs a higher learning rate than the pretrained backbone"
+        edits.apply("recipe.fine_tuning.head_lr_factor", _NEW_HEAD_LR_FACTOR, rate)
 
 
 def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
@@ -350,12 +351,13 @@ def adapt_to_start(
     if _are_alike(experiment, trained):
         arch = diff(experiment.arch, trained.arch)
         edits |= {f"arch.{name}": value for name, value in arch.items() if name not in ONLY_IN_TRAINING}
-    reasons = dict.fromkeys(edits, "as the weights were trained")
+    reasons = dict.fromkeys(edits, "the pretrained weights were trained with this value")
     if experiment.arch.needs_ema:
         edits["arch.norm_momentum"] = _NORM_MOMENTUM
-        reasons["arch.norm_momentum"] = (
-            "the statistics of the last batch alone suit runs of many thousand updates"
+        noisy = (
+            "with momentum 1 the statistics are those of the last batch, which are too noisy for a short run"
         )
+        reasons["arch.norm_momentum"] = noisy
     changes = [
         Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reasons[path])
         for path, after in edits.items()

@@ -6,40 +6,25 @@ from collections import defaultdict
 
 import pytest
 import torch
+import training.conftest
 from sampling import IS_FULL
 from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
 from resnet_rs.data.source import Splits
-from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.job import Job
 from resnet_rs.training.log import read_log
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.run import run
-from resnet_rs.zoo import EXPERIMENTS
 
 torch.set_num_threads(1)
 SCALE = 10 if IS_FULL else 1
 """How many times more often a fault is tried in a full-size run, where that is not fixed."""
 
-TINY = edit(
-    EXPERIMENTS["resnet-rs-tiny"],
-    {
-        "arch.width": 0.125,
-        "arch.drop_path": 0.2,
-        "data.size": 16,
-        "data.randaugment": RandAugment(magnitude=10.0),
-        "task.num_classes": 3,
-        "task.dropout": 0.25,
-        "recipe.epochs": 2.0,
-        "recipe.batch_size": 16,
-        "recipe.ema_decay": 0.8,
-        "recipe.schedule.warmup_epochs": 0.5,
-    },
-)
+TINY = edit(training.conftest.TINY, {"recipe.epochs": 2.0})
 """Every method of the recipe on, in six updates of four micro-batches."""
 
 

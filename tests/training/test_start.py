@@ -84,7 +84,7 @@ def test_an_unknown_class_gets_a_fresh_head_that_follows_the_seed(trained):
     found = begun(trained, classes=("disc", "square", "star"))
     fresh = found.provenance.experiment.build_model(seed=1).state_dict()
     before = trained.load_model().state_dict()
-    assert "the head is fresh" in found.summary
+    assert "the head is newly initialized" in found.summary
     for name, tensor in found.tensors.items():
         assert bits(tensor) == bits(fresh[name] if name.startswith("head") else before[name])
 
@@ -92,7 +92,7 @@ def test_an_unknown_class_gets_a_fresh_head_that_follows_the_seed(trained):
 def test_gray_and_color_give_the_same_on_gray_images(trained, tmp_path):
     gray = torch.rand(4, 1, 16, 16)
     color = begun(trained, COLOR)
-    assert "was changed to the number of channels" in color.summary
+    assert "adapted to the number of channels: " in color.summary
     start.write(tmp_path, color)
     back = start.begin(checkpoint.read(tmp_path / start.FOLDER), TINY, classes=CLASSES, name="color", seed=0)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_gray_and_color_give_the_same_on_gray_images(trained, tmp_path):
 )
 def test_another_network_is_refused_with_the_tensors_that_differ(trained, edits):
     with pytest.raises(
-        ValueError, match="the weights of runs/trained are of another network: .*such as 'backbone"
+        ValueError, match="the weights of runs/trained do not fit this network: .*such as 'backbone"
     ):
         begun(trained, edits)
 
@@ -233,9 +233,7 @@ def test_a_run_that_was_killed_while_it_took_its_start_begins_anew(job, trained)
 def test_settings_that_need_a_start_are_refused_without_one(job):
     for edits in ({"frozen": "c3"}, {"batch_norm": "start"}, {"decay_towards": "start"}):
         tuned = edit(TINY, {f"recipe.fine_tuning.{name}": value for name, value in edits.items()})
-        with pytest.raises(
-            ValueError, match="the run begins with fresh ones. Give trained weights with --from"
-        ):
+        with pytest.raises(ValueError, match="needs pretrained weights, and none are given. Add --from"):
             job(experiment=tuned)
 
 

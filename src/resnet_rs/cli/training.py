@@ -40,14 +40,16 @@ def train(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Trained weights to begin with: a run, a checkpoint, a Hub folder, a name of published weights, or "
-            "OWNER/NAME on the Hub. `none` begins with fresh ones.",
+            help="Pretrained weights to fine-tune: a run, a checkpoint, a Hub folder, the name of published weights, "
+            "or OWNER/NAME on the Hub. `none` trains from scratch.",
         ),
     ] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data.")] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Time for the whole command, in minutes; adapts the recipe to it, as --fit does."),
+        typer.Option(
+            help="Time budget of the whole command, in minutes; adapts the recipe to data and time."
+        ),
     ] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
@@ -122,7 +124,9 @@ def fit(
     edits: Edits = None,
     *,
     data: DataName,
-    minutes: Annotated[float | None, typer.Option(help="Time budget of the training, in minutes.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time budget of the `train` command, in minutes.")
+    ] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,

@@ -1,4 +1,4 @@
-"""How layers learn that begin with trained weights. Card: `docs/methods/fine_tuning.md`."""
+"""Fine-tuning: frozen stages, rates by stage, batch norm, weight decay. Card: `docs/methods/fine_tuning.md`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTS = ("stem", "c2", "c3", "c4", "c5", "head")
 class FineTuning:
     """Which layers learn, and how fast. The defaults treat all layers alike, as training from scratch does.
 
-    Source: ours, because the paper's transfer settings are not published. Layer-wise rates: Howard and Ruder 2018,
+    Source: ours; the paper's transfer settings are not published. Rates by layer: Howard and Ruder 2018,
     arXiv:1801.06146; decay towards the start: Li et al. 2018, arXiv:1802.01483.
     """
 
@@ -27,17 +27,23 @@ class FineTuning:
     head_lr_factor: float = 1.0
     """Learning rate of the head relative to c5's."""
     batch_norm: Literal["batch", "start"] = "batch"
-    """Statistics that batch norms use in training: those of the batch, or those of the start weights, which stay."""
+    """Statistics that batch norms use in training: the batch's, or the pretrained ones, which do not change."""
     decay_towards: Literal["zero", "start"] = "zero"
-    """Where weight decay pulls the backbone: to zero, or to the start weights. The head is pulled to zero."""
+    """Whether weight decay pulls the backbone to zero or to the pretrained weights. It pulls the head to zero."""
 
     def __post_init__(self) -> None:
         refuse_outside(self, stage_lr_decay="(0, 1]", head_lr_factor="(0, 1000]")
 
     @property
-    def needs_start(self) -> bool:
-        """Whether the settings make sense only with start weights."""
-        return self.frozen != "none" or self.batch_norm == "start" or self.decay_towards == "start"
+    def needs_start(self) -> str:
+        """The first setting that makes sense only with pretrained weights, such as `frozen=c3`; empty without one."""
+        defaults = {"frozen": "none", "batch_norm": "batch", "decay_towards": "zero"}
+        set_here = (
+            f"{name}={getattr(self, name)}"
+            for name, value in defaults.items()
+            if getattr(self, name) != value
+        )
+        return next(set_here, "")
 
     def is_frozen(self, part: str) -> bool:
         """Whether a part of the network does not learn."""

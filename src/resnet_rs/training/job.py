@@ -36,7 +36,7 @@ class Job:
     machine: Machine = field(default_factory=Machine)
     micro_batch: int = DEFAULT_MICRO_BATCH
     start: Start | None = None
-    """Trained weights to begin with; None begins with fresh ones."""
+    """Pretrained weights to begin with; None trains from scratch."""
     save_every: int | None = None
     """Updates between two checkpoints; None saves at every evaluation and every ten minutes."""
     num_evaluations: int = 10
@@ -47,10 +47,11 @@ class Job:
     """For `run.json`: the name of the experiment, the edits with their reasons, the data and its automatic split."""
 
     def __post_init__(self) -> None:
-        if self.start is None and self.experiment.recipe.fine_tuning.needs_start:
+        setting = self.experiment.recipe.fine_tuning.needs_start
+        if self.start is None and setting:
             raise ValueError(
-                "recipe.fine_tuning freezes layers or refers to start weights, and the run begins with fresh ones. "
-                "Give trained weights with --from, or leave these edits out."
+                f"recipe.fine_tuning.{setting} needs pretrained weights, and none are given. Add --from WEIGHTS, or "
+                "remove the edit."
             )
         device, size = self.machine.device, self.experiment.data.size
         if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:

@@ -18,27 +18,33 @@ from resnet_rs.training.loop import Loop
 from resnet_rs.training.state import new_state
 
 _NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
-_SECONDS_TIMED, _MAX_SECONDS_TIMED = 3.0, 20.0
+_SECONDS_TIMED = 3.0
 _NUM_READ, _NUM_SCORED = 48, 32
 
 
 class Speed(NamedTuple):
-    """What training and scoring take on this machine."""
+    """Measured speed of training and scoring."""
 
     images_per_second: float
-    """Of training, on all ranks together, the wait for data included."""
+    """Training speed of all ranks together, including waits for data."""
     seconds_per_scored: float
-    """Of scoring one test image with all models of a run, on all ranks together."""
+    """Time to score one test image with all models of a run, on all ranks together."""
 
 
 def measure_speed(
-    experiment: Experiment, source: Source, *, device: Device, micro_batch: int, workers: int
+    experiment: Experiment,
+    source: Source,
+    *,
+    device: Device,
+    micro_batch: int,
+    workers: int,
+    max_seconds: float = 20.0,
 ) -> float:
     """Images per second of training `experiment` on `source`: whole updates, the wait for data included.
 
     The network runs two updates first. Then the clock and the `workers` start together, so batches that are read ahead
-    are on the clock, too. Each worker delivers at least two batches unless that takes over 20 s. The start of the
-    workers counts, so the true speed is a little higher.
+    are on the clock, too. Each worker delivers at least two batches unless that takes over `max_seconds`. The start of
+    the workers counts, so the true speed is a little higher.
     """
     num_samples = min(experiment.recipe.batch_size, micro_batch)
     plan = replace(experiment.recipe.plan(len(source)), batch_size=num_samples, total_steps=_MAX_TIMED)
@@ -61,7 +67,7 @@ def measure_speed(
         num_timed = update.step - _NUM_WARM_UP
         seconds = time.monotonic() - begin
         is_long = seconds > (_SECONDS_TIMED if workers else 0.0)
-        if num_timed >= enough and is_long or num_timed > 2 and seconds > _MAX_SECONDS_TIMED:
+        if num_timed >= enough and is_long or num_timed > 2 and seconds > max_seconds:
             break
     return num_samples * num_timed / seconds
 
@@ -70,7 +76,7 @@ def measure_speed(
 def measure_scoring(experiment: Experiment, source: Source, *, device: Device, workers: int) -> float:
     """Seconds per image of scoring all models of a run on `source`, measured on up to 32 images.
 
-    Reading is divided by the number of `workers`; it counts in full, although it partly overlaps with computing.
+    Reading time is divided by `workers` and added in full, so the estimate is cautious.
     """
     num_samples = min(_NUM_SCORED, len(source))
     dataset = EvaluationBatches(source, experiment.data, collate=experiment.task.collate)

@@ -1,4 +1,4 @@
-"""`Start`: the weights that a run begins with, taken from trained ones as far as they fit."""
+"""`Start`: the weights that a fine-tuning run begins with, taken from pretrained ones as far as they fit."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def begin(
 ) -> Start:
     """The start of a run of `experiment` for `classes` from the trained weights `saved`, which the user calls `name`.
 
-    - The backbone must fit by name and shape. A first convolution for another number of channels is the exception: for
-      one channel it is summed over the channels, so a gray image gives what it gave before in color; from one channel
-      it is repeated and divided by their number.
-    - The head is kept, if the task can find every class of the data among those of the weights by name; else it is
-      fresh.
+    - The backbone must fit by name and shape. The first convolution is adapted to the number of channels: from three to
+      one, its kernel is summed over the input channels; from one to three, it is copied to each and divided by three. A
+      gray image gives the same output either way.
+    - The head is kept if the task finds every class of the data among those of the weights by name; else it is newly
+      initialized.
 
     Raises `ValueError` if the backbone is another one.
     """
@@ -51,7 +51,7 @@ def begin(
     mine = experiment.build_model(seed=seed).state_dict()
     mended = _with_channels(theirs, mine)
     backbone = {name: tensor for name, tensor in mended.items() if not name.startswith(_HEAD)}
-    _refuse_other_backbone(backbone, mine, saved, name)
+    _refuse_other_backbone(backbone, mine, name)
     head: Mapping[str, Tensor] | None = None
     if type(saved.experiment.task) is type(experiment.task):
         given = {name: tensor for name, tensor in theirs.items() if name.startswith(_HEAD)}
@@ -106,18 +106,16 @@ def _with_channels(theirs: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> 
     return found
 
 
-def _refuse_other_backbone(
-    given: Mapping[str, Tensor], mine: Mapping[str, Tensor], saved: Checkpoint, name: str
-) -> None:
+def _refuse_other_backbone(given: Mapping[str, Tensor], mine: Mapping[str, Tensor], name: str) -> None:
     wanted = {key: tensor.shape for key, tensor in mine.items() if not key.startswith(_HEAD)}
     unfit = [
         key for key in wanted.keys() | given.keys() if key not in given or wanted.get(key) != given[key].shape
     ]
     if unfit:
         raise ValueError(
-            f"the weights of {name} are of another network: {len(unfit)} of {len(wanted)} tensors differ, such as "
-            f"{listed(sorted(unfit), at_most=2)}. Train the experiment that they were trained with, or leave out the "
-            f"edits of its architecture; the weights are of a {type(saved.experiment.arch).__name__}."
+            f"the weights of {name} do not fit this network: {len(unfit)} of {len(wanted)} backbone tensors differ in "
+            f"name or shape, such as {listed(sorted(unfit), at_most=2)}. Name the experiment of the weights, or remove "
+            "your edits of `arch`."
         )
 
 
@@ -125,9 +123,9 @@ def _summary(
     name: str, file: str, saved: Checkpoint, head: Mapping[str, Tensor] | None, changed: set[str]
 ) -> str:
     kind = "EMA weights" if saved.weights == "ema" else "weights"
-    parts = "backbone and head" if head is not None else "backbone; the head is fresh"
-    channels = f"; {', '.join(sorted(changed))} was changed to the number of channels" if changed else ""
-    return f"begins with the {kind} of {name} (SHA-256 {file[:12]}): {parts}{channels}"
+    parts = "backbone and head" if head is not None else "backbone only; the head is newly initialized"
+    channels = f"; adapted to the number of channels: {', '.join(sorted(changed))}" if changed else ""
+    return f"initialized from the {kind} of {name} (SHA-256 {file[:12]}): {parts}{channels}"
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

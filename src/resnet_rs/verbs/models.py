@@ -76,7 +76,9 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
         try:
             folder = hub.fetch_folder(trained)
         except (NotFetched, ValueError) as error:  # the latter without huggingface_hub
-            raise type(error)(f"{trained} is no path here, and as a repository of the Hub: {error}") from None
+            raise type(error)(
+                f"{trained} is not a local path, and reading it from the Hub failed: {error}"
+            ) from None
     else:
         folder = existing(trained, names=pull.NAMES)
     if not is_hub_folder(folder):

@@ -43,6 +43,8 @@ from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.models import opened
 
+_SHARE_FOR_MEASURING = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedExperiment:
@@ -68,7 +70,7 @@ class ResolvedExperiment:
     stored: Mapping[str, Any] | None = None
     """The record of the run that continues; None for a new run."""
     start: str | None = None
-    """Trained weights that the run begins with, as the user named them."""
+    """Pretrained weights that the run begins with, as the user named them."""
     trained: Checkpoint | None = None
     """The same, read; None for a run that continues."""
 
@@ -89,8 +91,8 @@ def resolve(
 ) -> ResolvedExperiment:
     """The experiment `name` with `edits`, adapted to the classes and the colors of `data`.
 
-    `start` are trained weights to begin with: what `evaluate` takes, or `OWNER/NAME` on the Hub. The experiment is then
-    adapted to them too. A run in `run_folder` keeps its split and its changes.
+    `start` are pretrained weights to begin with, named as for `evaluate`. The experiment is then adapted to them too. A
+    run in `run_folder` keeps its split and its changes.
     """
     machine = machine or Machine()
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
@@ -131,10 +133,10 @@ def _refuse_other_start(stored: Mapping[str, Any], start: str | None) -> None:
     known = stored.get("start_from")
     before = None if known is None else known["name"]
     if before != start:
-        texts = ("without --from" if name is None else f"--from {name}" for name in (before, start))
+        first, now = ("without --from" if name is None else f"with --from {name}" for name in (before, start))
         raise ValueError(
-            "the run in this folder began with {}, now {}. Use a new folder for `--out`, or the same command to "
-            "continue that run.".format(*texts)
+            f"the run in this folder was started {first}, and this command is {now}. Repeat the first command to "
+            "continue that run, or use a new folder for `--out`."
         )
 
 
@@ -157,8 +159,8 @@ def adapted(
 ) -> ResolvedExperiment:
     """`resolved` with a recipe adapted to its data and, if given, to a time budget.
 
-    The budget is for everything from `begun`, a time of `time.monotonic()`, on; by default from now on. A run that
-    continues keeps its changes. So speed is measured once, and the same command continues the same run.
+    The budget counts from `begun`, a value of `time.monotonic()`, by default from this call. A run that continues keeps
+    its changes. So speed is measured once, and the same command continues the same run.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ValueError(f"minutes must be above 0 and finite, got {minutes}.")
@@ -170,7 +172,9 @@ def adapted(
     splits, budget = resolved.splits, None
     if minutes is not None:
         begun = time.monotonic() if begun is None else begun
-        speed = partial(_speed, splits=splits, machine=machine)
+        # A measurement takes a small share of the time, because several may be needed.
+        max_seconds = min(20.0, _SHARE_FOR_MEASURING * 60 * minutes)
+        speed = partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds)
         budget = Budget(minutes=minutes, num_test=len(splits.test), begun=begun, speed=speed)
     chosen, changes, num_evaluations = fit(
         resolved.experiment,
@@ -178,7 +182,7 @@ def adapted(
         budget=budget,
         set_by_user=resolved.set_by_user,
         images=resolved.images,
-        has_start=resolved.start is not None,
+        is_head_new=_is_head_new(resolved),
     )
     changes = (*resolved.changes, *changes)
     return replace(
@@ -191,7 +195,16 @@ def adapted(
     )
 
 
-def _speed(chosen: Experiment, *, splits: Splits, machine: Machine) -> Speed:
+def _is_head_new(resolved: ResolvedExperiment) -> bool | None:
+    """Whether the head is newly initialized; None for training from scratch."""
+    if resolved.trained is None:
+        return None
+    task, classes = resolved.experiment.task, resolved.splits.train.classes
+    is_same_task = type(task) is type(resolved.trained.experiment.task)
+    return not is_same_task or task.start_head({}, before=resolved.trained.classes, after=classes) is None
+
+
+def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds: float) -> Speed:
     """The speed of all ranks together, measured at the same time. Every rank gets the same numbers."""
     training = measure_speed(
         chosen,
@@ -199,6 +212,7 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine) -> Speed:
         device=machine.device,
         micro_batch=machine.micro_batch or DEFAULT_MICRO_BATCH,
         workers=machine.workers,
+        max_seconds=max_seconds,
     )
     scoring = measure_scoring(chosen, splits.test, device=machine.device, workers=machine.workers)
     texts = machine.ranks.gather(json.dumps([training, scoring]).encode())
@@ -267,12 +281,12 @@ def train(  # noqa: PLR0913 - the options of one command
     minutes: float | None = None,
     machine: Machine | None = None,
 ) -> dict[str, Any]:
-    """Scores of the final weights of a run that begins or continues in the folder `out`.
+    """Train in the folder `out`, or continue the run there; the scores of the final weights.
 
-    It begins with the trained weights `start`, as with `resnet-rs train --from`, or with fresh ones. With `minutes` the
-    recipe is adapted to the data and to that time, as with `--fit --minutes`. Fields in which an `Experiment` differs
-    from the zoo stay as they are. `training` yields the events of a run. Ctrl-C saves and raises `KeyboardInterrupt`;
-    the same call continues.
+    `start` are pretrained weights, as in `train --from`; None trains from scratch. `minutes` is the time for the whole
+    call; the recipe is adapted to it as with `--minutes`. Fields in which an `Experiment` differs from the zoo stay as
+    they are. `training` yields the events of a run. Ctrl-C saves and raises `KeyboardInterrupt`; the same call
+    continues.
     """
     begun = time.monotonic()
     machine, out = machine or Machine(), Path(out)

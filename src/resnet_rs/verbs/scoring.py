@@ -111,7 +111,7 @@ def _known_labels(labels: str, saved: checkpoint.Checkpoint) -> imagenet.Labels:
 
 
 def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint) -> tuple[Source, bool]:
-    """What of `data` the weights can be scored on, and whether they may have been trained on some of it.
+    """The part of `data` to score on, and whether it may contain training images.
 
     If `saved` was trained on a part of `data`, the other part, its test split; else `source`, all that `data` has for
     scoring. Where the record of the split is lost, training images may be among them.
