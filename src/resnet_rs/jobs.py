@@ -223,6 +223,12 @@ def _kept_handlers() -> Generator[None]:
 
 def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
     """Do the work as a Ray task. Its error is returned, since Ray takes a raised one for a failure of the node."""
+    # Ray cancels a task by SIGINT, which a cluster started in the background, as by `nohup`, would ignore.
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with listening() as stop:
         return _attempt(work, payload, num_threads, stop)
 
