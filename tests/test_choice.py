@@ -52,4 +52,6 @@ def test_images_and_time_are_enough_and_the_same_command_continues(tmp_path, mon
     assert "data.size=80 (was 28): a larger input keeps more detail" in said.stdout
     again = command(*words)
     assert again.returncode == 0 and "continues after update" in again.stdout
+    fresh = command(*words, "--from", efficientnet_lite.NAME)
+    assert fresh.returncode == 2 and "was started without --from" in fresh.stderr
     assert json.loads((tmp_path / "run/scores.json").read_text())["count"] == 8

@@ -95,6 +95,15 @@ def test_what_cannot_be_a_start_is_refused_and_leaves_nothing(first, here, comma
     assert not (here / "x").exists()
 
 
+def test_test_images_that_the_weights_were_trained_on_are_named(first, here, command):
+    draw(here / "more", ("cat", "dog", "fox"), count=40)
+    words = ("train", *TINY, *SHORT, "--from", "first", "--data", "more", "--out", "second")
+    said = command(*words)
+    assert said.returncode == 0 and "test images have the names of images that the pretrained" in said.stdout
+    same = command("train", *TINY, *SHORT, "--from", "first", "--data", "photos", "--out", "third")
+    assert same.returncode == 0 and "test images have the names" not in same.stdout
+
+
 def test_damaged_weights_are_refused(first, here, command):
     for folder in (first / "checkpoints").iterdir():
         file = folder / "ema.safetensors"

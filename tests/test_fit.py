@@ -9,6 +9,7 @@ from shapes import Shapes
 
 from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
+from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.fit import (
     MAX_EVALUATIONS,
@@ -61,8 +62,7 @@ def fast(experiment):
 
 
 def budget(minutes, num_test=0, speed=fast, passed=0.0):
-    begun = time.monotonic() - passed
-    return Budget(minutes=minutes, num_test=num_test, begun=begun, speed=speed)
+    return Budget(minutes=minutes, num_test=num_test, passed=lambda: passed, speed=speed)
 
 
 def test_a_time_budget_sets_epochs_and_warm_up_by_the_measured_speed():
@@ -116,6 +116,24 @@ def test_only_a_new_head_learns_faster_than_the_backbone(is_head_new, factor):
     adapted, _, _ = fit(RS50, Shapes(num_samples=600, size=320), is_head_new=is_head_new)
     assert adapted.recipe.fine_tuning.head_lr_factor == factor
     assert adapted.data.crop_ratio == 1.0
+
+
+def test_a_size_that_the_user_sets_decides_alone_with_a_budget_too():
+    user, source = frozenset({"data.size"}), Shapes(num_samples=600, size=320)
+    chosen = edit(RS50, {"data.size": 32})
+    adapted, _, _ = fit(chosen, source, budget=budget(10.0), set_by_user=user)
+    assert (adapted.data.size, adapted.arch.stem) == (32, "small")
+
+
+def test_scoring_is_measured_where_no_image_can_be_read():
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Shapes):
+        def read(self, index, request):
+            raise Unreadable(self.key(index), "it is broken")
+
+    tiny = edit(EXPERIMENTS["resnet-rs-tiny"], {"data.size": 16})
+    cost = measure_scoring(tiny, Broken(num_samples=4, size=16), device=Device.choose("cpu"), workers=0)
+    assert 0 <= cost < 1
 
 
 def test_what_the_user_froze_is_measured_once():

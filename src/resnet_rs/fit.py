@@ -8,19 +8,15 @@ alone.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import torch
-
-from resnet_rs.config import as_text, diff, edit
+from resnet_rs.config import as_text, edit
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.source import Source
 from resnet_rs.data.survey import Images, measure_images
-from resnet_rs.models.backbone import ONLY_IN_TRAINING
 from resnet_rs.text import is_within
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.speed import Speed
@@ -36,7 +32,7 @@ _NOTICED_RATIO = 1.5
 _SHARE_FOR_TRAINING = 0.85
 """Share of a time budget that is for training, where the cost of scoring is not known."""
 _SHARE_FOR_SCORING = 0.15
-"""Share of a time budget that evaluations before the last one may take."""
+"""Share of a time budget for all evaluations, unless one alone takes more."""
 _SECONDS_AROUND = 10.0
 """Seconds reserved for startup, checkpoints and the page."""
 _RESERVE = 0.95
@@ -81,14 +77,14 @@ class Budget:
     minutes: float
     num_test: int
     """Test images, which every evaluation scores."""
-    begun: float
-    """`time.monotonic()` when the command began."""
+    passed: Callable[[], float]
+    """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
     """Measures an experiment on this machine."""
 
     def plan(self, experiment: Experiment, num_samples: int, speed: Speed) -> tuple[float, int]:
         """Epochs of training that fit, at least one update, and the number of evaluations."""
-        left = 60 * self.minutes - (time.monotonic() - self.begun) - _SECONDS_AROUND
+        left = 60 * self.minutes - self.passed() - _SECONDS_AROUND
         evaluation = self.num_test * speed.seconds_per_scored
         count = min(MAX_EVALUATIONS, max(1, int(_SHARE_FOR_SCORING * left / max(1e-9, evaluation))))
         seconds = _RESERVE * (left - count * evaluation)
@@ -155,8 +151,14 @@ class _Edits:
         self.changes: list[Change] = []
 
     def apply(self, path: str, after: Any, reason: str) -> None:
+        """Set a field, unless the user has set it or this arch or task has no such field."""
+        slot, _, name = path.partition(".")
+        if is_within(path, self.set_by_user) or not hasattr(
+            getattr(self.experiment, slot), name.partition(".")[0]
+        ):
+            return
         before = attrgetter(path)(self.experiment)
-        if before != after and not is_within(path, self.set_by_user):
+        if before != after:
             self.experiment = edit(self.experiment, {path: after})
             known = next((change for change in self.changes if change.path == path), None)
             if known is not None:
@@ -172,7 +174,7 @@ def _fit_size(edits: _Edits, images: Images, *, may_grow: bool) -> None:
     """
     size, is_set = edits.experiment.data.size, is_within("data.size", edits.set_by_user)
     grown = 16 * (min(_LARGEST_GROWN, images.side) // 16)
-    if may_grow and grown > _NOTICED_RATIO * size:
+    if may_grow and not is_set and grown > _NOTICED_RATIO * size:
         reason = f"a larger input keeps more detail of the images, whose shorter side has {images.side} pixels (median)"
         edits.apply("data.size", grown, reason)
         return
@@ -222,11 +224,15 @@ def _fit_time(
     # The warm-up comes first, because it must never be longer than the run.
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
     edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
-    rate = f"{measured.images_per_second:.3g} images per second"
-    scoring = f"{budget.num_test * measured.seconds_per_scored:.2g} s per evaluation"
+    rate = f"{_rounded(measured.images_per_second)} images per second"
+    scoring = f"{_rounded(budget.num_test * measured.seconds_per_scored)} s per evaluation"
     reason = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
     edits.apply("recipe.epochs", epochs, reason)
     return num_evaluations
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
 def _fit_regularization(edits: _Edits, steps: int) -> None:
@@ -332,48 +338,6 @@ def adapt_channels(
         for path, after in color.items()
     )
     return edit(experiment, color), tuple(changes)
-
-
-START_FIELDS: tuple[str, ...] = ("arch.", "data.mean", "data.std", "data.resampling")
-"""What trained weights decide; `arch.` stands for all fields of the arch."""
-_NORM_MOMENTUM = 0.1
-
-
-def adapt_to_start(
-    experiment: Experiment, trained: Experiment, *, set_by_user: frozenset[str]
-) -> tuple[Experiment, tuple[Change, ...]]:
-    """`experiment` for weights that were trained as `trained`, and the changes.
-
-    Preprocessing follows the weights, and so does what the shapes of an arch do not tell, such as padding. Fields that
-    act only in training stay, except that batch norm keeps the statistics of many batches.
-    """
-    edits = {f"data.{name}": getattr(trained.data, name) for name in ("mean", "std", "resampling")}
-    if _are_alike(experiment, trained):
-        arch = diff(experiment.arch, trained.arch)
-        edits |= {f"arch.{name}": value for name, value in arch.items() if name not in ONLY_IN_TRAINING}
-    reasons = dict.fromkeys(edits, "the pretrained weights were trained with this value")
-    if experiment.arch.needs_ema:
-        edits["arch.norm_momentum"] = _NORM_MOMENTUM
-        noisy = (
-            "with momentum 1 the statistics are those of the last batch, which are too noisy for a short run"
-        )
-        reasons["arch.norm_momentum"] = noisy
-    changes = [
-        Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reasons[path])
-        for path, after in edits.items()
-        if not is_within(path, set_by_user) and attrgetter(path)(experiment) != after
-    ]
-    return edit(experiment, {change.path: change.after for change in changes}), tuple(changes)
-
-
-def _are_alike(one: Experiment, other: Experiment) -> bool:
-    """Whether two backbones have archs of one type and tensors of the same names and shapes."""
-    if type(one.arch) is not type(other.arch):
-        return False
-    with torch.device("meta"):
-        pair = [e.arch.build(in_channels=1).state_dict() for e in (one, other)]
-    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in pair]
-    return shapes[0] == shapes[1]
 
 
 def losses(experiment: Experiment, images: Images) -> Iterator[str]:

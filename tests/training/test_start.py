@@ -230,6 +230,22 @@ def test_a_run_that_was_killed_while_it_took_its_start_begins_anew(job, trained)
     ended(job(experiment=first.provenance.experiment, start=first))
 
 
+def test_a_folder_of_the_user_called_start_is_kept(job, trained):
+    first = begun(trained)
+    photos = job().folder / start.FOLDER
+    photos.mkdir(parents=True)
+    (photos / "1.jpg").write_bytes(b"a photo")
+    with pytest.raises(ValueError, match="is not empty and contains no run"):
+        ended(job(experiment=first.provenance.experiment, start=first))
+    assert (photos / "1.jpg").read_bytes() == b"a photo"
+
+
+def test_a_leftover_start_is_removed_from_a_run_from_scratch(job, trained):
+    start.write(job().folder, begun(trained))
+    ended(job())
+    assert not (job().folder / start.FOLDER).exists()
+
+
 def test_settings_that_need_a_start_are_refused_without_one(job):
     for edits in ({"frozen": "c3"}, {"batch_norm": "start"}, {"decay_towards": "start"}):
         tuned = edit(TINY, {f"recipe.fine_tuning.{name}": value for name, value in edits.items()})

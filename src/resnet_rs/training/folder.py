@@ -31,7 +31,7 @@ def held(job: Job) -> Generator[None]:
     folder = job.folder
     is_new = not (folder / "experiment.json").is_file()
     # A run that was killed before its first update may leave only these.
-    if is_new and not storage.is_vacant(folder, but=("run.json", start.FOLDER)):
+    if is_new and not storage.is_vacant(folder, but=("run.json", *start.leftover(folder))):
         raise ValueError(f"{folder} is not empty and contains no run. Choose a new folder for `--out`.")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -64,6 +64,7 @@ def _take(job: Job) -> None:
     if path.is_file():
         _refuse_other_run(job)
         return
+    start.remove(job.folder)
     if job.start is not None:
         start.write(job.folder, job.start)
     storage.write_json(
@@ -85,7 +86,7 @@ def _removed_on_error(folder: Path) -> Generator[None]:
                 with suppress(OSError):
                     storage.disk.remove(path)
             with suppress(OSError):
-                storage.remove_tree(folder / start.FOLDER)
+                start.remove(folder)
         raise
 
 
@@ -120,6 +121,7 @@ def _refuse_more_ranks_than_micro_batches(job: Job) -> None:
 def _refuse_different_jobs(job: Job) -> None:
     """Raise `ValueError` if the ranks have different jobs."""
     mine = {"experiment": config.to_plain(job.experiment), **job.identity(), "save_every": job.save_every}
+    mine["num_evaluations"] = job.num_evaluations
     jobs = [json.loads(text) for text in job.ranks.gather(json.dumps(mine).encode())]
     for i, other in enumerate(jobs):
         different = [name for name in mine if other[name] != jobs[0][name]]

@@ -84,6 +84,8 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
     begin = time.monotonic()
     batch = dataset[IndexRange(0, num_samples)]
     reading = (time.monotonic() - begin) / max(1, workers)
+    if not len(batch.indices):  # nothing could be read
+        return reading / num_samples
     inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
     seconds = 0.0
     for _ in range(2):  # the first pass is slower and does not count
@@ -92,7 +94,7 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
             with device.autocast():
                 model.eval()(inputs).float().cpu()
         seconds = time.monotonic() - begin
-    return (reading + seconds) / num_samples
+    return reading / num_samples + seconds / len(batch.indices)
 
 
 def measure_reading(experiment: Experiment, source: Source) -> float:

@@ -18,6 +18,7 @@ from resnet_rs.training.experiment import Experiment
 
 FOLDER = "start"
 """Where a run keeps its start weights, so that it can continue without the place they came from."""
+_FILES = ("model.safetensors", "checkpoint.json", storage.MANIFEST)
 _HEAD = "head."
 
 
@@ -41,7 +42,7 @@ def begin(
 
     - The backbone must fit by name and shape. The first convolution is adapted to the number of channels: from three to
       one, its kernel is summed over the input channels; from one to three, it is copied to each and divided by three. A
-      gray image gives the same output either way.
+      gray image gives the same output either way, if mean and std are the same in all channels.
     - The head is kept if the task finds every class of the data among those of the weights by name; else it is newly
       initialized.
 
@@ -56,9 +57,14 @@ def begin(
     if type(saved.experiment.task) is type(experiment.task):
         given = {name: tensor for name, tensor in theirs.items() if name.startswith(_HEAD)}
         head = experiment.task.start_head(given, before=saved.classes, after=classes)
+        if head is not None and any(
+            mine[key].shape != tensor.shape for key, tensor in head.items() if key in mine
+        ):
+            head = None  # of another width, say
     tensors = {**mine, **backbone, **(head or {})}
     file = storage.file_sha256(saved.path / f"{saved.weights}.safetensors")
-    origin = {f"before: {key}": text for key, text in saved.origin.items()}
+    # What is known of the split of the weights says nothing about this run's own.
+    origin = {f"before: {key}": text for key, text in saved.origin.items() if key != "split"}
     origin |= {"source": f"training that began with {name}", "start": name, "start_sha256": file}
     changed = mended.keys() - {key for key, tensor in mended.items() if tensor is theirs[key]}
     return Start(
@@ -71,8 +77,18 @@ def begin(
 
 def write(run: Path, start: Start) -> None:
     """Write the start weights into the folder of a run that has not begun."""
-    storage.remove_tree(run / FOLDER)
     checkpoint.write(run / FOLDER, start.tensors, start.provenance)
+
+
+def leftover(run: Path) -> tuple[str, ...]:
+    """The name of the folder of start weights, if `run` has one; a folder with other files does not count."""
+    return (FOLDER,) if all((run / FOLDER / name).is_file() for name in _FILES) else ()
+
+
+def remove(run: Path) -> None:
+    """Remove the start weights from the folder of a run that has not begun."""
+    for name in leftover(run):
+        storage.remove_tree(run / name)
 
 
 def read(run: Path, *, summary: str) -> Start:

@@ -36,7 +36,8 @@ def choose(
     stored = stored_run(run_folder, ranks)
     if stored is not None:
         before = stored.get("start_from")
-        return Choice(stored["name"], None if before is None else before["name"])
+        start = start or (None if before is None else before["name"])
+        return Choice(stored["name"], None if start == NO_START else start)
     if minutes is None:
         raise ValueError(
             "no experiment is named. Add `--minutes 10` to have one chosen, or name one: `resnet-rs train "
@@ -46,6 +47,11 @@ def choose(
         raise ValueError(
             f"with --from {start} the experiment must be named: `resnet-rs train NAME --from {start} ...`."
         )
+    return _without_name(start)
+
+
+def _without_name(start: str | None) -> Choice:
+    """The choice for `start`, which is None, `none` or EfficientNet-Lite0's name."""
     if start == NO_START:
         return Choice(SCRATCH, None, (f"training {SCRATCH} from scratch.",))
     if efficientnet_lite.is_installed():

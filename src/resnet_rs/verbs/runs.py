@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +19,10 @@ from resnet_rs.data.source import Splits
 from resnet_rs.fit import (
     CHANNEL_FIELDS,
     MAX_EVALUATIONS,
-    START_FIELDS,
     Budget,
     Change,
     Images,
     adapt_channels,
-    adapt_to_start,
     fit,
     losses,
     measure_images,
@@ -42,6 +41,7 @@ from resnet_rs.training.run import run
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.models import opened
+from resnet_rs.verbs.pretrained import START_FIELDS, adapt_to_start, seen_test_images
 
 _SHARE_FOR_MEASURING = 0.02
 
@@ -76,8 +76,11 @@ class ResolvedExperiment:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each loss of color or resolution."""
-        return () if self.images is None else tuple(losses(self.experiment, self.images))
+        """A sentence for each loss of color or resolution, and for test images that the pretrained weights may know."""
+        if self.images is None:
+            return ()
+        seen = "" if self.trained is None else seen_test_images(self.trained, self.splits.test)
+        return (*losses(self.experiment, self.images), *([seen] if seen else []))
 
 
 def resolve(
@@ -132,7 +135,9 @@ def _with_start(resolved: ResolvedExperiment, trained: Checkpoint) -> ResolvedEx
 def _refuse_other_start(stored: Mapping[str, Any], start: str | None) -> None:
     known = stored.get("start_from")
     before = None if known is None else known["name"]
-    if before != start:
+    if before is None or start is None or os.path.normpath(before) != os.path.normpath(start):
+        if before == start:
+            return
         first, now = ("without --from" if name is None else f"with --from {name}" for name in (before, start))
         raise ValueError(
             f"the run in this folder was started {first}, and this command is {now}. Repeat the first command to "
@@ -175,7 +180,8 @@ def adapted(
         # A measurement takes a small share of the time, because several may be needed.
         max_seconds = min(20.0, _SHARE_FOR_MEASURING * 60 * minutes)
         speed = partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds)
-        budget = Budget(minutes=minutes, num_test=len(splits.test), begun=begun, speed=speed)
+        passed = partial(_passed, begun, ranks=machine.ranks)
+        budget = Budget(minutes=minutes, num_test=len(splits.test), passed=passed, speed=speed)
     chosen, changes, num_evaluations = fit(
         resolved.experiment,
         splits.train,
@@ -219,6 +225,11 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds:
     measured = [json.loads(text) for text in texts]
     slowest = max(scoring for _, scoring in measured)
     return Speed(sum(training for training, _ in measured), slowest / machine.ranks.count)
+
+
+def _passed(begun: float, *, ranks: Ranks) -> float:
+    """Seconds since `begun` on the first rank, so that all ranks plan the same run."""
+    return float(ranks.gather(repr(time.monotonic() - begun).encode())[0])
 
 
 def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> None:
@@ -276,7 +287,7 @@ def train(  # noqa: PLR0913 - the options of one command
     *,
     data: str,
     out: str | Path,
-    start: str | None = None,
+    start: str | Path | None = None,
     seed: int = 0,
     minutes: float | None = None,
     machine: Machine | None = None,
@@ -292,7 +303,9 @@ def train(  # noqa: PLR0913 - the options of one command
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
-    resolved = resolve(name, edits, data=data, start=start, run_folder=out, machine=machine)
+    resolved = resolve(
+        name, edits, data=data, start=None if start is None else str(start), run_folder=out, machine=machine
+    )
     if minutes is not None:
         resolved = adapted(resolved, minutes=minutes, machine=machine, begun=begun)
     scores: dict[str, Any] = {}
