@@ -12,7 +12,6 @@ from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.fit import (
-    MAX_EVALUATIONS,
     Budget,
     adapt_channels,
     fit,
@@ -23,6 +22,7 @@ from resnet_rs.fit import (
     refuse_unfit,
 )
 from resnet_rs.training.device import Device
+from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.zoo import EXPERIMENTS
 

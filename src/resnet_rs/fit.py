@@ -19,6 +19,7 @@ from resnet_rs.data.source import Source
 from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.text import is_within
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.speed import Speed
 
 _UPDATES_PER_EPOCH = 64
@@ -37,7 +38,6 @@ _SECONDS_AROUND = 10.0
 """Seconds reserved for startup, checkpoints and the page."""
 _RESERVE = 0.95
 """Share of the remaining time that training is planned to take, because speed varies."""
-MAX_EVALUATIONS = 10
 _FEWEST = 300
 """Fewest updates; where fewer would fit into the time, each is made cheaper (ours)."""
 _ENOUGH = 4000

@@ -18,6 +18,9 @@ from resnet_rs.training.start import Start
 DEFAULT_MICRO_BATCH = 128
 """Largest default of samples per forward pass. In the released runs each core also had a part of the batch."""
 
+MAX_EVALUATIONS = 10
+"""Default of the evaluations during a run."""
+
 _MIN_MICRO_BATCH = 16
 """Smallest default for several ranks. The statistics of batch norm over fewer samples are too noisy."""
 
@@ -39,7 +42,7 @@ class Job:
     """Pretrained weights to begin with; None trains from scratch."""
     save_every: int | None = None
     """Updates between two checkpoints; None saves at every evaluation and every ten minutes."""
-    num_evaluations: int = 10
+    num_evaluations: int = MAX_EVALUATIONS
     """Most evaluations during the run, evenly spaced; the last one comes at the end."""
     stop: Stop = field(default_factory=Stop)
     """The request to stop; see `processes.listening`."""

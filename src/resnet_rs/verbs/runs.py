@@ -18,7 +18,6 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.source import Splits
 from resnet_rs.fit import (
     CHANNEL_FIELDS,
-    MAX_EVALUATIONS,
     Budget,
     Change,
     Images,
@@ -33,7 +32,7 @@ from resnet_rs.training import start as starting
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.events import Event, Finished, Stopped
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.job import DEFAULT_MICRO_BATCH, Job, usual_micro_batch
+from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS, Job, usual_micro_batch
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import Ranks
