@@ -61,7 +61,11 @@ def measure(name, edits, *, repeats):
     ]
     exact, plain = new_state(experiment, device, seed=0), new_state(experiment, device, seed=0)
     loop = Loop(
-        experiment=experiment, plan=experiment.recipe.plan(10**6), device=device, seed=0, micro_batches=1
+        experiment=experiment,
+        timetable=experiment.recipe.timetable(10**6),
+        device=device,
+        seed=0,
+        micro_batches=1,
     )
     updates = loop.updates(exact, iter(lambda: batch, None))
     times = {"exact": [], "plain": [], "save": []}

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def trained(photos, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "verb",
-    [[], *([verb] for verb in "list show train fit evaluate predict report convert pull study".split())],
+    [[], *([verb] for verb in "list show train plan evaluate predict report convert pull study".split())],
     ids=lambda verb: " ".join(verb) or "none",
 )
 def test_help_answers_at_once(verb):
@@ -129,8 +130,18 @@ def test_show_takes_edits(command):
             "precision must be float32",
         ),
         (
-            ["fit", "resnet-rs-tiny", "recipe.epochs=3", "--data", "builtin", "--minutes", "3"],
+            ["plan", "resnet-rs-tiny", "recipe.epochs=3", "--data", "builtin", "--minutes", "3"],
             "Leave one of the two out",
+        ),
+        (["plan", "--data", "builtin"], "no experiment is named. Add `--minutes 10`"),
+        (["plan", "--data", "builtin", "--minutes", "nan"], "minutes must be above 0 and finite, got nan"),
+        (
+            ["plan", "--data", "builtin", "--latency-ms", "-1"],
+            "latency_ms must be above 0 and finite, got -1",
+        ),
+        (
+            ["plan", "--data", "builtin", "--minutes", "1", "--from", "run"],
+            "with --from run the experiment must be named",
         ),
         (["show", "resnet-rs-tiny", "arch={" + '"blocks":[' * 10_000], "this is not valid JSON"),
         (["train", "resnet-rs-tiny", "--data", "builtin"], "Missing option '--out'"),
@@ -302,14 +313,55 @@ def test_report_reads_images_up_to_the_limit_of_the_run(tmp_path, command):
     assert page.read_text() == first
 
 
-def test_fit_prints_its_edits_with_reasons(photos, command):
-    result = command("fit", "resnet-rs-50-i160", "--data", photos, "--json", "arch.width=0.125")
-    changes = {change["path"]: change for change in json.loads(result.stdout)}
-    assert changes["arch.stem"]["after"] == "small"
-    assert changes["data.size"]["after"] == 20
-    assert changes["recipe.batch_size"]["after"] == 16
-    assert changes["recipe.ema_decay"]["after"] < 0.9999
-    assert all(change["reason"] for change in changes.values())
+def test_a_plan_without_a_budget_has_the_edits_of_fit_with_reasons(photos, command):
+    result = command("plan", "resnet-rs-50-i160", "--data", photos, "--json", "arch.width=0.125")
+    plan = json.loads(result.stdout)
+    assert plan["edits"]["arch.stem"] == "small"
+    assert plan["edits"]["data.size"] == 20
+    assert plan["edits"]["recipe.batch_size"] == 16
+    assert plan["edits"]["recipe.ema_decay"] < 0.9999
+    assert plan["seconds"] is None
+    assert {line.partition("=")[0] for line in plan["why"]} < set(plan["edits"])
+
+
+def test_a_plan_names_network_time_and_a_command_that_train_takes(photos, command, monkeypatch):
+    """Each word of the command's edits is an edit of the experiment that it names."""
+    from resnet_rs import verbs
+
+    monkeypatch.setattr("resnet_rs.bridges.efficientnet_lite.is_installed", lambda: False)
+    result = command("plan", "--data", photos, "--minutes", "0.05", "data.flip=false")
+    assert result.returncode == 0, result.stderr
+    *lines, last = result.stdout.splitlines()
+    plan = dict(line.split(None, 1) for line in lines if not line.startswith(("why:", "note:")))
+    assert {"images", "start", "network", "size", "training", "augment", "time"} <= plan.keys()
+    assert plan["start"] == "from scratch" and plan["time"].endswith("for the whole command")
+    assert "flips" not in plan["augment"]
+    words = shlex.split(last)
+    assert words[:5] == ["resnet-rs", "train", "resnet-rs-small", "--data", str(photos)]
+    edits = dict(edit.split("=", 1) for edit in words[7:])
+    assert not verbs.experiment(words[2], edits).data.flip
+
+
+def test_a_limit_that_nothing_keeps_is_said_and_the_cheapest_is_planned(photos, command, monkeypatch):
+    from resnet_rs.deploy.bench import Timing
+
+    def bench(experiments, protocol):
+        for name, experiment in experiments.items():
+            cost, size = experiment.count_cost(), experiment.data.size
+            common = {"name": name, "mode": protocol.mode, "size": size, "batch_size": protocol.batch_size}
+            yield Timing(**common, params=cost.params, macs=cost.macs, latency_ms=cost.macs / 1e6)
+
+    monkeypatch.setattr("resnet_rs.verbs.plans.bench", bench)
+    arguments = ("--data", photos, "--minutes", "0.05", "--from", "none", "--json")
+    widths = []
+    for latency in ("1e-6", "20"):
+        result = command("plan", *arguments, "--latency-ms", latency)
+        assert result.returncode == 0, result.stderr
+        plan = json.loads(result.stdout)
+        widths.append(plan["edits"].get("arch.width", 0.25))
+        if latency == "1e-6":
+            assert "inference of an image takes" in plan["plan"]["limits"]
+    assert widths[0] == 0.125 <= widths[1]
 
 
 def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path, command):

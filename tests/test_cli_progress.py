@@ -10,7 +10,7 @@ from resnet_rs.training.events import Progressed, Started, Stopped
 from resnet_rs.training.loop import Update
 from resnet_rs.training.recipe import Recipe
 
-PLAN = Recipe(epochs=20.0, batch_size=4, ema_decay=None).plan(8)
+TIMETABLE = Recipe(epochs=20.0, batch_size=4, ema_decay=None).timetable(8)
 
 
 def updates(count, unreadable=()):
@@ -36,7 +36,10 @@ def test_an_unreadable_image_is_named_once_and_the_last_event_is_returned(is_liv
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_live)
     unreadable = (Unreadable("a\x1b.png", "it is cut"),)
     stopped = Stopped(step=3, reason="SIGTERM")
-    assert show(iter([Started(step=0, plan=PLAN), *updates(3, unreadable=unreadable), stopped])) == stopped
+    assert (
+        show(iter([Started(step=0, timetable=TIMETABLE), *updates(3, unreadable=unreadable), stopped]))
+        == stopped
+    )
     printed = capsys.readouterr().out
     assert "takes 40 updates of 4 on 8 images" in printed
     assert printed.count("left out, unreadable") == 1 and "it is cut" in printed
@@ -52,4 +55,4 @@ def test_a_closed_pipe_does_not_end_a_run(monkeypatch):
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", Closed())
-    assert show(iter([Started(step=0, plan=PLAN), *updates(1)])).update.step == 1
+    assert show(iter([Started(step=0, timetable=TIMETABLE), *updates(1)])).update.step == 1

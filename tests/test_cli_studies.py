@@ -1,4 +1,4 @@
-"""The verbs that compare, as a person meets them: study, bench, recommend, report of a study."""
+"""The verbs that compare, as a person meets them: study, bench, report of a study."""
 
 import json
 import re
@@ -156,15 +156,6 @@ def test_study_list_names_all():
         (["bench", "resnet-50"], "'resnet-50' is not in the zoo"),
         (["bench", "resnet-rs-tiny", "--train", "--batch", "1"], "2 or more for batch norm"),
         (["bench", "resnet-rs-tiny", "--device", "abacus"], "device"),
-        (
-            ["recommend", "--images", "9", "--epochs", "3", "--latency-ms", "3", "--device", "abacus"],
-            "device",
-        ),
-        (["recommend", "--epochs", "3", "--latency-ms", "3"], "give either --data DATA or --images N"),
-        (
-            ["recommend", "--images", "100", "--epochs", "3"],
-            "without a limit the largest network is the answer",
-        ),
         (["report", "nothing.jsonl"], "nothing.jsonl does not exist"),
     ],
 )
@@ -191,38 +182,3 @@ def test_bench_prints_a_row_for_each_network():
     rows = json.loads(result.stdout)
     assert [row["name"] for row in rows] == ["resnet-rs-tiny", "resnet-rs-small"]
     assert all(row["latency_ms"] > 0 and row["mode"] == "infer" and row["num_repeats"] == 2 for row in rows)
-
-
-def test_recommend_names_a_command_that_train_takes(photos, monkeypatch, capsys):
-    """On a machine that is made up, for speed; README's command measures a real one."""
-    from resnet_rs import cli, verbs
-    from resnet_rs.deploy.bench import Timing
-    from resnet_rs.studies import recommend
-
-    def bench(experiments, protocol):
-        for name, experiment in experiments.items():
-            yield Timing(
-                name=name,
-                mode=protocol.mode,
-                size=experiment.data.size,
-                batch_size=protocol.batch_size,
-                params=0,
-                macs=experiment.count_cost().macs,
-                latency_ms=experiment.count_cost().macs / 1e7,
-                peak_memory_mib=10.0 * protocol.batch_size,
-            )
-
-    monkeypatch.setattr(recommend, "bench", bench)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["resnet-rs", "recommend", "--data", str(photos), "--epochs", "3", "--latency-ms", "20"],
-    )
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-    command = capsys.readouterr().out.splitlines()[-1]
-    assert command.startswith("resnet-rs train resnet-rs-50-i160 --data ")
-    _, _, name, _, data, _, _, *edits = shlex.split(command)
-    assert data == str(photos)
-    assert verbs.experiment(name, dict(edit.split("=", 1) for edit in edits)).recipe.epochs == 3

@@ -30,7 +30,7 @@ def test_the_version_is_printed(capsys, monkeypatch):
 
 
 OURS = {
-    (): "list show train fit evaluate predict report convert to-safetensors pull push reproduce bench recommend study",
+    (): "list show train plan evaluate predict report convert to-safetensors pull push reproduce bench study",
     ("study",): "list run speed",
 }
 
@@ -52,14 +52,14 @@ def test_summaries_are_shown_whole_at_80_columns(group, capsys, monkeypatch):
         (["convert"], "Changes to the experiment of --name"),
         (["study", "speed"], "Settings of the measurement"),
         (["study", "run"], "settings of the study"),
-        (["fit"], "Time budget of the `train` command, in minutes."),
+        (["plan"], "Time budget of the `train` command, in minutes."),
     ],
 )
 def test_help_describes_the_edits_and_the_minutes_of_this_command(command, said, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, printed = run(capsys, monkeypatch, *command, "--help")
     assert said in printed
-    assert command == ["fit"] or "recipe.epochs=100 arch.se_ratio" not in printed
+    assert command == ["plan"] or "recipe.epochs=100 arch.se_ratio" not in printed
 
 
 def test_costs_are_shown_in_the_unit_that_fits(capsys, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_grey_base_keeps_the_color_of_images_and_says_so_and_continues_the_sam
 
 
 def test_channels_that_the_user_sets_stay_and_the_loss_of_color_is_said(colored, capsys, monkeypatch):
-    _, printed = run(capsys, monkeypatch, "fit", "resnet-rs-tiny", "data.mean=[0.5]", "--data", colored)
+    _, printed = run(capsys, monkeypatch, "plan", "resnet-rs-tiny", "data.mean=[0.5]", "--data", colored)
     assert "note: the images have color, and the network sees them in gray" in printed
     assert "data.std" not in printed.partition("note:")[0]
 

@@ -35,8 +35,8 @@ def commands(document):
 def run_elsewhere(document):
     """Slow commands that another document has word for word: they are run for it alone."""
     homes = {
-        ROOT / "docs/STUDIES.md": ("resnet-rs study", "resnet-rs recommend"),
-        ROOT / "README.md": ("resnet-rs fit", "resnet-rs train --data"),
+        ROOT / "docs/STUDIES.md": ("resnet-rs study",),
+        ROOT / "README.md": ("resnet-rs plan", "resnet-rs train --data"),
     }
     return {
         c for home, slow in homes.items() if home != document for c in commands(home) if c.startswith(slow)
@@ -47,8 +47,7 @@ def shorter(command):
     """`command` with training cut to seconds; `make demo` trains one network to its end."""
     if command.startswith("resnet-rs train ") and "builtin" in command:
         return f"{command} recipe.epochs=0.5 recipe.schedule.warmup_epochs=0.1"
-    minutes = "1" if "recommend" in command else "0.1"  # with less nothing can be recommended
-    return re.sub(r"--minutes [0-9.]+", f"--minutes {minutes}", command)
+    return re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command)
 
 
 @pytest.fixture

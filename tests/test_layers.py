@@ -16,7 +16,7 @@ LAYERS = {
     "verbs": 7,
     "weights": 6,
     "zoo": 5,
-    "fit": 5,
+    "plan": 5,
     "deploy": 5,
     "bridges": 5,
     "training": 4,

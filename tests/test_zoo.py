@@ -41,7 +41,7 @@ def test_released_configurations_have_the_released_values(name):
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 4e-5)
     assert (recipe.ema_decay, recipe.schedule) == (0.9999, Cosine(warmup_epochs=5.0))
     assert experiment.arch.norm_momentum == 1
-    assert recipe.plan(IMAGENET_IMAGES).total_steps == 109_475
+    assert recipe.timetable(IMAGENET_IMAGES).total_steps == 109_475
 
 
 @pytest.mark.parametrize("name", RELEASED)

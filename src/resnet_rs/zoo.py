@@ -157,16 +157,16 @@ def outline(name: str) -> dict[str, Any]:
 def show(name: str, edits: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment as JSON: its fields, cost, schedule and published results."""
     original, chosen = experiment(name), experiment(name, edits)
-    plan = chosen.recipe.plan(num_images(name))
+    timetable = chosen.recipe.timetable(num_images(name))
     published = RELEASED.get(name)
     slots = to_plain(chosen)
     return {
         "name": name,
         "edits": {path: to_plain(value) for path, value in diff(original, chosen).items()},
         **asdict(chosen.count_cost()),
-        "steps": plan.total_steps,
-        "warmup_steps": round(plan.warmup_steps),
-        "peak_lr": plan.peak_lr,
+        "steps": timetable.total_steps,
+        "warmup_steps": round(timetable.warmup_steps),
+        "peak_lr": timetable.peak_lr,
         "num_images": num_images(name),
         **{slot: slots[slot] for slot in ("arch", "data", "task", "recipe")},
         "published": None if published is None else asdict(published),

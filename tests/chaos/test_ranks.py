@@ -160,7 +160,7 @@ def test_an_update_that_is_not_finite_on_one_rank_is_taken_back_on_all(tmp_path,
 
 
 def test_uneven_data_cannot_hang_the_ranks(tmp_path, ledger):
-    """101 samples, three ranks, four micro-batches: step counts follow from the plan alone."""
+    """101 samples, three ranks, four micro-batches: step counts follow from the timetable alone."""
     splits = Splits(train=Shapes(num_samples=101, size=16), test=Shapes(num_samples=7, size=16, seed=1))
     times = 3 if SCALE == 1 else 100
     for _ in range(times):

@@ -11,6 +11,7 @@ from shapes import Shapes
 
 from resnet_rs.data import imagenet
 from resnet_rs.data.builtin import Builtin
+from resnet_rs.data.cache import cached
 from resnet_rs.data.folders import open_folders
 from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
@@ -35,6 +36,7 @@ SOURCES = {
     "shapes": lambda root: DRAWN,
     "renumbered": lambda root: match_classes(DRAWN, ("triangle", "square", "disc", "star")),
     "folders": lambda root: open_folders(root).train,
+    "cached": lambda root: cached(open_folders(root).train, root / ".cache"),
     "numbered": lambda root: imagenet.labeled(Digits(num_samples=12), "imagenet-v2"),
     "mixture": lambda root: MIXTURE,
 }

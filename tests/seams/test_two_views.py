@@ -148,7 +148,9 @@ def test_the_network_draws_apart_for_each_view_and_a_lone_sample_is_its_two_view
             layer.register_forward_hook(
                 lambda layer, inputs, output: drawn.append(layer.draws.flatten().tolist())
             )
-    loop = Loop(experiment=experiment, plan=experiment.recipe.plan(96), device=CPU, seed=0, micro_batches=1)
+    loop = Loop(
+        experiment=experiment, timetable=experiment.recipe.timetable(96), device=CPU, seed=0, micro_batches=1
+    )
     update = next(loop.updates(state, iter([lone])))
     assert update.num_samples == 1
     assert all(len(pair) == 2 and pair[0] != pair[1] for pair in drawn) and len(drawn) == 4

@@ -1,4 +1,4 @@
-"""One update: gradients add up, the average follows, the rates are the plan's."""
+"""One update: gradients add up, the average follows, the rates are the timetable's."""
 
 import math
 import subprocess
@@ -30,10 +30,10 @@ def gradients(job, *, at_most, bad=0):
             module.training = False
             # Zero-initialized norms would hide the gradients of all that comes before them.
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(0))
-    plan = experiment.recipe.plan(64)
+    timetable = experiment.recipe.timetable(64)
     dataset = batches_of(job)
     parts = [dataset[index_range] for index_range in split_range(0, 64 - bad, at_most=at_most)]
-    loop = Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=len(parts))
+    loop = Loop(experiment=experiment, timetable=timetable, device=CPU, seed=0, micro_batches=len(parts))
     next(loop.updates(state, iter(parts)))
     return {name: parameter.grad for name, parameter in state.model.named_parameters()}
 
@@ -75,7 +75,9 @@ def test_a_part_that_is_left_with_one_sample_is_trained_on(job):
     state = new_state(experiment, CPU, seed=0)
     dataset = batches_of(job)
     parts = [dataset[IndexRange(0, 1)], dataset[IndexRange(1, 5)], dataset[IndexRange(6, 1)]]
-    loop = Loop(experiment=experiment, plan=experiment.recipe.plan(64), device=CPU, seed=0, micro_batches=3)
+    loop = Loop(
+        experiment=experiment, timetable=experiment.recipe.timetable(64), device=CPU, seed=0, micro_batches=3
+    )
     update = next(loop.updates(state, iter(parts)))
     assert update.num_samples == 7 and math.isfinite(update.loss) and not update.is_skipped
 
@@ -85,12 +87,12 @@ def test_the_first_update_leaves_the_weights_alone_because_its_rate_is_zero(job)
     experiment = job().experiment
     state = new_state(experiment, CPU, seed=0)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    plan = experiment.recipe.plan(64)
+    timetable = experiment.recipe.timetable(64)
     batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
         IndexRange(0, 16)
     ]
     update = next(
-        Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=1).updates(
+        Loop(experiment=experiment, timetable=timetable, device=CPU, seed=0, micro_batches=1).updates(
             state, iter([batch])
         )
     )
@@ -126,8 +128,8 @@ def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
     batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
         IndexRange(0, 16)
     ]
-    plan = experiment.recipe.plan(64)
-    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+    timetable = experiment.recipe.timetable(64)
+    loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
     update = next(loop.updates(state, iter([batch])))
     assert math.isfinite(update.loss) and not update.is_skipped
     floating = [t for t in state.model.state_dict().values() if t.is_floating_point()]
@@ -151,8 +153,8 @@ def test_channels_last_and_contiguous_layouts_agree(job):
     for channels_last in (True, False):
         device = Device(name="cpu", channels_last=channels_last)
         state = new_state(experiment, device, seed=0)
-        plan = experiment.recipe.plan(64)
-        loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+        timetable = experiment.recipe.timetable(64)
+        loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
         losses.append(next(loop.updates(state, iter([batch]))).loss)
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
@@ -170,7 +172,7 @@ tiny = experiment("resnet-rs-tiny", {"arch.drop_path": 0.2, "task.dropout": 0.2,
 device = Device.choose("cpu")
 batches = TrainingBatches(builtin().train, tiny.data, collate=tiny.task.collate, seed=0)
 parts = [batches[IndexRange(0, 8)], batches[IndexRange(8, 8)]]
-loop = Loop(experiment=tiny, plan=tiny.recipe.plan(16), device=device, seed=0, micro_batches=2)
+loop = Loop(experiment=tiny, timetable=tiny.recipe.timetable(16), device=device, seed=0, micro_batches=2)
 plain, compiled = (new_state(tiny, device, seed=0) for _ in range(2))
 next(loop.updates(plain, iter(parts)))
 next(loop.updates(compiled, iter(parts), forward=torch.compile(compiled.model, backend="eager")))

@@ -170,14 +170,14 @@ def test_decay_pulls_the_backbone_to_the_start_and_the_head_to_zero(trained):
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     source = Shapes(num_samples=16, size=16)
     batches = TrainingBatches(source, experiment.data, collate=experiment.task.collate, seed=0)
-    plan = experiment.recipe.plan(64)
-    loop = Loop(experiment=experiment, plan=plan, device=CPU, seed=0, micro_batches=1)
+    timetable = experiment.recipe.timetable(64)
+    loop = Loop(experiment=experiment, timetable=timetable, device=CPU, seed=0, micro_batches=1)
     constant = torch.zeros(16, 3, requires_grad=True)
     list(loop.updates(state, iter([batches[IndexRange(0, 16)]]), forward=lambda images: constant * 1))
     _, without_decay = decayed_and_free(state.model)
     for name, parameter in state.model.named_parameters():
         away = before[name] if part_of(name) == "head" else torch.ones_like(before[name])
-        pull = 0.0 if name in without_decay else plan.lr(0) * 0.5 * away
+        pull = 0.0 if name in without_decay else timetable.lr(0) * 0.5 * away
         torch.testing.assert_close(parameter.detach(), before[name] - pull, msg=name)
 
 

@@ -33,7 +33,7 @@ def show(events: Iterator[Event]) -> Event | None:
         for event in events:
             lines = list(_lines(event, named))
             if isinstance(event, Started):
-                progress.update(task, total=event.plan.total_steps, completed=event.step)
+                progress.update(task, total=event.timetable.total_steps, completed=event.step)
             elif isinstance(event, Progressed):
                 progress.update(task, completed=event.update.step, description=_state(event))
                 if not is_live and time.monotonic() - last > _SECONDS_BETWEEN_STATES:
@@ -60,11 +60,11 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
     """Lines about an event. `named` holds the unreadable images that have had their line in an earlier epoch."""
     if isinstance(event, Started):
         yield from (f"note: {notice}" for notice in event.notices)
-        plan = event.plan
+        timetable = event.timetable
         begin = f"continues after update {event.step:,} of" if event.step else "takes"
         yield (
-            f"{begin} {plan.total_steps:,} updates of {plan.batch_size} on {plan.num_samples:,} images, "
-            f"peak learning rate {plan.peak_lr:g}"
+            f"{begin} {timetable.total_steps:,} updates of {timetable.batch_size} on {timetable.num_samples:,} images, "
+            f"peak learning rate {timetable.peak_lr:g}"
         )
     elif isinstance(event, Progressed):
         yield from _problems(event.update, named)

@@ -1,4 +1,4 @@
-"""Commands that compare: study, reproduce, bench, recommend."""
+"""Commands that compare: study, reproduce, bench."""
 
 from __future__ import annotations
 
@@ -230,47 +230,6 @@ def bench(
         say_json([asdict(timing) for timing in timings])
     if any(timing.error is not None for timing in timings):
         raise typer.Exit(EXIT_PARTLY)
-
-
-@app.command()
-def recommend(
-    *,
-    data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
-    images: Annotated[int | None, typer.Option(help="Number of training images, without --data.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length of training, or give --minutes.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time for the whole training here.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Limit for inference of an image here.")] = None,
-    memory_gib: Annotated[float | None, typer.Option(help="Limit for the memory of a training step.")] = None,
-    device: DeviceName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Find the configuration for your data and limits.
-
-    It follows the paper's rules, and measurements here, on this machine.
-    """
-    from resnet_rs.studies import recommend as recommending
-
-    constraints = recommending.constraints_for(
-        data,
-        num_images=images,
-        epochs=epochs,
-        minutes=minutes,
-        latency_ms=latency_ms,
-        memory_gib=memory_gib,
-        device=device,
-    )
-    say("measuring networks on this machine; this takes a few minutes", is_error=True)
-    recommendation = recommending.recommend(constraints)
-    if as_json:
-        say_json(asdict(recommendation))
-        return
-    say_lines(recommendation.reasons)
-    for name in ("smaller", "chosen", "larger"):
-        candidate = getattr(recommendation, name)
-        if candidate is not None:
-            say(f"{name}: {recommending.outline(candidate)}")
-    edits = recommendation.chosen.edits
-    say(train_command(recommending.BASE, edits, data=data or "DATA", out="runs/recommended"))
 
 
 def _timed(timing: Timing) -> str:

@@ -1,10 +1,10 @@
-"""Commands that make weights: train, fit."""
+"""Commands that make weights: train, and plan for what it would do."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import deque
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +20,21 @@ from resnet_rs.cli.options import (
     Edits,
     MaxPixels,
     MicroBatch,
-    Name,
     OptionalName,
     PrecisionName,
     Workers,
 )
-from resnet_rs.cli.output import say, say_json, say_lines
+from resnet_rs.cli.output import say, say_json, say_lines, train_command
+
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Pretrained weights to fine-tune: a run, a checkpoint, a Hub folder, the name of published weights, "
+        "or OWNER/NAME on the Hub. `none` trains from scratch.",
+    ),
+]
 
 
 @app.command()
@@ -35,15 +44,7 @@ def train(
     *,
     data: DataName,
     out: Annotated[Path, typer.Option(help="Folder of this run; the same command continues it.")],
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Pretrained weights to fine-tune: a run, a checkpoint, a Hub folder, the name of published weights, "
-            "or OWNER/NAME on the Hub. `none` trains from scratch.",
-        ),
-    ] = None,
+    start: Start = None,
     fit: Annotated[bool, typer.Option("--fit", help="Adapt the recipe to the data.")] = False,
     minutes: Annotated[
         float | None,
@@ -83,11 +84,11 @@ def train(
     from resnet_rs.cli.progress import show
     from resnet_rs.config import parse_assignments
     from resnet_rs.processes import listening
+    from resnet_rs.report.table import duration_text
     from resnet_rs.training.events import Stopped
 
-    begun = time.monotonic()
-    if name is not None and "=" in name:  # an edit, and no name
-        name, edits = None, [name, *(edits or [])]
+    limits = verbs.Limits(minutes=minutes, begun=time.monotonic())
+    name, edits = _named(name, edits)
     hardware = chosen_machine(
         device,
         precision=precision,
@@ -99,12 +100,20 @@ def train(
     with listening() as stop, hardware as machine:
         is_first = machine.ranks.is_first
         typed = parse_assignments(edits or [])
-        name, start, reasons = verbs.choose(name, start, run_folder=out, minutes=minutes, ranks=machine.ranks)
-        resolved = verbs.resolve(name, typed, data=data, start=start, run_folder=out, machine=machine)
-        if fit or minutes is not None:
-            resolved = verbs.adapted(resolved, minutes=minutes, machine=machine, begun=begun)
+        choice = verbs.choose(name, start, run_folder=out, has_limits=limits.has_any, ranks=machine.ranks)
+        if limits.has_any:
+            resolved = verbs.planned_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
+        else:
+            resolved = verbs.resolve(
+                choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
+            )
+            if fit:
+                resolved = verbs.planned(resolved, limits, machine=machine)
         if is_first:
-            say_lines(f"note: {line}" for line in (*reasons, *resolved.changes, *resolved.notes))
+            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+            if resolved.selected is not None:
+                seconds = resolved.selected.chosen.length.seconds
+                say(f"the whole command takes about {duration_text(seconds / 60)}")
         events = verbs.training(
             resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
         )
@@ -119,28 +128,54 @@ def train(
 
 
 @app.command()
-def fit(
-    name: Name,
+def plan(
+    name: OptionalName = None,
     edits: Edits = None,
     *,
     data: DataName,
+    start: Start = None,
     minutes: Annotated[
         float | None, typer.Option(help="Time budget of the `train` command, in minutes.")
     ] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Limit for inference of one image here.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help="Limit for the memory of a training step.")] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the edits that adapt a recipe to your data."""
+    """Show what `train` would do in your time, and why.
+
+    Network, size and recipe follow the images, the time and the limits, as measured on this machine. The last line is
+    the command that trains the plan. Without NAME, `--minutes` or a limit is needed.
+    """
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
 
+    name, edits = _named(name, edits)
+    limits = verbs.Limits(minutes=minutes, latency_ms=latency_ms, memory_gib=memory_gib)
     with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
-        resolved = verbs.resolve(name, parse_assignments(edits or []), data=data, machine=machine)
-        resolved = verbs.adapted(resolved, minutes=minutes, machine=machine)
+        choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
+        resolved = verbs.planned_choice(
+            choice,
+            parse_assignments(edits or []),
+            limits,
+            data=data,
+            machine=machine,
+        )
+    shown = verbs.describe_plan(resolved)
     if as_json:
-        say_json([asdict(change) for change in resolved.changes])
+        say_json(shown)
         return
-    say_lines(resolved.changes or [f"{name} needs no edits for this data."])
+    say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
+    say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
     say_lines(f"note: {note}" for note in resolved.notes)
+    command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
+    say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
+
+
+def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, list[str] | None]:
+    """The name and the edits, where the first word may be an edit."""
+    if name is not None and "=" in name:
+        return None, [name, *(edits or [])]
+    return name, edits

@@ -12,6 +12,8 @@ file to [H, W, C] in 0-255:
 - CMYK becomes RGB by `(255 - c) * (255 - k) / 255`. JPEG stores CMYK inverted, as Adobe does. Color becomes gray by the
   luma of ITU-R 601. Color profiles (ICC) are ignored.
 - A `.npy` array [H, W, C] or [H, W] of uint8 is also an image, and the only kind with other than 1 or 3 channels.
+- With `max_side` the image is shrunk, antialiased, until its shorter side has that many pixels. A much larger JPEG is
+  decoded at 1/2, 1/4 or 1/8 of its size first, which is several times faster.
 
 JPEG 2000 is not supported: its decoder returns a gray image for a file that ends after the header.
 Source: ours; the formats are read by Pillow.
@@ -30,6 +32,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from resnet_rs.data.resample import resize
 from resnet_rs.data.sample import Unreadable
 
 EXTENSIONS = frozenset(
@@ -66,25 +69,37 @@ _HARD_LIMIT = 178_956_970
 
 
 def decode(
-    encoded: bytes, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
+    encoded: bytes, *, key: str, channels: int, max_pixels: int = MAX_PIXELS, max_side: int | None = None
 ) -> UInt8[np.ndarray, "H W C"]:
     """The upright image in `encoded`, read-only, with `channels` channels: 1 is gray, 3 is RGB.
 
-    Raises `Unreadable`, with `key`, for anything that is not a complete image. Images with more than `max_pixels`
-    pixels and JPEGs with more than 100 scans are refused before any pixel is decoded.
+    Its shorter side is at most `max_side` pixels long, if given. Raises `Unreadable`, with `key`, for anything that is
+    not a complete image. Images with more than `max_pixels` pixels and JPEGs with more than 100 scans are refused
+    before any pixel is decoded.
     """
     with _errors_as_unreadable(key):
         if encoded.startswith(_NPY_MAGIC):
-            return _decode_array(encoded, channels=channels, max_pixels=max_pixels)
-        return _decode_image(encoded, channels=channels, max_pixels=max_pixels)
+            return shrunk(_decode_array(encoded, channels=channels, max_pixels=max_pixels), max_side)
+        return _decode_image(encoded, channels=channels, max_pixels=max_pixels, max_side=max_side)
 
 
 def pixels_of(
-    image: PillowImage, *, key: str, channels: int, max_pixels: int = MAX_PIXELS
+    image: PillowImage, *, key: str, channels: int, max_pixels: int = MAX_PIXELS, max_side: int | None = None
 ) -> UInt8[np.ndarray, "H W C"]:
     """The pixels of a Pillow image by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable`."""
     with _errors_as_unreadable(key):
-        return _pixels(image, channels=channels, max_pixels=max_pixels)
+        return _pixels(image, channels=channels, max_pixels=max_pixels, max_side=max_side)
+
+
+def shrunk(pixels: UInt8[np.ndarray, "H W C"], max_side: int | None) -> UInt8[np.ndarray, "h w C"]:
+    """`pixels`, shrunk until the shorter side has `max_side` pixels; as they are if it has no more, or for None."""
+    height, width = pixels.shape[:2]
+    if max_side is None or min(height, width) <= max_side:
+        return pixels
+    height, width = (max(1, round(n * max_side / min(height, width))) for n in (height, width))
+    smaller = resize(pixels, height=height, width=width, resampling="bicubic")
+    smaller.flags.writeable = False
+    return smaller
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -108,7 +123,9 @@ def _errors_as_unreadable(key: str) -> Generator[None]:
         raise Unreadable(key, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _decode_image(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+def _decode_image(
+    encoded: bytes, *, channels: int, max_pixels: int, max_side: int | None
+) -> UInt8[np.ndarray, "H W C"]:
     if not encoded:
         raise ValueError("the file is empty")
     if channels not in (1, 3):
@@ -122,16 +139,20 @@ def _decode_image(encoded: bytes, *, channels: int, max_pixels: int) -> UInt8[np
     except UnidentifiedImageError:
         raise ValueError(_unidentified(encoded)) from None
     with opened as image:
-        return _pixels(image, channels=channels, max_pixels=max_pixels)
+        return _pixels(image, channels=channels, max_pixels=max_pixels, max_side=max_side)
 
 
-def _pixels(image: Image.Image, *, channels: int, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
+def _pixels(
+    image: Image.Image, *, channels: int, max_pixels: int, max_side: int | None
+) -> UInt8[np.ndarray, "H W C"]:
     if not image.width * image.height:
         raise ValueError("it has no pixels")
     _check_size(image.width, image.height, max_pixels=max_pixels)
+    if max_side is not None:
+        image.draft(None, (max_side, max_side))  # neither side becomes shorter than this; only JPEGs change
     image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
-    return _as_channels(_upright(opaque, image), channels=channels)
+    return shrunk(_as_channels(_upright(opaque, image), channels=channels), max_side)
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:

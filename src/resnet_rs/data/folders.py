@@ -86,6 +86,16 @@ class ClassFolder(Source):
     def key(self, index: int) -> str:
         return self.files[index]
 
+    def stamp(self, index: int) -> str | None:
+        try:
+            found = os.stat(f"{self.root}/{self.files[index]}")
+        except OSError:
+            return None
+        return f"{found.st_size} {found.st_mtime_ns}"
+
+    def target(self, index: int) -> Label:
+        return Label(self.labels[index])
+
     def read(self, index: int, request: Request) -> Sample:
         key = self.files[index]
         path = Path(self.root, key)
@@ -96,8 +106,14 @@ class ClassFolder(Source):
             encoded = path.read_bytes()
         except OSError as error:
             raise Unreadable(key, error.strerror or type(error).__name__) from error
-        pixels = decode(encoded, key=key, channels=request.channels, max_pixels=self.max_pixels)
-        return Sample(pixels, Label(self.labels[index]), key)
+        pixels = decode(
+            encoded,
+            key=key,
+            channels=request.channels,
+            max_pixels=self.max_pixels,
+            max_side=request.max_side,
+        )
+        return Sample(pixels, self.target(index), key)
 
 
 def open_folders(

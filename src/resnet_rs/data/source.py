@@ -13,6 +13,7 @@ from jaxtyping import Int, Int64
 
 from resnet_rs import draws
 from resnet_rs.data.sample import Request, Sample
+from resnet_rs.data.target import Target
 
 
 class Order(NamedTuple):
@@ -45,6 +46,18 @@ class Source(ABC):
 
         Raises `Unreadable` where the sample cannot be decoded.
         """
+
+    def stamp(self, index: int) -> str | None:
+        """A text that changes when the file of sample `index` changes; its `target` is then known without reading.
+
+        None if samples are not decoded from files of their own, so that there is nothing to gain from keeping them.
+        """
+        del index
+        return None
+
+    def target(self, index: int) -> Target:
+        """The target of sample `index`, without reading it; only sources with a `stamp` have this."""
+        raise NotImplementedError(f"{type(self).__name__} has no targets without reading; sample {index}.")
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
         """Which samples stand at the global indices `first, ..., first + count - 1` of a training run.

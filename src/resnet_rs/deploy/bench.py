@@ -170,8 +170,8 @@ def _inference(experiment: Experiment, protocol: Protocol, device: Device) -> It
 def _training(experiment: Experiment, protocol: Protocol, device: Device) -> Iterator[None]:
     """An update at each step, as in a run."""
     experiment = config.edit(experiment, {"recipe.batch_size": protocol.batch_size})
-    plan = replace(experiment.recipe.plan(protocol.batch_size), total_steps=2**31, warmup_steps=0.0)
-    loop = Loop(experiment=experiment, plan=plan, device=device, seed=0, micro_batches=1)
+    timetable = replace(experiment.recipe.timetable(protocol.batch_size), total_steps=2**31, warmup_steps=0.0)
+    loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
     state = new_state(experiment, device, seed=0)
     for _ in loop.updates(state, repeat(_batch(experiment, protocol.batch_size))):
         yield

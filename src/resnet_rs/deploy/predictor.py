@@ -13,7 +13,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from resnet_rs.data.decode import EXTENSIONS, MAX_PIXELS, PillowImage, check_max_pixels, decode, pixels_of
+from resnet_rs.data.decode import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    PillowImage,
+    check_max_pixels,
+    decode,
+    pixels_of,
+    shrunk,
+)
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.data.target import Target
 from resnet_rs.tasks.task import Answer
@@ -93,8 +101,12 @@ class Predictor:
         """The key of the image, and its pixels or the reason why there are none."""
         if isinstance(image, np.ndarray):
             self._refuse_shape(image)
-            return f"array {number}", self._clip(image)
-        limits = {"channels": self._data.channels, "max_pixels": self._max_pixels}
+            return f"array {number}", self._as_read(image)
+        limits: dict[str, Any] = {
+            "channels": self._data.channels,
+            "max_pixels": self._max_pixels,
+            "max_side": self._data.max_side,
+        }
         key = f"image {number}" if isinstance(image, PillowImage) else str(image)
         try:
             if isinstance(image, PillowImage):
@@ -105,10 +117,12 @@ class Predictor:
         except OSError as error:
             return key, Unreadable(key, error.strerror or type(error).__name__)
 
-    def _clip(self, pixels: np.ndarray) -> np.ndarray:
-        """The frames of a clip that evaluation takes; an image as it is."""
-        frames = self._data.test_request().frames
-        return pixels if frames is None else pixels[frames.indices(len(pixels))]
+    def _as_read(self, pixels: np.ndarray) -> np.ndarray:
+        """The frames of a clip that evaluation takes; an image, shrunk as evaluation shrinks it."""
+        request = self._data.test_request()
+        if request.frames is None:
+            return shrunk(pixels, request.max_side)
+        return pixels[request.frames.indices(len(pixels))]
 
     def _refuse_shape(self, pixels: np.ndarray) -> None:
         kind, dims = ("[H, W", 3) if self._data.frames is None else ("[T, H, W", 4)

@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_rs import config, verbs, zoo
 from resnet_rs.data import dataset
-from resnet_rs.fit import refuse_unfit
+from resnet_rs.plan.rules import refuse_unfit
 from resnet_rs.report.table import duration_text
 from resnet_rs.studies import catalog
 from resnet_rs.studies.record import RECORD, Context, read
@@ -120,12 +120,12 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
     )
     resolved = verbs.resolve(options.base, typed, data=options.data)
     if options.is_adapted:
-        resolved = verbs.adapted(resolved, minutes=None, machine=machine)
+        resolved = verbs.planned(resolved, verbs.Limits(), machine=machine)
     base, train, test = resolved.experiment, resolved.splits.train, resolved.splits.test
     study = catalog.build(options.study, base, num_samples=len(train), settings=own).with_plain_edits()
     experiments = study.experiments(base)  # refuses edits that the base does not take
     refuse_unfit(base, len(train))
-    fewest = min(e.recipe.plan(len(train)).total_steps for e in experiments.values())
+    fewest = min(e.recipe.timetable(len(train)).total_steps for e in experiments.values())
     if fewest < _FEW_UPDATES:
         study = study.with_note(
             f"The shortest run has {fewest} updates, too few to learn much. Use more epochs, a smaller batch or more "
@@ -147,9 +147,10 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
 
     def measure() -> float:
         micro_batch = options.micro_batch or DEFAULT_MICRO_BATCH
-        return measure_speed(
+        rate, _ = measure_speed(
             base, train, device=machine.device, micro_batch=micro_batch, workers=options.workers
         )
+        return rate
 
     return ResolvedStudy(study=study, context=context, options=options), measure
 
@@ -173,7 +174,7 @@ def _costs(whole: ResolvedStudy, speed: float) -> dict[str, Cost]:
     for label, experiment in whole.study.experiments(base).items():
         macs, recipe = experiment.count_cost().macs, experiment.recipe
         minutes = minutes_per_mac * macs * recipe.epochs
-        costs[label] = Cost(macs=macs, updates=recipe.plan(num_train).total_steps, minutes=minutes)
+        costs[label] = Cost(macs=macs, updates=recipe.timetable(num_train).total_steps, minutes=minutes)
     return costs
 
 

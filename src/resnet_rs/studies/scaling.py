@@ -15,8 +15,8 @@ from typing import Any
 
 from resnet_rs import config
 from resnet_rs.data.pipeline import SMALLEST_SIZE
-from resnet_rs.fit import with_length
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
+from resnet_rs.plan.rules import with_length
 from resnet_rs.studies.study import Study, Trial, check_num_trials
 from resnet_rs.training.experiment import Experiment
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from resnet_rs import config, paper
-from resnet_rs.fit import fitting_decay, fitting_warmup
 from resnet_rs.methods.randaugment import RandAugment
 from resnet_rs.methods.schedule import Cosine, StepDecay
 from resnet_rs.models.resnet import ResNetArch
+from resnet_rs.plan.rules import fitting_decay, fitting_warmup
 from resnet_rs.studies.claim import Claim, oriented
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Study, Trial, additive, alternatives
@@ -156,7 +156,7 @@ def _methods(base: Experiment, num_samples: int) -> dict[str, Method]:
     arch, recipe = _arch(base), base.recipe
     short = float(f"{recipe.epochs * _EPOCHS_OF_2015:.4g}")
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, short)
-    decay = recipe.ema_decay or fitting_decay(recipe.plan(num_samples).total_steps)
+    decay = recipe.ema_decay or fitting_decay(recipe.timetable(num_samples).total_steps)
     augment = base.data.randaugment or RandAugment(magnitude=_MAGNITUDE)
     large = float(f"{recipe.weight_decay * _DECAY_OF_2015:.6g}")
     # Each field with its value with and without the method.

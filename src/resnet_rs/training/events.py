@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_rs.training.loop import Update
-from resnet_rs.training.recipe import Plan
+from resnet_rs.training.recipe import Timetable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class Started:
     """The run starts, or continues after `step` updates."""
 
     step: int
-    plan: Plan
+    timetable: Timetable
     notices: tuple[str, ...] = ()
     """Notices for the user, such as about a damaged checkpoint or another machine."""
 

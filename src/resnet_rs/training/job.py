@@ -12,7 +12,7 @@ from resnet_rs.processes import Stop
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
-from resnet_rs.training.recipe import Plan
+from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.start import Start
 
 DEFAULT_MICRO_BATCH = 128
@@ -65,9 +65,9 @@ class Job:
             )
 
     @property
-    def plan(self) -> Plan:
+    def timetable(self) -> Timetable:
         """The recipe in updates, for this training split."""
-        return self.experiment.recipe.plan(len(self.splits.train))
+        return self.experiment.recipe.timetable(len(self.splits.train))
 
     @property
     def ranks(self) -> Ranks:

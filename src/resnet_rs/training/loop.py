@@ -26,7 +26,7 @@ from resnet_rs.processes import Stop
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.ranks import ALONE, Ranks
-from resnet_rs.training.recipe import Plan
+from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.reduction import MicroBatchGradient
 from resnet_rs.training.state import Statistics, TrainState
 
@@ -72,7 +72,7 @@ class Loop:
     """All that an update needs and does not change."""
 
     experiment: Experiment
-    plan: Plan
+    timetable: Timetable
     device: Device
     seed: int
     micro_batches: int
@@ -86,12 +86,12 @@ class Loop:
         """Take one optimizer step per `micro_batches` batches, of which `batches` yields this rank's, and yield it.
 
         `forward` computes `state.model` and is the model itself by default. A compiled one leaves stored names as they
-        are. Ends with the plan, or earlier, after the same update on all ranks, when any rank is asked to stop.
+        are. Ends with the timetable, or earlier, after the same update on all ranks, when any rank is asked to stop.
         """
         state.train()
         rng = ModelRng(state.model, seed=self.seed)
         work = _Work(state, Statistics(state.model), rng, state.model if forward is None else forward)
-        while state.step < self.plan.total_steps:
+        while state.step < self.timetable.total_steps:
             update = self._update(work, batches)
             if update is None:
                 return
@@ -112,7 +112,7 @@ class Loop:
         if update is not None:
             state.step = update.step
             if not update.is_skipped:
-                self._move(state, total.gradients, factor=self.plan.batch_size / sums.num_samples)
+                self._move(state, total.gradients, factor=self.timetable.batch_size / sums.num_samples)
                 statistics.accept(total.statistics / sums.num_micro_batches)
                 self._update_ema(state)
         return update
@@ -165,7 +165,7 @@ class Loop:
         with work.rng.scope(global_indices), device.autocast():
             prediction = work.forward(inputs).float()
         loss = task.loss(prediction, targets, indices).sum() / repeats
-        (loss / self.plan.batch_size).backward()
+        (loss / self.timetable.batch_size).backward()
         return loss.detach()
 
     def _checked(self, state: TrainState, counts: _Counts, norm: float, parts: list[_Part]) -> Update | None:
@@ -179,7 +179,7 @@ class Loop:
         is_finite = math.isfinite(counts.check) and math.isfinite(norm)
         return Update(
             step=state.step + 1,
-            lr=self.plan.lr(state.step),
+            lr=self.timetable.lr(state.step),
             loss=counts.loss / counts.num_samples,
             num_samples=int(counts.num_samples),
             gradient_norm=norm,
@@ -198,7 +198,7 @@ class Loop:
                 away = parameter.detach() - start
                 parameter.grad.add_(away, alpha=self.experiment.recipe.weight_decay)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.plan.lr(state.step - 1) * group["lr_factor"]
+            group["lr"] = self.timetable.lr(state.step - 1) * group["lr_factor"]
         state.optimizer.step()
 
     def _update_ema(self, state: TrainState) -> None:

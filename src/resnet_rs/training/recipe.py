@@ -1,4 +1,4 @@
-"""`Recipe`: the training settings; `Plan`: the same in updates, for a number of samples."""
+"""`Recipe`: the training settings; `Timetable`: the same in updates, for a number of samples."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Recipe:
         """Learning rate after the warm-up."""
         return self.base_lr * self.batch_size / 256
 
-    def plan(self, num_samples: int) -> Plan:
+    def timetable(self, num_samples: int) -> Timetable:
         """This recipe in updates over `num_samples` samples."""
         steps_per_epoch = num_samples / self.batch_size
-        return Plan(
+        return Timetable(
             num_samples=num_samples,
             batch_size=self.batch_size,
             total_steps=max(1, round(self.epochs * steps_per_epoch)),
@@ -73,7 +73,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Timetable:
     """A recipe in updates. Update `step` takes the global sample indices from `step * batch_size` on, across epochs."""
 
     num_samples: int

@@ -4,6 +4,7 @@
     RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
     RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
     RUN/start/            the weights that it began with, if they were trained ones
+    RUN/cache/            decoded images, removed when the run ends
 
 `run` is a generator of events. The caller can show them, ignore them, or stop between two events. A run that was
 stopped or killed, even many times, continues to the same weights, scores and log of updates, bit for bit.
@@ -19,10 +20,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from resnet_rs import storage
+from resnet_rs.data.cache import cached
 from resnet_rs.data.loader import TrainingBatches, load
 from resnet_rs.data.sample import Batch
+from resnet_rs.data.source import Source
 from resnet_rs.models.checkpointing import set_activation_checkpointing
 from resnet_rs.processes import Interrupted
 from resnet_rs.training import checkpoint
@@ -42,10 +46,12 @@ from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
 from resnet_rs.training.pace import Pace
-from resnet_rs.training.recipe import Plan
+from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
+CACHE = "cache"
+"""Folder of decoded images in a run's folder."""
 _MAX_FAILED_SAVES = 3
 _MAX_SKIPPED_IN_A_ROW = 3
 _SKIPPED_WINDOW = 1000
@@ -71,6 +77,7 @@ def run(job: Job) -> Iterator[Event]:
     to another job.
     """
     with held(job):
+        job = _with_cache(job)
         state = new_state(
             job.experiment, job.machine.device, seed=job.seed, start=job.start and job.start.tensors
         )
@@ -78,14 +85,14 @@ def run(job: Job) -> Iterator[Event]:
             set_activation_checkpointing(state.model)
         log, notices = resume(job, state)
         try:
-            plan = job.plan
+            timetable = job.timetable
             if job.start is not None and not state.step:
                 notices = [f"{job.start.summary}.", *notices]
-            if job.ranks.is_first and state.step < plan.total_steps:
+            if job.ranks.is_first and state.step < timetable.total_steps:
                 refuse_full_disk(job, state)
-            yield Started(step=state.step, plan=plan, notices=tuple(notices))
+            yield Started(step=state.step, timetable=timetable, notices=tuple(notices))
             pace = Pace(seconds_before=log.seconds)
-            yield from _Training(job, plan, state, log, pace, saved_step=state.step).events()
+            yield from _Training(job, timetable, state, log, pace, saved_step=state.step).events()
         finally:
             log.close()
 
@@ -95,7 +102,7 @@ class _Training:
     """The state of an active run."""
 
     job: Job
-    plan: Plan
+    timetable: Timetable
     state: TrainState
     log: Log
     pace: Pace
@@ -127,17 +134,17 @@ class _Training:
         yield end
 
     def _updates(self) -> Iterator[Progressed]:
-        job, plan = self.job, self.plan
+        job, timetable = self.job, self.timetable
         loop = Loop(
             experiment=job.experiment,
-            plan=plan,
+            timetable=timetable,
             device=job.machine.device,
             seed=job.seed,
             micro_batches=len(job.ranges(0)),
             ranks=job.ranks,
             stop=job.stop,
         )
-        batches = self.pace.timed(_batches(job, plan, first_step=self.state.step))
+        batches = self.pace.timed(_batches(job, timetable, first_step=self.state.step))
         for update in loop.updates(self.state, batches):
             update = self._logged(update)
             job.ranks.at_step(update.step)
@@ -145,10 +152,10 @@ class _Training:
             speed = self.pace.images_per_second
             yield Progressed(
                 update=update,
-                epoch=plan.epoch(update.step),
+                epoch=timetable.epoch(update.step),
                 images_per_second=speed,
                 data_wait=self.pace.data_wait,
-                seconds_left=(plan.total_steps - update.step) * plan.batch_size / max(1e-9, speed),
+                seconds_left=(timetable.total_steps - update.step) * timetable.batch_size / max(1e-9, speed),
             )
 
     def _logged(self, update: Update) -> Update:
@@ -163,7 +170,7 @@ class _Training:
             self.log.append(
                 "update",
                 step=update.step,
-                epoch=self.plan.epoch(update.step),
+                epoch=self.timetable.epoch(update.step),
                 lr=update.lr,
                 loss=update.loss,
                 gradient_norm=update.gradient_norm,
@@ -228,7 +235,7 @@ class _Training:
             return None
         event = Evaluated(
             step=self.state.step,
-            epoch=self.plan.epoch(self.state.step),
+            epoch=self.timetable.epoch(self.state.step),
             loss=self.log.mean_loss(),
             summaries={name: meter.summary() for name, meter in self.evaluation.meters.items()},
             **speed,
@@ -241,9 +248,14 @@ class _Training:
         """The last event: `Finished` with the final scores, or `Stopped` if a stop is requested before them."""
         is_stop_requested = self.job.ranks.largest(self.job.stop.is_requested)
         evaluation = self.evaluation
-        if self.state.step == self.plan.total_steps and (evaluation is not None or not is_stop_requested):
+        if self.state.step == self.timetable.total_steps and (
+            evaluation is not None or not is_stop_requested
+        ):
             evaluation = evaluation or _score(self.job, self.state)
             if evaluation is not None:
+                if self.job.ranks.is_first:
+                    with suppress(OSError):  # what is left takes space and does no harm
+                        storage.remove_tree(self.job.folder / CACHE)
                 final = scores(evaluation, self.job.splits.test, self.job.experiment.task)
                 if self.job.ranks.is_first:
                     storage.write_json(self.job.folder / "scores.json", final)
@@ -252,9 +264,28 @@ class _Training:
         return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
 
 
-def _batches(job: Job, plan: Plan, *, first_step: int) -> Iterator[Batch]:
+def _with_cache(job: Job) -> Job:
+    """`job` with its decoded images kept in the run's folder, for the ranks that can see this folder."""
+    folder, caches = job.folder / CACHE, dict[str, Source]()
+    if job.ranks.is_first:
+        with suppress(OSError):
+            for part in ("train", "test"):
+                storage.remove_leftovers(folder / part)
+        caches = _caches(job, folder)
+    job.ranks.gather(b"")  # the folders exist now
+    if not job.ranks.is_first and folder.is_dir():
+        caches = _caches(job, folder)
+    return replace(job, splits=replace(job.splits, **caches))
+
+
+def _caches(job: Job, folder: Path) -> dict[str, Source]:
+    splits = job.splits
+    return {"train": cached(splits.train, folder / "train"), "test": cached(splits.test, folder / "test")}
+
+
+def _batches(job: Job, timetable: Timetable, *, first_step: int) -> Iterator[Batch]:
     """This rank's micro-batches."""
-    steps = range(first_step, plan.total_steps)
+    steps = range(first_step, timetable.total_steps)
     ranges = (index_range for step in steps for index_range in job.ranks.share(job.ranges(step)))
     return load(
         ranges,
@@ -301,6 +332,6 @@ def _save_error(error: OSError, job: Job, state: TrainState) -> str:
 
 def _evaluation_steps(job: Job) -> frozenset[int]:
     """The updates after which the test split is scored: evenly spaced, at most one per epoch, the last one included."""
-    total_steps, epochs = job.plan.total_steps, job.experiment.recipe.epochs
+    total_steps, epochs = job.timetable.total_steps, job.experiment.recipe.epochs
     count = min(job.num_evaluations, max(1, int(epochs)), total_steps)
     return frozenset(round(total_steps * (i + 1) / count) for i in range(count))

@@ -3,21 +3,26 @@
 from resnet_rs.training.machine import Machine
 from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
-from resnet_rs.verbs.runs import ResolvedExperiment, adapted, resolve, train, training
+from resnet_rs.verbs.plans import Limits, describe_plan, planned, planned_choice
+from resnet_rs.verbs.runs import ResolvedExperiment, resolve
 from resnet_rs.verbs.scoring import describe_scores, evaluate, load, report
+from resnet_rs.verbs.training import train, training
 from resnet_rs.zoo import experiment
 
 __all__ = [
+    "Limits",
     "Machine",
     "ResolvedExperiment",
-    "adapted",
     "choose",
     "create_model",
+    "describe_plan",
     "describe_scores",
     "evaluate",
     "existing",
     "experiment",
     "load",
+    "planned",
+    "planned_choice",
     "report",
     "resolve",
     "save",

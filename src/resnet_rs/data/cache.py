@@ -1,0 +1,146 @@
+"""`Cached`: a source whose decoded images are kept in files, so that each is decoded once and not in every epoch.
+
+A cached image has exactly the pixels that the source gives, so no result depends on the cache. Each file holds a CRC-32
+of its content and of what it was made from: the sample's key, the size and time of its file, and the request. A file
+that does not match is made anew, so a killed process, a damaged file or a changed image never gives wrong pixels.
+
+The files are written without flushing, because they can be made again. Worker processes share them, and the system
+keeps them in memory while there is room.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from resnet_rs import storage
+from resnet_rs.data.sample import Request, Sample
+from resnet_rs.data.source import Order, Source
+from resnet_rs.data.target import Target
+
+_FEWEST_BYTES = 1 << 16
+"""Smaller images are decoded about as fast as their files are found."""
+_MOST_BYTES = 4 << 30
+"""Most bytes of the cached images of a source, approximately."""
+_SHARE_OF_FREE = 0.25
+"""Share of the free disk that a cache may take."""
+_NUM_LOOKED_AT = 8
+"""Samples that are asked for their stamp; the file of a single one may be missing."""
+_HEADER = np.dtype([("magic", "S4"), ("crc", "<u4"), ("shape", "<u4", 3)])
+_MAGIC = b"RSc1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached(Source):
+    """`source`, with its decoded images kept in `folder`, which must exist."""
+
+    source: Source
+    folder: Path
+    num_bytes: int
+    """Most bytes in the folder, if the images are about as large as the first one."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def target(self, index: int) -> Target:
+        return self.source.target(index)
+
+    def order(self, first: int, count: int, *, seed: int) -> Order:
+        return self.source.order(first, count, seed=seed)
+
+    def digest(self) -> str:
+        return self.source.digest()
+
+    def read(self, index: int, request: Request) -> Sample:
+        stamp = None if request.frames is not None else self.source.stamp(index)
+        if stamp is None:
+            return self.source.read(index, request)
+        made_from = f"{self.key(index)}\0{stamp}\0{request.channels}\0{request.max_side}".encode(
+            "utf-8", "surrogateescape"
+        )
+        path = self.folder / str(index)
+        pixels = _read(path, made_from)
+        if pixels is not None:
+            return Sample(pixels, self.source.target(index), self.key(index))
+        sample = self.source.read(index, request)
+        size = sample.input.nbytes
+        if size >= _FEWEST_BYTES and (index + 1) * size <= self.num_bytes:
+            _write(path, sample.input, made_from)
+        return sample
+
+
+def cached(source: Source, folder: Path) -> Source:
+    """`source` with a cache in `folder`, which is made if it is missing.
+
+    It is `source` itself if its samples are not decoded from files, or if the folder cannot be used.
+    """
+    if all(source.stamp(i) is None for i in range(min(_NUM_LOOKED_AT, len(source)))):
+        return source
+    try:
+        storage.make_folders(folder)
+        num_bytes = min(_MOST_BYTES, int(_SHARE_OF_FREE * shutil.disk_usage(folder).free))
+    except OSError as error:
+        _warn(folder, error)
+        return source
+    return Cached(source=source, folder=folder, num_bytes=num_bytes)
+
+
+def _read(path: Path, made_from: bytes) -> UInt8[np.ndarray, "H W C"] | None:
+    """The image in a file; None if there is no such file, or if it holds anything else."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if len(content) < _HEADER.itemsize:
+        return None
+    header = np.frombuffer(content, _HEADER, count=1)[0]
+    shape = tuple(int(n) for n in header["shape"])
+    pixels = memoryview(content)[_HEADER.itemsize :]
+    is_right = header["magic"] == _MAGIC and len(pixels) == shape[0] * shape[1] * shape[2]
+    if not is_right or header["crc"] != _crc(made_from, shape, pixels):
+        return None
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+def _write(path: Path, pixels: UInt8[np.ndarray, "H W C"], made_from: bytes) -> None:
+    """Write the image, whole or not at all; a warning if that fails."""
+    flat = pixels.tobytes()
+    header = np.array((_MAGIC, _crc(made_from, pixels.shape, memoryview(flat)), pixels.shape), dtype=_HEADER)
+    partial = path.with_name(f"{storage.PARTIAL}{path.name}-{os.getpid()}")
+    try:
+        descriptor = storage.disk.create(partial)
+        try:
+            storage.disk.write(descriptor, header.tobytes() + flat)
+        finally:
+            os.close(descriptor)
+        storage.disk.rename(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            storage.disk.remove(partial)
+        _warn(path.parent, error)
+
+
+def _crc(made_from: bytes, shape: tuple[int, ...], pixels: memoryview) -> int:
+    return zlib.crc32(pixels, zlib.crc32(made_from + repr(tuple(shape)).encode()))
+
+
+def _warn(folder: Path, error: OSError) -> None:
+    warnings.warn(  # Python shows a warning once per process
+        f"decoded images cannot be kept in {folder} ({error.strerror}), so images are decoded anew in every epoch.",
+        stacklevel=2,
+    )

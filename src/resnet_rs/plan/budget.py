@@ -1,0 +1,67 @@
+"""`Budget`: the time for a whole command, and what fits into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.job import MAX_EVALUATIONS
+from resnet_rs.training.speed import Speed
+
+_SHARE_FOR_SCORING = 0.15
+"""Share of a time budget for all evaluations and checkpoints, unless one alone takes more."""
+_SECONDS_AROUND = 4.0
+"""Seconds for what is not measured: the start of Python before the command, the page, the end."""
+_PLANNED_SHARE = 0.95
+"""Share of the time that is planned to be used, because speed varies."""
+_BYTES_PER_PARAMETER = 12
+"""A checkpoint has weights, EMA weights and momentum in float32."""
+_BYTES_PER_SECOND = 150e6
+"""Approximate speed of writing and flushing a checkpoint to a disk."""
+
+
+def _nothing(experiment: Experiment) -> tuple[str, ...]:
+    del experiment
+    return ()
+
+
+class Length(NamedTuple):
+    """How long a run is."""
+
+    epochs: float
+    num_evaluations: int
+    seconds: float
+    """Expected time of the whole command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The time for a whole command: start, measurements, training, scoring, saving and the page."""
+
+    minutes: float
+    num_test: int
+    """Test images, which every evaluation scores."""
+    passed: Callable[[], float]
+    """Seconds since the command began; the same on every rank."""
+    speed: Callable[[Experiment], Speed]
+    """Measures an experiment on this machine."""
+    broken: Callable[[Experiment], tuple[str, ...]] = _nothing
+    """The limits of inference time and memory that an experiment exceeds on this machine, in words."""
+
+    def length(self, experiment: Experiment, num_samples: int, speed: Speed, *, most_epochs: float) -> Length:
+        """The longest run that fits, at least one update and at most `most_epochs`."""
+        around = self.passed() + _SECONDS_AROUND
+        left = _PLANNED_SHARE * 60 * self.minutes - around
+        saving = experiment.count_cost().params * _BYTES_PER_PARAMETER / _BYTES_PER_SECOND
+        evaluation = self.num_test * speed.seconds_per_scored + saving
+        count = max(1, int(min(MAX_EVALUATIONS, _SHARE_FOR_SCORING * left / max(1e-9, evaluation))))
+        scoring = count * evaluation + self.num_test * speed.seconds_to_decode
+        first, later = num_samples * speed.first_pass, num_samples / speed.images_per_second
+        training = left - scoring
+        epochs = training / first if training < first else 1 + (training - first) / later
+        one_update = experiment.recipe.batch_size / num_samples
+        epochs = min(most_epochs, max(one_update, float(f"{epochs:.3g}")))
+        training = first * min(1.0, epochs) + later * max(0.0, epochs - 1)
+        return Length(epochs, count, around + scoring + training)

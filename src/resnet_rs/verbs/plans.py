@@ -1,0 +1,272 @@
+"""`planned`: an experiment adapted to its data, to a time budget and to limits, as measured on this machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_rs import config, zoo
+from resnet_rs.data.source import Splits
+from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
+from resnet_rs.plan.budget import Budget
+from resnet_rs.plan.options import Measured
+from resnet_rs.plan.rules import Given, Networks, make_plan
+from resnet_rs.report.table import duration_text
+from resnet_rs.text import macs_text
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS
+from resnet_rs.training.machine import Machine
+from resnet_rs.training.ranks import Ranks
+from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
+from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice
+from resnet_rs.verbs.runs import ResolvedExperiment, resolve, with_changes
+
+_SHARE_FOR_MEASURING = 0.02
+_MOST_SECONDS = 20.0
+"""For one measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run and its network may cost on this machine; None is no limit."""
+
+    minutes: float | None = None
+    """Time budget of the whole command."""
+    begun: float | None = None
+    """When the command began, a value of `time.monotonic()`; None: when the plan is made."""
+    latency_ms: float | None = None
+    """For inference of one image."""
+    memory_gib: float | None = None
+    """For the peak of a training step."""
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "latency_ms", "memory_gib"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is a limit."""
+        return any(value is not None for value in (self.minutes, self.latency_ms, self.memory_gib))
+
+
+def planned(
+    resolved: ResolvedExperiment, limits: Limits, *, machine: Machine, networks: Networks = "fixed"
+) -> ResolvedExperiment:
+    """`resolved` with a recipe adapted to its data and to the limits. With `networks` another network may be chosen.
+
+    A run that continues keeps its plan. So speed is measured once, and the same command continues the same run.
+    """
+    if resolved.stored is not None:
+        _refuse_other_budget(resolved.stored, limits.minutes)
+        known = with_changes(resolved, resolved.stored["changes"])
+        count = int(resolved.stored.get("num_evaluations", MAX_EVALUATIONS))
+        return replace(known, is_adapted=True, minutes=limits.minutes, num_evaluations=count)
+    given = Given(
+        experiment=resolved.experiment,
+        source=resolved.splits.train,
+        images=resolved.images,
+        set_by_user=resolved.set_by_user,
+        is_head_new=_is_head_new(resolved),
+        networks=networks,
+    )
+    plan = make_plan(given, _budget(resolved.splits, limits, machine=machine) if limits.has_any else None)
+    return replace(
+        resolved,
+        experiment=plan.experiment,
+        changes=(*resolved.changes, *plan.changes),
+        is_adapted=True,
+        minutes=limits.minutes,
+        num_evaluations=plan.num_evaluations,
+        selected=plan.selected,
+    )
+
+
+def planned_choice(
+    choice: Choice,
+    edits: Mapping[str, Any],
+    limits: Limits,
+    *,
+    data: str,
+    machine: Machine,
+    run_folder: Path | None = None,
+) -> ResolvedExperiment:
+    """The plan for what `verbs.choose` chose.
+
+    If the user has not named the experiment, the network follows the limits: a small one, or where the largest small
+    one makes all its updates, one of the shapes of the published family, with its recipe.
+    """
+
+    def make(name: str, networks: Networks) -> ResolvedExperiment:
+        found = resolve(name, edits, data=data, start=choice.start, run_folder=run_folder, machine=machine)
+        return planned(found, limits, machine=machine, networks=networks)
+
+    is_open = not choice.is_by_user and choice.start is None and not any(map(_is_of_network, edits))
+    found = make(choice.name, "small" if is_open else "fixed")
+    selected = found.selected
+    if is_open and selected is not None and selected.is_costliest and selected.chosen.is_enough:
+        large = make(LARGE_SCRATCH, "large")
+        if large.selected is not None and large.selected.chosen.is_enough:
+            return large
+    return found
+
+
+def _is_of_network(path: str) -> bool:
+    return path.partition(".")[0] == "arch" or path == "data.size"
+
+
+def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
+    """A plan as JSON: `plan` in words, the `edits` that `train` takes, `why`, and the expected `seconds`.
+
+    `seconds` of the whole command is None without a time budget and limits, because nothing is measured then.
+    """
+    experiment, selected = resolved.experiment, resolved.selected
+    splits, recipe, cost = resolved.splits, experiment.recipe, experiment.count_cost()
+    num_train, num_test, num_classes = len(splits.train), len(splits.test), len(splits.train.classes)
+    frozen = recipe.fine_tuning.frozen
+    shown = {
+        "images": f"{num_train:,} to train and {num_test:,} to test, {num_classes:,} classes",
+        "start": resolved.start or "from scratch",
+        "network": f"{resolved.name}: {cost.params / 1e6:.3g} million parameters, {macs_text(cost.macs)}",
+        "frozen": {"none": "no stage", "c5": "all but the head"}.get(frozen, f"the stem to {frozen}"),
+        "size": f"{experiment.data.size} pixels",
+        "training": f"{recipe.epochs:.3g} epochs, {recipe.timetable(num_train).total_steps:,} updates of "
+        f"{recipe.batch_size} images",
+        "augment": _augmentation(experiment),
+    }
+    seconds = None
+    if selected is not None:
+        seconds = selected.chosen.length.seconds
+        shown["time"] = f"about {duration_text(seconds / 60)} for the whole command"
+        if selected.chosen.broken:
+            shown["limits"] = f"not kept, even by the cheapest: {'; '.join(selected.chosen.broken)}"
+        for label, other in (("cheaper", selected.cheaper), ("costlier", selected.costlier)):
+            if other is not None:
+                shown[label] = _outline(other)
+    edits = config.diff(zoo.experiment(resolved.name).with_classes(splits.train.classes), experiment)
+    return {
+        "plan": shown,
+        "why": [str(change) for change in resolved.changes],
+        "edits": {path: config.to_plain(value) for path, value in edits.items()},
+        "seconds": seconds,
+    }
+
+
+def _outline(measured: Measured) -> str:
+    """What an option that was not chosen would give."""
+    count = measured.num_updates
+    updates = "all its updates fit" if math.isinf(count) else f"{count:,.0f} updates fit"
+    return "; ".join((f"{measured.option.what}: {updates}", *measured.broken))
+
+
+def _augmentation(experiment: Experiment) -> str:
+    data = experiment.data
+    parts = [f"crops of {data.min_area:.0%} to 100% of the image"]
+    if data.flip:
+        parts.append("flips")
+    if data.randaugment is not None:
+        parts.append(f"RandAugment of magnitude {data.randaugment.magnitude:g}")
+    return ", ".join(parts)
+
+
+def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
+    """The limits, with what measures on this machine whether they are kept."""
+    minutes = math.inf if limits.minutes is None else limits.minutes
+    begun = time.monotonic() if limits.begun is None else limits.begun
+    # A measurement takes a small share of the time, because several may be needed.
+    max_seconds = min(_MOST_SECONDS, _SHARE_FOR_MEASURING * 60 * minutes)
+    return Budget(
+        minutes=minutes,
+        num_test=len(splits.test),
+        passed=partial(_passed, begun, ranks=machine.ranks),
+        speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
+        broken=lambda experiment: tuple(_broken(experiment, limits=limits, device=machine.device.name)),
+    )
+
+
+def _is_head_new(resolved: ResolvedExperiment) -> bool | None:
+    """Whether the head is newly initialized; None for training from scratch."""
+    if resolved.trained is None:
+        return None
+    task, classes = resolved.experiment.task, resolved.splits.train.classes
+    is_same_task = type(task) is type(resolved.trained.experiment.task)
+    return not is_same_task or task.start_head({}, before=resolved.trained.classes, after=classes) is None
+
+
+def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds: float) -> Speed:
+    """The speed of all ranks together, measured at the same time. Every rank gets the same numbers."""
+    training, decoding = measure_speed(
+        chosen,
+        splits.train,
+        device=machine.device,
+        micro_batch=machine.micro_batch or DEFAULT_MICRO_BATCH,
+        workers=machine.workers,
+        max_seconds=max_seconds,
+    )
+    scoring = measure_scoring(chosen, splits.test, device=machine.device, workers=machine.workers)
+    texts = machine.ranks.gather(json.dumps([training, scoring, decoding]).encode())
+    rates, costs, decodings = zip(*(json.loads(text) for text in texts), strict=True)
+    count = machine.ranks.count
+    return Speed(sum(rates), max(costs) / count, max(decodings) / count)
+
+
+def _passed(begun: float, *, ranks: Ranks) -> float:
+    """Seconds since `begun` on the first rank, so that all ranks plan the same run."""
+    return float(ranks.gather(repr(time.monotonic() - begun).encode())[0])
+
+
+def _broken(experiment: Experiment, *, limits: Limits, device: str) -> Iterator[str]:
+    """The limits that a network does not keep here, in words."""
+    if limits.latency_ms is not None:
+        latency = _timing(experiment, mode="infer", batch_size=1, device=device).latency_ms or 0.0
+        if latency > limits.latency_ms:
+            yield f"inference of an image takes {latency:.3g} ms, {limits.latency_ms:g} are allowed"
+    if limits.memory_gib is not None:
+        wanted = min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size)
+        few, many = (
+            _timing(experiment, mode="train", batch_size=n, device=device) for n in _two_batches(wanted)
+        )
+        memory = _memory_gib(few, many, batch_size=wanted)
+        if memory is not None and memory > limits.memory_gib:
+            yield f"a training step takes {memory:.3g} GiB, {limits.memory_gib:g} are allowed"
+
+
+def _two_batches(wanted: int) -> tuple[int, int]:
+    """Two small batches from whose memory that of a batch of `wanted` images follows."""
+    return (4, 16) if wanted > 16 else (2, max(4, wanted))
+
+
+def _timing(experiment: Experiment, *, mode: Mode, batch_size: int, device: str) -> Timing:
+    protocol = Protocol(mode=mode, batch_size=batch_size, num_repeats=5, device=device)
+    timing = next(bench({"": experiment}, protocol))
+    if timing.error is not None:
+        raise ValueError(f"a network could not be measured: {timing.error.rstrip('.')}.")
+    return timing
+
+
+def _memory_gib(few: Timing, many: Timing, *, batch_size: int) -> float | None:
+    """Peak of a training step with `batch_size` images at once: extrapolated linearly from two measurements."""
+    if few.peak_memory_mib is None or many.peak_memory_mib is None:
+        return None
+    of_one = (many.peak_memory_mib - few.peak_memory_mib) / (many.batch_size - few.batch_size)
+    return (many.peak_memory_mib + max(0.0, of_one) * (batch_size - many.batch_size)) / 1024
+
+
+def _refuse_other_budget(stored: Mapping[str, Any], minutes: float | None) -> None:
+    if not stored["is_adapted"] or stored["minutes"] != minutes:
+        before = _option(stored["minutes"]) if stored["is_adapted"] else "neither --fit nor --minutes"
+        raise ValueError(
+            f"the run in this folder began with {before}, now {_option(minutes)}. "
+            "Use a new folder for `--out`, or the same command to continue that run."
+        )
+
+
+def _option(minutes: float | None) -> str:
+    return "--fit" if minutes is None else f"--minutes {minutes:g}"
