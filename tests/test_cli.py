@@ -379,7 +379,7 @@ def test_a_fitted_run_keeps_its_fit_when_it_is_continued(photos, tmp_path, comma
     edits = ["data.mean=0.5,0.5,0.5", "data.std=0.3,0.3,0.3"]
     first = command(*line, *edits)
     assert first.returncode == 0, first.stderr
-    assert "minutes at" in first.stdout
+    assert "0.002 minutes, at" in first.stdout
     again = command(*line, *edits)
     assert again.returncode == 0, again.stderr
     assert "continues after update" in again.stdout

@@ -14,9 +14,9 @@ from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.plan.budget import Budget
-from resnet_rs.plan.options import Measured, Option, select
+from resnet_rs.plan.options import MeasuredOption, Option, select
 from resnet_rs.plan.rules import (
-    Given,
+    PlanInput,
     adapt_channels,
     fitting_batch_size,
     fitting_decay,
@@ -33,7 +33,7 @@ RS50 = EXPERIMENTS["resnet-rs-50-i160"]
 
 
 def plan_of(experiment, source, budget=None, **given):
-    return make_plan(Given(experiment=experiment, source=source, **given), budget)
+    return make_plan(PlanInput(experiment=experiment, source=source, **given), budget)
 
 
 def changes_of(experiment, source, **options):
@@ -68,7 +68,7 @@ def fast(experiment):
 
 
 def budget(minutes, num_test=0, speed=fast, passed=0.0):
-    return Budget(minutes=minutes, num_test=num_test, passed=lambda: passed, speed=speed)
+    return Budget(minutes=minutes, num_test=num_test, elapsed=lambda: passed, speed=speed)
 
 
 SAVING = RS50.count_cost().params * 12 / 150e6
@@ -137,7 +137,7 @@ def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
     plan = plan_of(RS50, source, budget(10.0, speed=cheap))
     (reason,) = [change.reason for change in plan.changes if change.path == "data.size"]
     assert plan.experiment.data.size == 80
-    assert re.search(r"80 pixels; with 128 pixels only [0-9]+ updates would fit into the time", reason)
+    assert re.search(r"chosen: 80 pixels. With 128 pixels only [0-9]+ updates would fit into the time", reason)
 
 
 @pytest.mark.parametrize("frozen", ["none", "c3", "c5"])
@@ -168,7 +168,7 @@ def test_scoring_is_measured_where_no_image_can_be_read():
     @dataclass(frozen=True, kw_only=True)
     class Broken(Shapes):
         def read(self, index, request):
-            raise Unreadable(self.key(index), "it is broken")
+            raise Unreadable(self.key(index), "it is exceeded")
 
     tiny = edit(EXPERIMENTS["resnet-rs-tiny"], {"data.size": 16})
     cost = measure_scoring(tiny, Broken(num_samples=4, size=16), device=Device.choose("cpu"), workers=0)
@@ -204,25 +204,25 @@ def test_the_time_that_has_passed_is_not_spent_again():
     assert before - after == pytest.approx(50 * 100 / 6000, abs=0.02)
 
 
-def measured_updates(updates, broken=()):
+def measured_updates(updates, exceeded=()):
     """A function that pretends to measure an option, whose `what` is its number, and the numbers that it got."""
     asked = []
 
     def measure(option):
-        i = int(option.what)
+        i = int(option.description)
         asked.append(i)
-        return Measured(
+        return MeasuredOption(
             option=option,
             speed=fast(None),
             length=length(budget(5.0)),
             num_updates=updates[i],
-            broken=("too slow",) if i in broken else (),
+            exceeded=("too slow",) if i in exceeded else (),
         )
 
     return measure, asked
 
 
-OPTIONS = [Option(what=str(i), cost=2.0**i, fewest=300) for i in range(6)]
+OPTIONS = [Option(description=str(i), cost=2.0**i, min_updates=300) for i in range(6)]
 
 
 @pytest.mark.parametrize("first", range(6))
@@ -230,23 +230,23 @@ OPTIONS = [Option(what=str(i), cost=2.0**i, fewest=300) for i in range(6)]
 def test_the_costliest_option_with_enough_updates_is_selected(most, first):
     updates = [300.0 * 2 ** (most - i) if most >= 0 else 200 / 2**i for i in range(6)]
     measure, asked = measured_updates(updates)
-    selected = select(OPTIONS, first=first, measure=measure)
-    assert selected.chosen.option.what == str(max(most, 0))
+    selection = select(OPTIONS, first=first, measure=measure)
+    assert selection.chosen.option.description == str(max(most, 0))
     assert len(asked) == len(set(asked)) <= 4
     if 0 <= most < 5:
-        assert selected.costlier.option.what == str(most + 1)
+        assert selection.costlier.option.description == str(most + 1)
 
 
 def test_a_limit_leaves_out_what_exceeds_it():
-    measure, _ = measured_updates([math.inf] * 6, broken={3, 4, 5})
-    selected = select(OPTIONS, first=0, measure=measure)
-    assert selected.chosen.option.what == "2" and selected.costlier.broken == ("too slow",)
+    measure, _ = measured_updates([math.inf] * 6, exceeded={3, 4, 5})
+    selection = select(OPTIONS, first=0, measure=measure)
+    assert selection.chosen.option.description == "2" and selection.costlier.exceeded == ("too slow",)
 
 
 def test_a_cheaper_option_that_makes_no_more_updates_is_not_taken():
     """Where reading the images takes all the time, a smaller network or frozen stages gain nothing."""
     measure, _ = measured_updates([100.0] * 6)
-    assert select(OPTIONS[:3], first=2, measure=measure).chosen.option.what == "2"
+    assert select(OPTIONS[:3], first=2, measure=measure).chosen.option.description == "2"
 
 
 def by_macs(rate):
@@ -265,8 +265,8 @@ def test_more_time_gives_a_larger_small_network_and_never_fewer_updates_than_it_
             images=Images(side=side, has_color=True),
             networks="small",
         )
-        chosen = plan.selected.chosen
-        assert chosen.is_enough or chosen.option.edits["arch.width"] == 0.125
+        chosen = plan.selection.chosen
+        assert chosen.is_feasible or chosen.option.edits["arch.width"] == 0.125
         assert plan.experiment.data.size <= max(side, 28)
         assert edit(small, {c.path: c.after for c in plan.changes}) == plan.experiment
         costs.append(chosen.option.cost)
@@ -295,10 +295,10 @@ def test_a_large_network_is_regularized_only_in_long_training():
 
 
 def test_the_largest_network_within_a_limit_is_chosen():
-    def broken(experiment):
+    def exceeded(experiment):
         return ("too slow",) if sum(experiment.arch.blocks) > 16 else ()
 
-    assert sum(large(20_000, 2000.0, broken=broken).arch.blocks) == 16
+    assert sum(large(20_000, 2000.0, exceeded=exceeded).arch.blocks) == 16
     assert sum(large(20_000, 2000.0).arch.blocks) > 16
 
 
@@ -307,13 +307,13 @@ def test_a_network_never_sees_more_pixels_than_the_images_have():
     assert experiment.data.size == 48 and experiment.arch.stem == "small"
 
 
-@pytest.mark.parametrize(("side", "max_side"), [(400, None), (500, 384), (3000, 384)])
-def test_large_photos_are_shrunk_as_they_are_read(side, max_side):
+@pytest.mark.parametrize(("side", "max_short_side"), [(400, None), (500, 384), (3000, 384)])
+def test_large_photos_are_shrunk_as_they_are_read(side, max_short_side):
     """A crop of 0.35 of an image of 384 pixels has about the 224 pixels that the network sees."""
     lite = EXPERIMENTS["efficientnet-lite0-i224"]
     source = Shapes(num_samples=100, size=8)
     plan = plan_of(lite, source, images=Images(side=side, has_color=True), is_head_new=True)
-    assert plan.experiment.data.max_side == max_side
+    assert plan.experiment.data.max_short_side == max_short_side
 
 
 def test_a_small_base_makes_as_many_updates_on_few_images_in_more_epochs():

@@ -100,7 +100,7 @@ def score(ranks, splits, path):
     """Score fresh weights and write down the row of every sample, batches of two so that all ranks have some."""
     from resnet_rs.training import evaluate as module
 
-    module._BATCH_SIZE = 2
+    module._BATCH_SIZE_ON_CPUS = 2
     job = tiny_job(None, splits=splits)
     models = new_state(job.experiment, CPU, seed=0).models
     result = evaluate(models, splits.test, job.experiment, machine=Machine(device=CPU, ranks=ranks))

@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
+from resnet_rs.data.folders import open_folders
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint
@@ -301,3 +304,30 @@ def test_no_line_is_written_behind_half_of_another(tmp_path, monkeypatch):
     log.commit()
     log.close()
     assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images of 300x280 pixels, large enough to be kept once they are decoded."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "cow", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 256, (280, 300, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    return open_folders(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_images_change_no_bit_and_are_removed_at_the_end(job, photos, workers, monkeypatch):
+    """Also where the run is stopped and continued, and a kept image is damaged meanwhile."""
+    stopped = job("kept", splits=photos, workers=workers)
+    next(event for event in run(stopped) if isinstance(event, Progressed) and event.update.step == 3)
+    kept = sorted((stopped.folder / "cache" / "train").iterdir())
+    assert kept
+    kept[0].write_bytes(kept[0].read_bytes()[:-5] + b"wrong")
+    finish(job("kept", splits=photos, workers=workers))
+    assert not (stopped.folder / "cache").exists()
+    monkeypatch.setattr(run_module, "cached", lambda source, folder: source)
+    finish(job("decoded", splits=photos))
+    assert weights(job("kept")) == weights(job("decoded"))

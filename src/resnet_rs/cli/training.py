@@ -102,17 +102,17 @@ def train(
         typed = parse_assignments(edits or [])
         choice = verbs.choose(name, start, run_folder=out, has_limits=limits.has_any, ranks=machine.ranks)
         if limits.has_any:
-            resolved = verbs.planned_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
+            resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
         else:
             resolved = verbs.resolve(
                 choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
             )
             if fit:
-                resolved = verbs.planned(resolved, limits, machine=machine)
+                resolved = verbs.plan_experiment(resolved, limits, machine=machine)
         if is_first:
             say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
-            if resolved.selected is not None:
-                seconds = resolved.selected.chosen.length.seconds
+            if resolved.selection is not None:
+                seconds = resolved.selection.chosen.length.seconds
                 say(f"the whole command takes about {duration_text(seconds / 60)}")
         events = verbs.training(
             resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
@@ -137,17 +137,21 @@ def plan(
     minutes: Annotated[
         float | None, typer.Option(help="Time budget of the `train` command, in minutes.")
     ] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Limit for inference of one image here.")] = None,
-    memory_gib: Annotated[float | None, typer.Option(help="Limit for the memory of a training step.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Longest time to classify an image here, in milliseconds.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Largest peak memory of a training step, in GiB.")
+    ] = None,
     micro_batch: MicroBatch = None,
     workers: Workers = 0,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `train` would do in your time, and why.
+    """Show the network and the recipe for your images, and why.
 
-    Network, size and recipe follow the images, the time and the limits, as measured on this machine. The last line is
-    the command that trains the plan. Without NAME, `--minutes` or a limit is needed.
+    Both follow the images, the time and the limits, as measured on this machine. The last line is the `train` command
+    with all edits of the plan. Without NAME, `--minutes` or a limit is needed.
     """
     from resnet_rs import verbs
     from resnet_rs.config import parse_assignments
@@ -156,7 +160,7 @@ def plan(
     limits = verbs.Limits(minutes=minutes, latency_ms=latency_ms, memory_gib=memory_gib)
     with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
         choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
-        resolved = verbs.planned_choice(
+        resolved = verbs.plan_choice(
             choice,
             parse_assignments(edits or []),
             limits,

@@ -1,4 +1,4 @@
-"""`Cached`: a source whose decoded images are kept in files, so that each is decoded once and not in every epoch.
+"""`Cached`: a source whose large decoded images are kept in files, so that they are not decoded in every epoch.
 
 A cached image has exactly the pixels that the source gives, so no result depends on the cache. Each file holds a CRC-32
 of its content and of what it was made from: the sample's key, the size and time of its file, and the request. A file
@@ -27,13 +27,13 @@ from resnet_rs.data.source import Order, Source
 from resnet_rs.data.target import Target
 
 _FEWEST_BYTES = 1 << 16
-"""Smaller images are decoded about as fast as their files are found."""
+"""Smaller images are decoded about as fast as a file is opened."""
 _MOST_BYTES = 4 << 30
-"""Most bytes of the cached images of a source, approximately."""
+"""Approximate size limit of the cached images of a source."""
 _SHARE_OF_FREE = 0.25
-"""Share of the free disk that a cache may take."""
+"""Fraction of the free disk space that a cache may take."""
 _NUM_LOOKED_AT = 8
-"""Samples that are asked for their stamp; the file of a single one may be missing."""
+"""Samples whose `stamp` is looked at. They are several, because the file of one may be missing."""
 _HEADER = np.dtype([("magic", "S4"), ("crc", "<u4"), ("shape", "<u4", 3)])
 _MAGIC = b"RSc1"
 
@@ -45,7 +45,7 @@ class Cached(Source):
     source: Source
     folder: Path
     num_bytes: int
-    """Most bytes in the folder, if the images are about as large as the first one."""
+    """Size limit of the folder. Image `index` is kept only if `index + 1` images of its size are within it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Cached(Source):
         stamp = None if request.frames is not None else self.source.stamp(index)
         if stamp is None:
             return self.source.read(index, request)
-        made_from = f"{self.key(index)}\0{stamp}\0{request.channels}\0{request.max_side}".encode(
+        made_from = f"{self.key(index)}\0{stamp}\0{request.channels}\0{request.max_short_side}".encode(
             "utf-8", "surrogateescape"
         )
         path = self.folder / str(index)
@@ -141,6 +141,7 @@ def _crc(made_from: bytes, shape: tuple[int, ...], pixels: memoryview) -> int:
 
 def _warn(folder: Path, error: OSError) -> None:
     warnings.warn(  # Python shows a warning once per process
-        f"decoded images cannot be kept in {folder} ({error.strerror}), so images are decoded anew in every epoch.",
+        f"decoded images cannot be kept in {folder}: {error.strerror}. Training goes on, but slower, because "
+        "images are decoded anew in every epoch. Free some space, or check the permissions.",
         stacklevel=2,
     )

@@ -12,8 +12,8 @@ file to [H, W, C] in 0-255:
 - CMYK becomes RGB by `(255 - c) * (255 - k) / 255`. JPEG stores CMYK inverted, as Adobe does. Color becomes gray by the
   luma of ITU-R 601. Color profiles (ICC) are ignored.
 - A `.npy` array [H, W, C] or [H, W] of uint8 is also an image, and the only kind with other than 1 or 3 channels.
-- With `max_side` the image is shrunk, antialiased, until its shorter side has that many pixels. A much larger JPEG is
-  decoded at 1/2, 1/4 or 1/8 of its size first, which is several times faster.
+- With `max_short_side` the image is shrunk, antialiased, until its shorter side has that many pixels. A much larger
+  JPEG is decoded at 1/2, 1/4 or 1/8 of its size first, which is several times faster.
 
 JPEG 2000 is not supported: its decoder returns a gray image for a file that ends after the header.
 Source: ours; the formats are read by Pillow.
@@ -69,34 +69,44 @@ _HARD_LIMIT = 178_956_970
 
 
 def decode(
-    encoded: bytes, *, key: str, channels: int, max_pixels: int = MAX_PIXELS, max_side: int | None = None
+    encoded: bytes,
+    *,
+    key: str,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    max_short_side: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
     """The upright image in `encoded`, read-only, with `channels` channels: 1 is gray, 3 is RGB.
 
-    Its shorter side is at most `max_side` pixels long, if given. Raises `Unreadable`, with `key`, for anything that is
-    not a complete image. Images with more than `max_pixels` pixels and JPEGs with more than 100 scans are refused
-    before any pixel is decoded.
+    Its shorter side is at most `max_short_side` pixels long, if given. Raises `Unreadable`, with `key`, for anything
+    that is not a complete image. Images with more than `max_pixels` pixels and JPEGs with more than 100 scans are
+    refused before any pixel is decoded.
     """
     with _errors_as_unreadable(key):
         if encoded.startswith(_NPY_MAGIC):
-            return shrunk(_decode_array(encoded, channels=channels, max_pixels=max_pixels), max_side)
-        return _decode_image(encoded, channels=channels, max_pixels=max_pixels, max_side=max_side)
+            return shrunk(_decode_array(encoded, channels=channels, max_pixels=max_pixels), max_short_side)
+        return _decode_image(encoded, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
 
 
 def pixels_of(
-    image: PillowImage, *, key: str, channels: int, max_pixels: int = MAX_PIXELS, max_side: int | None = None
+    image: PillowImage,
+    *,
+    key: str,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    max_short_side: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
     """The pixels of a Pillow image by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable`."""
     with _errors_as_unreadable(key):
-        return _pixels(image, channels=channels, max_pixels=max_pixels, max_side=max_side)
+        return _pixels(image, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
 
 
-def shrunk(pixels: UInt8[np.ndarray, "H W C"], max_side: int | None) -> UInt8[np.ndarray, "h w C"]:
-    """`pixels`, shrunk until the shorter side has `max_side` pixels; as they are if it has no more, or for None."""
+def shrunk(pixels: UInt8[np.ndarray, "H W C"], max_short_side: int | None) -> UInt8[np.ndarray, "h w C"]:
+    """`pixels`, shrunk until the shorter side has at most `max_short_side` pixels; None keeps them."""
     height, width = pixels.shape[:2]
-    if max_side is None or min(height, width) <= max_side:
+    if max_short_side is None or min(height, width) <= max_short_side:
         return pixels
-    height, width = (max(1, round(n * max_side / min(height, width))) for n in (height, width))
+    height, width = (max(1, round(n * max_short_side / min(height, width))) for n in (height, width))
     smaller = resize(pixels, height=height, width=width, resampling="bicubic")
     smaller.flags.writeable = False
     return smaller
@@ -124,7 +134,7 @@ def _errors_as_unreadable(key: str) -> Generator[None]:
 
 
 def _decode_image(
-    encoded: bytes, *, channels: int, max_pixels: int, max_side: int | None
+    encoded: bytes, *, channels: int, max_pixels: int, max_short_side: int | None
 ) -> UInt8[np.ndarray, "H W C"]:
     if not encoded:
         raise ValueError("the file is empty")
@@ -139,20 +149,22 @@ def _decode_image(
     except UnidentifiedImageError:
         raise ValueError(_unidentified(encoded)) from None
     with opened as image:
-        return _pixels(image, channels=channels, max_pixels=max_pixels, max_side=max_side)
+        return _pixels(image, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
 
 
 def _pixels(
-    image: Image.Image, *, channels: int, max_pixels: int, max_side: int | None
+    image: Image.Image, *, channels: int, max_pixels: int, max_short_side: int | None
 ) -> UInt8[np.ndarray, "H W C"]:
     if not image.width * image.height:
         raise ValueError("it has no pixels")
     _check_size(image.width, image.height, max_pixels=max_pixels)
-    if max_side is not None:
-        image.draft(None, (max_side, max_side))  # neither side becomes shorter than this; only JPEGs change
+    if max_short_side is not None:
+        image.draft(
+            None, (max_short_side, max_short_side)
+        )  # neither side becomes shorter than this; only JPEGs change
     image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
-    return shrunk(_as_channels(_upright(opaque, image), channels=channels), max_side)
+    return shrunk(_as_channels(_upright(opaque, image), channels=channels), max_short_side)
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:

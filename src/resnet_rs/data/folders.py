@@ -111,7 +111,7 @@ class ClassFolder(Source):
             key=key,
             channels=request.channels,
             max_pixels=self.max_pixels,
-            max_side=request.max_side,
+            max_short_side=request.max_short_side,
         )
         return Sample(pixels, self.target(index), key)
 

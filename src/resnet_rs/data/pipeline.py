@@ -65,7 +65,7 @@ class Data:
     """Mean of each channel on the 0-1 scale. Its length is the number of channels: 1 makes images gray."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation of each channel on the 0-1 scale."""
-    max_side: int | None = None
+    max_short_side: int | None = None
     """Images are shrunk, as they are read, until the shorter side has this many pixels at most; none reads them whole.
     Large photos are read several times faster this way."""
     frames: FrameSampling | None = None
@@ -74,9 +74,9 @@ class Data:
     def __post_init__(self) -> None:
         if not SMALLEST_SIZE <= self.size <= 4096:
             raise ValueError(f"size must be {SMALLEST_SIZE} to 4096 pixels, got {self.size}.")
-        if self.max_side is not None and self.max_side < self.size:
+        if self.max_short_side is not None and self.max_short_side < self.size:
             raise ValueError(
-                f"max_side must be at least the size of {self.size} pixels, or none, got {self.max_side}."
+                f"max_short_side must be none or at least the size of {self.size} pixels, got {self.max_short_side}."
             )
         refuse_outside(self, min_area="(0, 1]", max_aspect="[1, 10]", crop_ratio="(0, 1]")
         if len(self.mean) != len(self.std) or not self.mean:
@@ -157,7 +157,7 @@ class Data:
 
     def _request(self, start: float) -> Request:
         frames = self.frames and Frames(self.frames.count, self.frames.stride, start)
-        return Request(self.channels, frames, self.max_side)
+        return Request(self.channels, frames, self.max_short_side)
 
     @cached_property
     def _crop_distribution(self) -> CropDistribution:

@@ -47,7 +47,7 @@ class Request(NamedTuple):
     channels: int
     frames: Frames | None = None
     """For videos: which frames; None asks for all."""
-    max_side: int | None = None
+    max_short_side: int | None = None
     """For images: the most pixels that the shorter side needs to have; a source may shrink larger images."""
 
 

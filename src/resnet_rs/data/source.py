@@ -48,16 +48,18 @@ class Source(ABC):
         """
 
     def stamp(self, index: int) -> str | None:
-        """A text that changes when the file of sample `index` changes; its `target` is then known without reading.
+        """A text that changes when the file of sample `index` changes; None if its decoded image should not be kept.
 
-        None if samples are not decoded from files of their own, so that there is nothing to gain from keeping them.
+        A source that gives a stamp must also have `target`.
         """
         del index
         return None
 
     def target(self, index: int) -> Target:
-        """The target of sample `index`, without reading it; only sources with a `stamp` have this."""
-        raise NotImplementedError(f"{type(self).__name__} has no targets without reading; sample {index}.")
+        """The target of sample `index`, without reading its image; only sources with a `stamp` need this."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no `target`, which keeping decoded images needs."
+        )
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
         """Which samples stand at the global indices `first, ..., first + count - 1` of a training run.

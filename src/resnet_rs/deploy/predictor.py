@@ -105,7 +105,7 @@ class Predictor:
         limits: dict[str, Any] = {
             "channels": self._data.channels,
             "max_pixels": self._max_pixels,
-            "max_side": self._data.max_side,
+            "max_short_side": self._data.max_short_side,
         }
         key = f"image {number}" if isinstance(image, PillowImage) else str(image)
         try:
@@ -121,7 +121,7 @@ class Predictor:
         """The frames of a clip that evaluation takes; an image, shrunk as evaluation shrinks it."""
         request = self._data.test_request()
         if request.frames is None:
-            return shrunk(pixels, request.max_side)
+            return shrunk(pixels, request.max_short_side)
         return pixels[request.frames.indices(len(pixels))]
 
     def _refuse_shape(self, pixels: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""`Budget`: the time for a whole command, and what fits into it."""
+"""`Budget`: the time for a whole command and other limits, and how long a run may be."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.speed import Speed
 
 _SHARE_FOR_SCORING = 0.15
-"""Share of a time budget for all evaluations and checkpoints, unless one alone takes more."""
-_SECONDS_AROUND = 4.0
+"""Fraction of a time budget for all evaluations and checkpoints, unless one alone takes more."""
+_UNMEASURED_SECONDS = 4.0
 """Seconds for what is not measured: the start of Python before the command, the page, the end."""
 _PLANNED_SHARE = 0.95
-"""Share of the time that is planned to be used, because speed varies."""
+"""Fraction of the time that a plan uses, because speed varies."""
 _BYTES_PER_PARAMETER = 12
 """A checkpoint has weights, EMA weights and momentum in float32."""
 _BYTES_PER_SECOND = 150e6
@@ -27,7 +27,7 @@ def _nothing(experiment: Experiment) -> tuple[str, ...]:
     return ()
 
 
-class Length(NamedTuple):
+class RunLength(NamedTuple):
     """How long a run is."""
 
     epochs: float
@@ -43,16 +43,18 @@ class Budget:
     minutes: float
     num_test: int
     """Test images, which every evaluation scores."""
-    passed: Callable[[], float]
+    elapsed: Callable[[], float]
     """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
     """Measures an experiment on this machine."""
-    broken: Callable[[Experiment], tuple[str, ...]] = _nothing
-    """The limits of inference time and memory that an experiment exceeds on this machine, in words."""
+    exceeded: Callable[[Experiment], tuple[str, ...]] = _nothing
+    """A message for each limit of inference time and memory that an experiment exceeds on this machine."""
 
-    def length(self, experiment: Experiment, num_samples: int, speed: Speed, *, most_epochs: float) -> Length:
+    def length(
+        self, experiment: Experiment, num_samples: int, speed: Speed, *, most_epochs: float
+    ) -> RunLength:
         """The longest run that fits, at least one update and at most `most_epochs`."""
-        around = self.passed() + _SECONDS_AROUND
+        around = self.elapsed() + _UNMEASURED_SECONDS
         left = _PLANNED_SHARE * 60 * self.minutes - around
         saving = experiment.count_cost().params * _BYTES_PER_PARAMETER / _BYTES_PER_SECOND
         evaluation = self.num_test * speed.seconds_per_scored + saving
@@ -64,4 +66,4 @@ class Budget:
         one_update = experiment.recipe.batch_size / num_samples
         epochs = min(most_epochs, max(one_update, float(f"{epochs:.3g}")))
         training = first * min(1.0, epochs) + later * max(0.0, epochs - 1)
-        return Length(epochs, count, around + scoring + training)
+        return RunLength(epochs, count, around + scoring + training)

@@ -1,7 +1,7 @@
 """`Option`: one of several ways to train, ordered from the cheapest to the costliest, and the choice among them.
 
-A run needs a number of updates. The costliest option is chosen whose run still makes enough of them in the time, and
-that keeps the limits. There is always an answer: if no option does, the cheapest one is taken.
+A run needs a number of updates. The costliest option is chosen that makes enough updates in the time and is within the
+limits. There is always an answer: if no option does, it is the cheapest, or one that is as fast.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 from resnet_rs.data.pipeline import SMALLEST_SIZE
 from resnet_rs.models.resnet import BLOCKS
-from resnet_rs.plan.budget import Length
+from resnet_rs.plan.budget import RunLength
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.speed import Speed
 
-FEWEST = 300
-"""Fewest updates of a run; where fewer would fit into the time, each is made cheaper (ours)."""
-_FEWEST_OF_LARGER = 4000
-"""The same for a small network that is larger than the usual one: with about 1,000 it was worse (`docs/LOG.md`)."""
+MIN_UPDATES = 300
+"""Fewest updates of a run (ours). If fewer fit into the time, cheaper updates are looked for."""
+_MIN_UPDATES_OF_LARGER = 4000
+"""The same for small networks above the usual one. With about 1,000 updates they were less accurate (`docs/LOG.md`)."""
 LONG = 100.0
 """Fewest epochs of long training. Source: the regimes of paper, Figure 3: 10, 100, 350."""
-_FEWEST_EPOCHS = 30.0
+_MIN_EPOCHS = 30.0
 """Fewest epochs of short training of a large network (ours)."""
 _SMALLEST_WIDTH = 0.125
 _SMALLEST_SHRUNK = 31
@@ -44,88 +44,92 @@ _WIDER = (_REFERENCE, (26, 1.5, 128), (26, 2.0, 128), (50, 2.0, 160), (50, 3.0, 
 """Depth, width and size; sizes as in the released family, between and below them ours."""
 _DEEP, _DROP_PATH = 200, 0.1
 """Depth from which the released networks have stochastic depth."""
-_WORTH = 1.1
-"""Without this many times as many updates, a cheaper option only loses accuracy."""
+_MIN_GAIN = 1.1
+"""A cheaper option must make at least 1.1 times the updates. Otherwise it only loses accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """A way to train."""
 
-    what: str
+    description: str
     """In words, such as `64 pixels`."""
     edits: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cost: float
-    """Of an update, relative to those of the other options; a guess that says what to measure first."""
-    fewest: int = FEWEST
-    """Updates that it needs; with fewer a cheaper option is better."""
+    """Estimated cost of an update, relative to the other options. It only decides what to measure first."""
+    min_updates: int = MIN_UPDATES
+    """Fewest updates; with fewer a cheaper option is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """An option, and what fits into the time with it."""
+class MeasuredOption:
+    """An option, measured on this machine."""
 
     option: Option
     speed: Speed
-    length: Length
+    length: RunLength
     num_updates: float
-    """That fit into the time; a run may make fewer."""
-    broken: tuple[str, ...] = ()
-    """The limits that it does not keep, in words."""
+    """Updates that fit into the time; infinite if the whole run fits."""
+    exceeded: tuple[str, ...] = ()
+    """A message for each limit that it exceeds."""
 
     @property
-    def is_enough(self) -> bool:
-        """Whether a run makes the updates that it needs and keeps the limits."""
-        return self.num_updates >= self.option.fewest and not self.broken
+    def is_feasible(self) -> bool:
+        """Whether enough updates fit, and no limit is exceeded."""
+        return self.num_updates >= self.option.min_updates and not self.exceeded
 
 
-class Selected(NamedTuple):
+class Selection(NamedTuple):
     """The chosen option and, where they were measured, the next cheaper and the next costlier one."""
 
-    chosen: Measured
-    cheaper: Measured | None
-    costlier: Measured | None
+    chosen: MeasuredOption
+    cheaper: MeasuredOption | None
+    costlier: MeasuredOption | None
     is_costliest: bool = False
     """Whether no option was costlier than the chosen one."""
 
 
-def select(options: Sequence[Option], *, first: int, measure: Callable[[Option], Measured]) -> Selected:
-    """The costliest of `options` that is enough, else the cheapest. `first` is measured first.
+def select(
+    options: Sequence[Option], *, first: int, measure: Callable[[Option], MeasuredOption]
+) -> Selection:
+    """The costliest feasible one of `options`, else the cheapest, found by bisection that begins with index `first`.
 
-    As few as possible are measured, since each takes time.
+    Bisection measures few options, because each measurement takes time. A cheaper option is not taken if it makes
+    hardly more updates, for example because reading the images takes all the time.
     """
-    found = dict[int, Measured]()
+    found = dict[int, MeasuredOption]()
     low, high, i = -1, len(options), first
     while low + 1 < high:
         found[i] = measured = measure(options[i])
-        low, high = (i, high) if measured.is_enough else (low, i)
+        low, high = (i, high) if measured.is_feasible else (low, i)
         updates = measured.num_updates * measured.option.cost
-        fitting = [j for j, one in enumerate(options) if updates / one.cost >= one.fewest]
+        fitting = [j for j, one in enumerate(options) if updates / one.cost >= one.min_updates]
         i = min(max([low + 1, *fitting]), high - 1)
     chosen = max(low, 0)
-    if low < 0 and not any(one.broken for one in found.values()):  # none makes enough updates
-        worth = [j for j in found if found[0].num_updates < _WORTH * found[j].num_updates]
+    if low < 0 and not any(one.exceeded for one in found.values()):  # none makes enough updates
+        worth = [j for j in found if found[0].num_updates < _MIN_GAIN * found[j].num_updates]
         chosen = max(worth)  # 0 is among them
-    return Selected(found[chosen], found.get(chosen - 1), found.get(chosen + 1), chosen == len(options) - 1)
+    return Selection(found[chosen], found.get(chosen - 1), found.get(chosen + 1), chosen == len(options) - 1)
 
 
 def frozen_stages() -> list[Option]:
-    """Fine-tuning with fewer and fewer frozen stages."""
+    """Fine-tuning with all, some and no stages frozen."""
     path = "recipe.fine_tuning.frozen"
     return [
-        Option(what="training the head alone", edits={path: "c5"}, cost=0.35),
-        Option(what="frozen stages from the stem to c3", edits={path: "c3"}, cost=0.6),
-        Option(what="training all stages", edits={path: "none"}, cost=1.0),
+        Option(description="training the head alone", edits={path: "c5"}, cost=0.35),
+        Option(description="frozen stages from the stem to c3", edits={path: "c3"}, cost=0.6),
+        Option(description="training all stages", edits={path: "none"}, cost=1.0),
     ]
 
 
 def sizes(experiment: Experiment, *, smallest: int) -> list[Option]:
-    """Smaller and smaller sizes of the input, down to a quarter and to `smallest`, from the smallest one on."""
+    """Input sizes from a quarter of `data.size`, and above `smallest`, up to `data.size`, in ascending order."""
     size = experiment.data.size
     smaller = {16 * round(size * share / 16) for share in (0.25, 0.375, 0.5, 0.75)}
     fitting = sorted(n for n in smaller if max(smallest, SMALLEST_SIZE) < n < size)
     return [
-        Option(what=f"{n} pixels", edits={"data.size": n}, cost=(n / size) ** 2) for n in (*fitting, size)
+        Option(description=f"{n} pixels", edits={"data.size": n}, cost=(n / size) ** 2)
+        for n in (*fitting, size)
     ]
 
 
@@ -136,11 +140,11 @@ def small_networks(experiment: Experiment) -> tuple[list[Option], int]:
     """
     size = experiment.data.size
     cheaper = [
-        _network(14, _SMALLEST_WIDTH, size=option.edits["data.size"], fewest=FEWEST)
+        _network(14, _SMALLEST_WIDTH, size=option.edits["data.size"], min_updates=MIN_UPDATES)
         for option in sizes(experiment, smallest=_SMALLEST_SHRUNK)
     ]
-    usual = _network(*_USUAL, size=size, fewest=FEWEST)
-    larger = [_network(*shape, size=size, fewest=_FEWEST_OF_LARGER) for shape in _LARGER]
+    usual = _network(*_USUAL, size=size, min_updates=MIN_UPDATES)
+    larger = [_network(*shape, size=size, min_updates=_MIN_UPDATES_OF_LARGER) for shape in _LARGER]
     return [*cheaper, usual, *larger], len(cheaper)
 
 
@@ -150,17 +154,19 @@ def large_networks(experiment: Experiment, *, side: int, num_samples: int, is_lo
     Long training can overfit, so depth grows at full width, and size slowly with it. In short training width gains
     more. The size never exceeds `side`, the shorter side of the images.
     """
-    shapes, epochs = (_DEEPER, LONG) if is_long else (_WIDER, _FEWEST_EPOCHS)
-    fewest = int(epochs * num_samples / experiment.recipe.batch_size)
-    return [_network(depth, width, size=min(size, side), fewest=fewest) for depth, width, size in shapes]
+    shapes, epochs = (_DEEPER, LONG) if is_long else (_WIDER, _MIN_EPOCHS)
+    min_updates = int(epochs * num_samples / experiment.recipe.batch_size)
+    return [
+        _network(depth, width, size=min(size, side), min_updates=min_updates) for depth, width, size in shapes
+    ]
 
 
-def _network(depth: int, width: float, *, size: int, fewest: int) -> Option:
+def _network(depth: int, width: float, *, size: int, min_updates: int) -> Option:
     blocks = BLOCKS[depth]
     drop_path = {"arch.drop_path": _DROP_PATH} if depth >= _DEEP else {}
     return Option(
-        what=f"{depth} layers, width {width:g}, {size} pixels",
+        description=f"{depth} layers, width {width:g}, {size} pixels",
         edits={"arch.blocks": blocks, "arch.width": width, "data.size": size, **drop_path},
         cost=sum(blocks) * width**2 * size**2,
-        fewest=fewest,
+        min_updates=min_updates,
     )

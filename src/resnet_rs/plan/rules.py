@@ -1,7 +1,8 @@
 """The rules that adapt an experiment to images and time. Each changes one field and gives its reason.
 
 A published recipe is made for a number of images, their size and color, and days on a TPU pod. `docs/PLAN.md` explains
-the rules. Source: ours, because the paper trains on ImageNet alone; the selected of networks follows its section 6.
+the rules. They are ours, because the paper trains on ImageNet alone. The choice of large networks follows section 6 of
+the paper.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.plan.budget import Budget
 from resnet_rs.plan.changes import Change, Edits
 from resnet_rs.plan.options import (
-    Measured,
+    MeasuredOption,
     Option,
-    Selected,
+    Selection,
     frozen_stages,
     large_networks,
     select,
@@ -60,18 +61,18 @@ Networks = Literal["fixed", "small", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class PlanInput:
     """What a plan is made from."""
 
     experiment: Experiment
     source: Source
     """The training images."""
     images: Images | None = None
-    """What they are like; None measures it."""
+    """Size and color of the images; None measures them."""
     set_by_user: frozenset[str] = frozenset()
     """Fields that the user set. They stay as they are."""
     is_head_new: bool | None = None
-    """With pretrained weights: whether the head is newly initialized. None: training from scratch."""
+    """Whether the head is newly initialized, for pretrained weights; None for training from scratch."""
     networks: Networks = "fixed"
     """Which networks to choose from for the time and the limits; `fixed` keeps the one of the experiment."""
 
@@ -83,29 +84,29 @@ class Plan:
     experiment: Experiment
     changes: tuple[Change, ...]
     num_evaluations: int = MAX_EVALUATIONS
-    selected: Selected | None = None
-    """What was measured; None without a time budget."""
+    selection: Selection | None = None
+    """What was measured; None if there is neither a time budget nor a limit."""
 
 
-def make_plan(given: Given, budget: Budget | None = None) -> Plan:
+def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
     """`given.experiment`, adapted to its images and, if given, to a time budget and limits."""
     if budget is not None and is_within("recipe.epochs", given.set_by_user):
-        raise ValueError("a time budget sets recipe.epochs, which is set as well. Leave one of the two out.")
+        raise ValueError("a time budget chooses recipe.epochs, which is also set. Leave one of the two out.")
     edits = Edits(given.experiment, given.set_by_user)
     num_samples, has_start = len(given.source), given.is_head_new is not None
     images = given.images or measure_images(given.source, channels=given.experiment.data.channels)
     _fit_images(edits, images, num_samples, has_start=has_start, has_budget=budget is not None)
-    selected = None
+    selection = None
     if budget is not None:
         measure = partial(_measured, edits.experiment, num_samples=num_samples, budget=budget)
         if given.networks == "fixed":
-            selected = _cheaper(edits, is_start=has_start, measure=measure)
+            selection = _cheaper(edits, is_start=has_start, measure=measure)
         elif given.networks == "small":
             options, first = small_networks(edits.experiment)
-            selected = select(options, first=first, measure=measure)
+            selection = select(options, first=first, measure=measure)
         else:
-            selected = _large_network(edits.experiment, num_samples, side=images.side, measure=measure)
-        _fit_time(edits, selected, budget)
+            selection = _large_network(edits.experiment, num_samples, side=images.side, measure=measure)
+        _fit_time(edits, selection, budget)
     steps = edits.experiment.recipe.timetable(num_samples).total_steps
     if has_start or budget is not None:
         _fit_regularization(edits, steps)
@@ -118,8 +119,8 @@ def make_plan(given: Given, budget: Budget | None = None) -> Plan:
     return Plan(
         experiment=edits.experiment,
         changes=tuple(edits.changes),
-        num_evaluations=MAX_EVALUATIONS if selected is None else selected.chosen.length.num_evaluations,
-        selected=selected,
+        num_evaluations=MAX_EVALUATIONS if selection is None else selection.chosen.length.num_evaluations,
+        selection=selection,
     )
 
 
@@ -130,7 +131,7 @@ def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bo
     edits.apply(
         "recipe.batch_size",
         min(edits.experiment.recipe.batch_size, fitting_batch_size(num_samples)),
-        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the peak rate follows",
+        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the learning rate is proportional",
     )
     if has_start or has_budget:
         area = edits.experiment.data.min_area
@@ -158,71 +159,74 @@ def _fit_size(edits: Edits, images: Images, *, may_grow: bool) -> None:
 
 
 def _fit_reading(edits: Edits, images: Images, *, smallest_crop: float) -> None:
-    """Shrink large images as they are read, to what a crop of the area `smallest_crop` still fills with pixels."""
-    max_side = 16 * math.ceil(edits.experiment.data.size / math.sqrt(smallest_crop) / 16)
-    if images.side > _WORTH_SHRINKING * max_side:
-        reason = f"the images have {images.side} pixels on their shorter side (median); smaller ones are read faster"
-        edits.apply("data.max_side", max_side, reason)
+    """Shrink large images as they are read. The smallest crop still has `data.size` pixels on each side."""
+    max_short_side = 16 * math.ceil(edits.experiment.data.size / math.sqrt(smallest_crop) / 16)
+    if images.side > _WORTH_SHRINKING * max_short_side:
+        size = f"the images have {images.side} pixels on their shorter side (median)"
+        reason = f"{size}; shrinking them while reading is faster"
+        edits.apply("data.max_short_side", max_short_side, reason)
 
 
-def _cheaper(edits: Edits, *, is_start: bool, measure: Callable[[Option], Measured]) -> Selected:
+def _cheaper(edits: Edits, *, is_start: bool, measure: Callable[[Option], MeasuredOption]) -> Selection:
     """The network as it is, or with what makes an update cheaper: frozen stages, from scratch a smaller size."""
     options = frozen_stages() if is_start else sizes(edits.experiment, smallest=SMALL_IMAGE)
     options = [one for one in options if not any(map(edits.is_set, one.edits))]
-    options = options or [Option(what="as it is", cost=1.0)]
+    options = options or [Option(description="as it is", cost=1.0)]
     return select(options, first=len(options) - 1, measure=measure)
 
 
 def _large_network(
-    experiment: Experiment, num_samples: int, *, side: int, measure: Callable[[Option], Measured]
-) -> Selected:
+    experiment: Experiment, num_samples: int, *, side: int, measure: Callable[[Option], MeasuredOption]
+) -> Selection:
     """The network by the paper's rules, which depend on whether training is long."""
     deeper, wider = (
         large_networks(experiment, side=side, num_samples=num_samples, is_long=is_long)
         for is_long in (True, False)
     )
-    return select(deeper if measure(deeper[0]).is_enough else wider, first=0, measure=measure)
+    return select(deeper if measure(deeper[0]).is_feasible else wider, first=0, measure=measure)
 
 
-def _measured(experiment: Experiment, option: Option, *, num_samples: int, budget: Budget) -> Measured:
+def _measured(experiment: Experiment, option: Option, *, num_samples: int, budget: Budget) -> MeasuredOption:
     experiment = edit(experiment, dict(option.edits))
     recipe, speed = experiment.recipe, budget.speed(experiment)
-    # A base made for more images makes as many updates on few of them, in more epochs.
+    # On few images, more epochs are allowed, up to 4,000 updates.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
     wanted = max(recipe.epochs, float(f"{enough:.3g}"))
     fitting = budget.length(experiment, num_samples, speed, most_epochs=math.inf).epochs
-    return Measured(
+    return MeasuredOption(
         option=option,
         speed=speed,
         length=budget.length(experiment, num_samples, speed, most_epochs=wanted),
-        # All that are wanted are enough, however few they are.
+        # A run of full length is long enough, even with few updates.
         num_updates=math.inf if fitting >= wanted else fitting * num_samples / recipe.batch_size,
-        broken=budget.broken(experiment),
+        exceeded=budget.exceeded(experiment),
     )
 
 
-def _fit_time(edits: Edits, selected: Selected, budget: Budget) -> None:
+def _fit_time(edits: Edits, selection: Selection, budget: Budget) -> None:
     """Set what makes an update cheaper or costlier; then epochs and warm-up to the time budget."""
-    chosen = selected.chosen
+    chosen = selection.chosen
     for path, value in chosen.option.edits.items():
-        edits.apply(path, value, _why(selected))
+        edits.apply(path, value, _reason(selection))
     # The warm-up comes first, because it must never be longer than the run.
     warmup = fitting_warmup(edits.experiment.recipe.schedule.warmup_epochs, chosen.length.epochs)
     edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
     rate = f"{_rounded(chosen.speed.images_per_second)} images per second"
     scoring = f"{_rounded(budget.num_test * chosen.speed.seconds_per_scored)} s per evaluation"
-    reason = f"{budget.minutes:g} minutes at {rate} and {scoring}, as measured here"
+    given = "no time limit" if math.isinf(budget.minutes) else f"{budget.minutes:g} minutes"
+    reason = f"{given}, at {rate} and {scoring}, as measured here"
     edits.apply("recipe.epochs", chosen.length.epochs, reason)
 
 
-def _why(selected: Selected) -> str:
+def _reason(selection: Selection) -> str:
     """Why this option and not the next costlier one."""
-    what, costlier = selected.chosen.option.what, selected.costlier
+    chosen, costlier = selection.chosen.option.description, selection.costlier
     if costlier is None:
-        return f"{what} can be trained in this time"
-    if costlier.broken:
-        return f"{what}; with {costlier.option.what}, {' and '.join(costlier.broken)}"
-    return f"{what}; with {costlier.option.what} only {costlier.num_updates:,.0f} updates would fit into the time"
+        return f"chosen: {chosen}"
+    other = costlier.option.description
+    if costlier.exceeded:
+        return f"chosen: {chosen}. With {other}, {' and '.join(costlier.exceeded)}"
+    return f"chosen: {chosen}. With {other} only {costlier.num_updates:,.0f} updates would fit into the time"
 
 
 def _rounded(number: float) -> str:

@@ -120,7 +120,7 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
     )
     resolved = verbs.resolve(options.base, typed, data=options.data)
     if options.is_adapted:
-        resolved = verbs.planned(resolved, verbs.Limits(), machine=machine)
+        resolved = verbs.plan_experiment(resolved, verbs.Limits(), machine=machine)
     base, train, test = resolved.experiment, resolved.splits.train, resolved.splits.test
     study = catalog.build(options.study, base, num_samples=len(train), settings=own).with_plain_edits()
     experiments = study.experiments(base)  # refuses edits that the base does not take

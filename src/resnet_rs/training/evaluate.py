@@ -22,7 +22,8 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 
-_BATCH_SIZE = 128
+_BATCH_SIZE, _BATCH_SIZE_ON_CPUS = 128, 32
+"""On CPUs a batch of 128 took up to twice the time per image (`docs/LOG.md`)."""
 _ROUNDS_BETWEEN_LOOKS = 4
 
 
@@ -53,7 +54,7 @@ def evaluate(
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    ranges = list(split_range(0, len(source), at_most=_BATCH_SIZE))
+    ranges = list(split_range(0, len(source), at_most=batch_size(device)))
     dataset = EvaluationBatches(source, data, collate=experiment.task.collate)
     batches = load(ranks.share(ranges), dataset, workers=machine.workers)
     # The number of rounds is the same on every rank, so that all of them take part in `largest`.
@@ -71,6 +72,11 @@ def evaluate(
         for packed in ranks.gather(meter.pack()):
             whole[name].merge(packed)
     return Evaluation(meters=whole, unreadable=gather_unreadable(unreadable, ranks))
+
+
+def batch_size(device: Device) -> int:
+    """Images that are scored at once on `device`."""
+    return _BATCH_SIZE_ON_CPUS if device.name == "cpu" else _BATCH_SIZE
 
 
 def _update_meters(

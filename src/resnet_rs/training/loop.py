@@ -86,7 +86,8 @@ class Loop:
         """Take one optimizer step per `micro_batches` batches, of which `batches` yields this rank's, and yield it.
 
         `forward` computes `state.model` and is the model itself by default. A compiled one leaves stored names as they
-        are. Ends with the timetable, or earlier, after the same update on all ranks, when any rank is asked to stop.
+        are. Ends after `timetable.total_steps` updates, or earlier, after the same update on all ranks, when any rank
+        is asked to stop.
         """
         state.train()
         rng = ModelRng(state.model, seed=self.seed)

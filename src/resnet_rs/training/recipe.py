@@ -1,4 +1,4 @@
-"""`Recipe`: the training settings; `Timetable`: the same in updates, for a number of samples."""
+"""`Recipe`: the training settings; `Timetable`: its epochs and rates in updates, for a number of samples."""
 
 from __future__ import annotations
 

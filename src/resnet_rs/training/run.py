@@ -254,7 +254,7 @@ class _Training:
             evaluation = evaluation or _score(self.job, self.state)
             if evaluation is not None:
                 if self.job.ranks.is_first:
-                    with suppress(OSError):  # what is left takes space and does no harm
+                    with suppress(OSError):  # files that stay only take space
                         storage.remove_tree(self.job.folder / CACHE)
                 final = scores(evaluation, self.job.splits.test, self.job.experiment.task)
                 if self.job.ranks.is_first:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from resnet_rs.data.loader import EvaluationBatches, IndexRange, TrainingBatches
 from resnet_rs.data.sample import Batch
 from resnet_rs.data.source import Source
 from resnet_rs.training.device import Device
+from resnet_rs.training.evaluate import batch_size
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.loop import Loop
 from resnet_rs.training.state import new_state
@@ -25,9 +27,7 @@ _NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
 _SECONDS_TIMED = 2.5
 _SHARE_LEFT_OUT = 0.25
 """Share of the timed updates that do not count, because the first ones are slower."""
-_NUM_SCORED = (32, 128)
-"""Images that are scored at once; the second number only where the first is fast."""
-_SECONDS_SCORED = 0.3
+_MIN_PASSES, _SECONDS_SCORED = 2, 0.3
 
 
 class Speed(NamedTuple):
@@ -57,9 +57,9 @@ def measure_speed(
 ) -> tuple[float, float]:
     """Images per second of training `experiment` on decoded images of `source`, and seconds to decode an image.
 
-    Two batches of images are decoded and kept, as in a run. The network trains on them, first for two updates. Then the
-    clock and the `workers` start together. Of the timed updates the first quarter does not count. The others include
-    the wait for batches, so neither a batch that was read ahead nor the start of the workers changes the figure much.
+    Two batches are read twice. The difference is the time to decode them, because decoded images are kept, as in a run.
+    Then the network trains on these batches: two updates to warm up, then timed updates, for which the timer and the
+    `workers` start together. The first quarter of the timed updates is left out. Waits for data count.
     """
     num_samples = min(experiment.recipe.batch_size, micro_batch)
     timetable = replace(
@@ -97,35 +97,29 @@ def measure_speed(
 
 @torch.no_grad()
 def measure_scoring(experiment: Experiment, source: Source, *, device: Device, workers: int) -> float:
-    """Seconds per image of scoring all models of a run on decoded images of `source`, measured on up to 128 images.
+    """Seconds per image of scoring all models of a run on decoded images of `source`, measured on one batch.
 
     Reading time is divided by `workers` and added in full, so the estimate is cautious.
     """
-    models = new_state(experiment, device, seed=0).models.values()
-    cost = 0.0
+    images = [IndexRange(0, min(batch_size(device), len(source)))]
     with tempfile.TemporaryDirectory() as folder:
-        kept = cached(source, Path(folder))
-        dataset = EvaluationBatches(kept, experiment.data, collate=experiment.task.collate)
-        for most in _NUM_SCORED:
-            num_samples = min(most, len(source))
-            images = [IndexRange(0, num_samples)]
-            _seconds(dataset, images)
-            reading = _seconds(dataset, images) / max(1, workers)
-            batch = dataset[images[0]]
-            if not len(batch.indices):  # nothing could be read
-                return reading / num_samples
-            inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
-            seconds = 0.0
-            for _ in range(2):  # the first pass is slower and does not count
-                begin = time.monotonic()
-                for model in models:
-                    with device.autocast():
-                        model.eval()(inputs).float().cpu()
-                seconds = time.monotonic() - begin
-            cost = reading / num_samples + seconds / len(batch.indices)
-            if seconds > _SECONDS_SCORED or num_samples < most:
-                break
-    return cost
+        dataset = EvaluationBatches(
+            cached(source, Path(folder)), experiment.data, collate=experiment.task.collate
+        )
+        batch = dataset[images[0]]
+        reading = _seconds(dataset, images) / (images[0].count * max(1, workers))
+    if not len(batch.indices):  # nothing could be read
+        return reading
+    inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
+    models = new_state(experiment, device, seed=0).models.values()
+    passes = list[float]()
+    while len(passes) < _MIN_PASSES or sum(passes) < _SECONDS_SCORED:
+        begin = time.monotonic()
+        for model in models:
+            with device.autocast():
+                model.eval()(inputs).float().cpu()
+        passes.append(time.monotonic() - begin)
+    return reading + median(passes[1:]) / len(batch.indices)  # the first pass is slower
 
 
 def _seconds(dataset: TrainingBatches | EvaluationBatches, ranges: list[IndexRange]) -> float:

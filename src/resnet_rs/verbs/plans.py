@@ -1,4 +1,4 @@
-"""`planned`: an experiment adapted to its data, to a time budget and to limits, as measured on this machine."""
+"""`plan_experiment`: an experiment adapted to its data, to a time budget and to limits, as measured on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from resnet_rs import config, zoo
 from resnet_rs.data.source import Splits
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.plan.budget import Budget
-from resnet_rs.plan.options import Measured
-from resnet_rs.plan.rules import Given, Networks, make_plan
+from resnet_rs.plan.options import MeasuredOption
+from resnet_rs.plan.rules import Networks, PlanInput, make_plan
 from resnet_rs.report.table import duration_text
 from resnet_rs.text import macs_text
 from resnet_rs.training.experiment import Experiment
@@ -57,7 +57,7 @@ class Limits:
         return any(value is not None for value in (self.minutes, self.latency_ms, self.memory_gib))
 
 
-def planned(
+def plan_experiment(
     resolved: ResolvedExperiment, limits: Limits, *, machine: Machine, networks: Networks = "fixed"
 ) -> ResolvedExperiment:
     """`resolved` with a recipe adapted to its data and to the limits. With `networks` another network may be chosen.
@@ -69,7 +69,7 @@ def planned(
         known = with_changes(resolved, resolved.stored["changes"])
         count = int(resolved.stored.get("num_evaluations", MAX_EVALUATIONS))
         return replace(known, is_adapted=True, minutes=limits.minutes, num_evaluations=count)
-    given = Given(
+    given = PlanInput(
         experiment=resolved.experiment,
         source=resolved.splits.train,
         images=resolved.images,
@@ -85,11 +85,11 @@ def planned(
         is_adapted=True,
         minutes=limits.minutes,
         num_evaluations=plan.num_evaluations,
-        selected=plan.selected,
+        selection=plan.selection,
     )
 
 
-def planned_choice(
+def plan_choice(
     choice: Choice,
     edits: Mapping[str, Any],
     limits: Limits,
@@ -100,20 +100,20 @@ def planned_choice(
 ) -> ResolvedExperiment:
     """The plan for what `verbs.choose` chose.
 
-    If the user has not named the experiment, the network follows the limits: a small one, or where the largest small
-    one makes all its updates, one of the shapes of the published family, with its recipe.
+    If the user has not named the experiment, the network follows the limits. It is a small one, or if the whole run of
+    the largest small one fits, a larger one with the published recipe.
     """
 
     def make(name: str, networks: Networks) -> ResolvedExperiment:
         found = resolve(name, edits, data=data, start=choice.start, run_folder=run_folder, machine=machine)
-        return planned(found, limits, machine=machine, networks=networks)
+        return plan_experiment(found, limits, machine=machine, networks=networks)
 
     is_open = not choice.is_by_user and choice.start is None and not any(map(_is_of_network, edits))
     found = make(choice.name, "small" if is_open else "fixed")
-    selected = found.selected
-    if is_open and selected is not None and selected.is_costliest and selected.chosen.is_enough:
+    selection = found.selection
+    if is_open and selection is not None and selection.is_costliest and selection.chosen.is_feasible:
         large = make(LARGE_SCRATCH, "large")
-        if large.selected is not None and large.selected.chosen.is_enough:
+        if large.selection is not None and large.selection.chosen.is_feasible:
             return large
     return found
 
@@ -125,9 +125,9 @@ def _is_of_network(path: str) -> bool:
 def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
     """A plan as JSON: `plan` in words, the `edits` that `train` takes, `why`, and the expected `seconds`.
 
-    `seconds` of the whole command is None without a time budget and limits, because nothing is measured then.
+    `seconds` of the whole command is None without a time budget and without a limit: nothing is measured then.
     """
-    experiment, selected = resolved.experiment, resolved.selected
+    experiment, selection = resolved.experiment, resolved.selection
     splits, recipe, cost = resolved.splits, experiment.recipe, experiment.count_cost()
     num_train, num_test, num_classes = len(splits.train), len(splits.test), len(splits.train.classes)
     frozen = recipe.fine_tuning.frozen
@@ -142,12 +142,12 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         "augment": _augmentation(experiment),
     }
     seconds = None
-    if selected is not None:
-        seconds = selected.chosen.length.seconds
+    if selection is not None:
+        seconds = selection.chosen.length.seconds
         shown["time"] = f"about {duration_text(seconds / 60)} for the whole command"
-        if selected.chosen.broken:
-            shown["limits"] = f"not kept, even by the cheapest: {'; '.join(selected.chosen.broken)}"
-        for label, other in (("cheaper", selected.cheaper), ("costlier", selected.costlier)):
+        if selection.chosen.exceeded:
+            shown["limits"] = f"exceeded, even by the cheapest option: {'; '.join(selection.chosen.exceeded)}"
+        for label, other in (("cheaper", selection.cheaper), ("costlier", selection.costlier)):
             if other is not None:
                 shown[label] = _outline(other)
     edits = config.diff(zoo.experiment(resolved.name).with_classes(splits.train.classes), experiment)
@@ -159,11 +159,11 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
     }
 
 
-def _outline(measured: Measured) -> str:
+def _outline(measured: MeasuredOption) -> str:
     """What an option that was not chosen would give."""
     count = measured.num_updates
-    updates = "all its updates fit" if math.isinf(count) else f"{count:,.0f} updates fit"
-    return "; ".join((f"{measured.option.what}: {updates}", *measured.broken))
+    updates = "the whole run fits" if math.isinf(count) else f"{count:,.0f} updates fit"
+    return "; ".join((f"{measured.option.description}: {updates}", *measured.exceeded))
 
 
 def _augmentation(experiment: Experiment) -> str:
@@ -185,9 +185,9 @@ def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
     return Budget(
         minutes=minutes,
         num_test=len(splits.test),
-        passed=partial(_passed, begun, ranks=machine.ranks),
+        elapsed=partial(_elapsed, begun, ranks=machine.ranks),
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
-        broken=lambda experiment: tuple(_broken(experiment, limits=limits, device=machine.device.name)),
+        exceeded=lambda experiment: tuple(_exceeded(experiment, limits=limits, device=machine.device.name)),
     )
 
 
@@ -217,17 +217,17 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds:
     return Speed(sum(rates), max(costs) / count, max(decodings) / count)
 
 
-def _passed(begun: float, *, ranks: Ranks) -> float:
+def _elapsed(begun: float, *, ranks: Ranks) -> float:
     """Seconds since `begun` on the first rank, so that all ranks plan the same run."""
     return float(ranks.gather(repr(time.monotonic() - begun).encode())[0])
 
 
-def _broken(experiment: Experiment, *, limits: Limits, device: str) -> Iterator[str]:
+def _exceeded(experiment: Experiment, *, limits: Limits, device: str) -> Iterator[str]:
     """The limits that a network does not keep here, in words."""
     if limits.latency_ms is not None:
         latency = _timing(experiment, mode="infer", batch_size=1, device=device).latency_ms or 0.0
         if latency > limits.latency_ms:
-            yield f"inference of an image takes {latency:.3g} ms, {limits.latency_ms:g} are allowed"
+            yield f"inference of an image takes {latency:.3g} ms (limit: {limits.latency_ms:g})"
     if limits.memory_gib is not None:
         wanted = min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size)
         few, many = (
@@ -235,7 +235,7 @@ def _broken(experiment: Experiment, *, limits: Limits, device: str) -> Iterator[
         )
         memory = _memory_gib(few, many, batch_size=wanted)
         if memory is not None and memory > limits.memory_gib:
-            yield f"a training step takes {memory:.3g} GiB, {limits.memory_gib:g} are allowed"
+            yield f"a training step takes {memory:.3g} GiB (limit: {limits.memory_gib:g})"
 
 
 def _two_batches(wanted: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.source import Splits
 from resnet_rs.data.survey import Images, measure_images
 from resnet_rs.plan.changes import Change
-from resnet_rs.plan.options import Selected
+from resnet_rs.plan.options import Selection
 from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
@@ -43,8 +43,8 @@ class ResolvedExperiment:
     """The time budget."""
     num_evaluations: int = MAX_EVALUATIONS
     """How often the test split is scored during the run."""
-    selected: Selected | None = None
-    """What was measured for the time budget; None without one, and for a run that continues."""
+    selection: Selection | None = None
+    """What was measured for the limits; None without limits, and for a run that continues."""
     changes: tuple[Change, ...] = ()
     """Changes that the user did not ask for by name, with their reasons."""
     images: Images | None = None

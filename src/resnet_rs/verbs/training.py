@@ -20,7 +20,7 @@ from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
 from resnet_rs.training.start import Start
-from resnet_rs.verbs.plans import Limits, planned
+from resnet_rs.verbs.plans import Limits, plan_experiment
 from resnet_rs.verbs.runs import ResolvedExperiment, resolve
 
 
@@ -93,7 +93,7 @@ def train(  # noqa: PLR0913 - the options of one command
         name, edits, data=data, start=None if start is None else str(start), run_folder=out, machine=machine
     )
     if limits.has_any:
-        resolved = planned(resolved, limits, machine=machine)
+        resolved = plan_experiment(resolved, limits, machine=machine)
     scores: dict[str, Any] = {}
     with listening() as stop:
         for event in training(resolved, out=out, seed=seed, machine=machine, stop=stop):
