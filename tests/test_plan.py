@@ -137,7 +137,9 @@ def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
     plan = plan_of(RS50, source, budget(10.0, speed=cheap))
     (reason,) = [change.reason for change in plan.changes if change.path == "data.size"]
     assert plan.experiment.data.size == 80
-    assert re.search(r"chosen: 80 pixels. With 128 pixels only [0-9]+ updates would fit into the time", reason)
+    assert re.search(
+        r"chosen: 80 pixels. With 128 pixels only [0-9]+ updates would fit into the time", reason
+    )
 
 
 @pytest.mark.parametrize("frozen", ["none", "c3", "c5"])
@@ -213,7 +215,7 @@ def measured_updates(updates, exceeded=()):
         asked.append(i)
         return MeasuredOption(
             option=option,
-            speed=fast(None),
+            speed=Speed(updates[i], 0.0),
             length=length(budget(5.0)),
             num_updates=updates[i],
             exceeded=("too slow",) if i in exceeded else (),
@@ -307,6 +309,35 @@ def test_a_network_never_sees_more_pixels_than_the_images_have():
     assert experiment.data.size == 48 and experiment.arch.stem == "small"
 
 
+def test_without_a_time_limit_networks_are_tried_one_step_at_a_time():
+    """The next one may be the largest that this machine can compute."""
+
+    def exceeded(experiment):
+        return ("too slow",) if sum(experiment.arch.blocks) > 16 else ()
+
+    tried, fastest = [], by_macs(1e12)
+
+    def speed(experiment):
+        tried.append(sum(experiment.arch.blocks))
+        return fastest(experiment)
+
+    unlimited = budget(math.inf, speed=speed)
+    experiment = large(500, math.inf, speed=unlimited.speed, exceeded=exceeded)
+    assert sum(experiment.arch.blocks) == 16 and tried == [8, 16, 33]
+
+
+@pytest.mark.parametrize("head", [None, True])
+def test_where_not_one_update_fits_the_fastest_option_is_taken(head):
+    slow = budget(0.1, speed=lambda e: Speed(1.0 + 9 * (e.recipe.fine_tuning.frozen == "c5"), 0.0))
+    source = Shapes(num_samples=6000, size=8)
+    images = Images(side=300, has_color=True)
+    if head is None:
+        slow = replace(slow, speed=by_macs(1e9))
+    plan = plan_of(RS50, source, slow, images=images, is_head_new=head)
+    found = plan.experiment
+    assert found.recipe.fine_tuning.frozen == "c5" if head else found.data.size == 80
+
+
 @pytest.mark.parametrize(("side", "max_short_side"), [(400, None), (500, 384), (3000, 384)])
 def test_large_photos_are_shrunk_as_they_are_read(side, max_short_side):
     """A crop of 0.35 of an image of 384 pixels has about the 224 pixels that the network sees."""
@@ -314,6 +345,41 @@ def test_large_photos_are_shrunk_as_they_are_read(side, max_short_side):
     source = Shapes(num_samples=100, size=8)
     plan = plan_of(lite, source, images=Images(side=side, has_color=True), is_head_new=True)
     assert plan.experiment.data.max_short_side == max_short_side
+
+
+@pytest.mark.parametrize("minutes", [0.1, 10.0, 2000.0])
+@pytest.mark.parametrize("min_area", [0.08, 0.5])
+def test_photos_are_never_shrunk_below_what_the_smallest_crop_needs(minutes, min_area):
+    base = edit(RS50, {"data.min_area": min_area})
+    plan = plan_of(
+        base,
+        Shapes(num_samples=20_000, size=8),
+        budget(minutes, speed=by_macs(1e12)),
+        images=Images(side=3000, has_color=True),
+        networks="large",
+    )
+    data = plan.experiment.data
+    assert data.max_short_side >= data.size / data.min_area**0.5
+
+
+def test_a_side_that_the_user_sets_bounds_the_size():
+    base = edit(EXPERIMENTS["resnet-rs-small"], {"data.max_short_side": 100})
+    plan = plan_of(
+        base,
+        Shapes(num_samples=100, size=8),
+        budget(10.0),
+        images=Images(side=500, has_color=True),
+        networks="small",
+        set_by_user=frozenset({"data.max_short_side"}),
+    )
+    assert plan.experiment.data.size == 96
+
+
+def test_a_part_of_a_field_that_the_user_sets_is_kept():
+    chosen = edit(RS50, {"data.randaugment.magnitude": 5})
+    user = frozenset({"data.randaugment.magnitude"})
+    plan = plan_of(chosen, Shapes(num_samples=600, size=320), budget(1.0), set_by_user=user)
+    assert plan.experiment.data.randaugment.magnitude == 5
 
 
 def test_a_small_base_makes_as_many_updates_on_few_images_in_more_epochs():

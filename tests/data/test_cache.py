@@ -1,6 +1,7 @@
 """The cache of decoded images: exactly the pixels of the source, whatever happens to its files."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -106,13 +107,17 @@ def test_an_unreadable_image_is_unreadable_each_time(source, photos):
     assert not (source.folder / "0").exists()
 
 
-def test_a_folder_that_cannot_be_written_costs_one_warning_and_no_image(source, monkeypatch):
+def test_a_folder_that_cannot_be_written_costs_one_warning_and_no_image(source, monkeypatch, recwarn):
     def full(*_):
+        tried.append(1)
         raise OSError(28, "No space left on device")
 
+    tried = []
     monkeypatch.setattr("resnet_rs.storage.disk.write", full)
-    with pytest.warns(UserWarning, match="No space left on device.*decoded anew"):
+    for _ in range(2):
         assert all_equal(read_all(source), read_all(source.source))
+    (warned,) = recwarn
+    assert re.search("No space left on device.*decoded anew", str(warned.message)) and len(tried) == 1
     assert not list(source.folder.iterdir())
 
 
@@ -123,13 +128,14 @@ def test_no_folder_no_cache(photos, tmp_path):
     assert not isinstance(source, Cached)
 
 
-def test_the_cache_is_bounded(photos, tmp_path):
-    source = cached(open_folders(photos).train, tmp_path / "cache")
-    size = source.read(0, Request(3)).input.nbytes
-    bounded = Cached(source=source.source, folder=tmp_path / "cache2", num_bytes=2 * size)
+@pytest.mark.parametrize("share", [0.9, 1.0])
+def test_the_cache_is_bounded(source, share, tmp_path):
+    """An image is kept only where as many of its size as there are samples are within the limit."""
+    whole = len(source) * source.source.read(0, RGB).input.nbytes
+    bounded = Cached(source=source.source, folder=tmp_path / "bounded", num_bytes=int(share * whole))
     bounded.folder.mkdir()
     read_all(bounded)
-    assert sorted(path.name for path in bounded.folder.iterdir()) == ["0", "1"]
+    assert len(list(bounded.folder.iterdir())) == (len(source) if share == 1 else 0)
 
 
 def test_frames_are_not_cached(source):

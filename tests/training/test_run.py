@@ -323,11 +323,27 @@ def test_kept_images_change_no_bit_and_are_removed_at_the_end(job, photos, worke
     """Also where the run is stopped and continued, and a kept image is damaged meanwhile."""
     stopped = job("kept", splits=photos, workers=workers)
     next(event for event in run(stopped) if isinstance(event, Progressed) and event.update.step == 3)
-    kept = sorted((stopped.folder / "cache" / "train").iterdir())
+    kept = sorted((stopped.folder / ".partial-cache" / "train").iterdir())
     assert kept
     kept[0].write_bytes(kept[0].read_bytes()[:-5] + b"wrong")
     finish(job("kept", splits=photos, workers=workers))
-    assert not (stopped.folder / "cache").exists()
+    assert not (stopped.folder / ".partial-cache").exists()
     monkeypatch.setattr(run_module, "cached", lambda source, folder: source)
     finish(job("decoded", splits=photos))
     assert weights(job("kept")) == weights(job("decoded"))
+
+
+def test_a_new_run_that_fails_before_its_first_update_leaves_nothing_that_blocks_the_next(
+    job, photos, monkeypatch
+):
+    """Decoded images are kept before the first update."""
+
+    def fail(*_):
+        raise ValueError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("resnet_rs.training.loop.Loop._backward", fail)
+        with pytest.raises(ValueError, match="out of luck"):
+            finish(job(splits=photos))
+    assert not job().folder.exists()
+    finish(job(splits=photos))

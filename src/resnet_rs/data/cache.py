@@ -29,11 +29,13 @@ from resnet_rs.data.target import Target
 _FEWEST_BYTES = 1 << 16
 """Smaller images are decoded about as fast as a file is opened."""
 _MOST_BYTES = 4 << 30
-"""Approximate size limit of the cached images of a source."""
+"""Size limit of the cached images of a source."""
 _SHARE_OF_FREE = 0.25
 """Fraction of the free disk space that a cache may take."""
 _NUM_LOOKED_AT = 8
 """Samples whose `stamp` is looked at. They are several, because the file of one may be missing."""
+_given_up = set[Path]()
+"""Folders that this process could not write to."""
 _HEADER = np.dtype([("magic", "S4"), ("crc", "<u4"), ("shape", "<u4", 3)])
 _MAGIC = b"RSc1"
 
@@ -45,7 +47,7 @@ class Cached(Source):
     source: Source
     folder: Path
     num_bytes: int
-    """Size limit of the folder. Image `index` is kept only if `index + 1` images of its size are within it."""
+    """Size limit of the folder. An image is kept only if as many of its size as there are samples are within it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +81,8 @@ class Cached(Source):
             return Sample(pixels, self.source.target(index), self.key(index))
         sample = self.source.read(index, request)
         size = sample.input.nbytes
-        if size >= _FEWEST_BYTES and (index + 1) * size <= self.num_bytes:
+        is_small_enough = size * len(self) <= self.num_bytes
+        if size >= _FEWEST_BYTES and is_small_enough and self.folder not in _given_up:
             _write(path, sample.input, made_from)
         return sample
 
@@ -95,7 +98,7 @@ def cached(source: Source, folder: Path) -> Source:
         storage.make_folders(folder)
         num_bytes = min(_MOST_BYTES, int(_SHARE_OF_FREE * shutil.disk_usage(folder).free))
     except OSError as error:
-        _warn(folder, error)
+        _give_up(folder, error)
         return source
     return Cached(source=source, folder=folder, num_bytes=num_bytes)
 
@@ -132,15 +135,17 @@ def _write(path: Path, pixels: UInt8[np.ndarray, "H W C"], made_from: bytes) -> 
     except OSError as error:
         with suppress(OSError):
             storage.disk.remove(partial)
-        _warn(path.parent, error)
+        _give_up(path.parent, error)
 
 
 def _crc(made_from: bytes, shape: tuple[int, ...], pixels: memoryview) -> int:
     return zlib.crc32(pixels, zlib.crc32(made_from + repr(tuple(shape)).encode()))
 
 
-def _warn(folder: Path, error: OSError) -> None:
-    warnings.warn(  # Python shows a warning once per process
+def _give_up(folder: Path, error: OSError) -> None:
+    """Keep no more images of this process in `folder`, and say so."""
+    _given_up.add(folder)
+    warnings.warn(
         f"decoded images cannot be kept in {folder}: {error.strerror}. Training goes on, but slower, because "
         "images are decoded anew in every epoch. Free some space, or check the permissions.",
         stacklevel=2,

@@ -149,6 +149,9 @@ def _decode_image(
     except UnidentifiedImageError:
         raise ValueError(_unidentified(encoded)) from None
     with opened as image:
+        if max_short_side is not None:
+            _check_size(image.width, image.height, max_pixels=max_pixels)
+            image.draft(None, (max_short_side, max_short_side))  # no side gets shorter; only JPEGs change
         return _pixels(image, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
 
 
@@ -158,10 +161,6 @@ def _pixels(
     if not image.width * image.height:
         raise ValueError("it has no pixels")
     _check_size(image.width, image.height, max_pixels=max_pixels)
-    if max_short_side is not None:
-        image.draft(
-            None, (max_short_side, max_short_side)
-        )  # neither side becomes shorter than this; only JPEGs change
     image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
     return shrunk(_as_channels(_upright(opaque, image), channels=channels), max_short_side)

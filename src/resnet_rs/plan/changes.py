@@ -33,8 +33,8 @@ class Edits:
         self.changes: list[Change] = []
 
     def is_set(self, path: str) -> bool:
-        """Whether the user has set this field."""
-        return is_within(path, self.set_by_user)
+        """Whether the user has set this field, a part of it, or all of which it is a part."""
+        return is_within(path, self.set_by_user) or any(is_within(one, [path]) for one in self.set_by_user)
 
     def apply(self, path: str, after: Any, reason: str) -> None:  # noqa: ANN401 - the value of any field
         """Set a field, unless the user has set it or this arch or task has no such field."""

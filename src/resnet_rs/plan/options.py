@@ -6,6 +6,7 @@ limits. There is always an answer: if no option does, it is the cheapest, or one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ _WIDER = (_REFERENCE, (26, 1.5, 128), (26, 2.0, 128), (50, 2.0, 160), (50, 3.0, 
 _DEEP, _DROP_PATH = 200, 0.1
 """Depth from which the released networks have stochastic depth."""
 _MIN_GAIN = 1.1
-"""A cheaper option must make at least 1.1 times the updates. Otherwise it only loses accuracy."""
+"""A cheaper option must be at least 1.1 times as fast. Otherwise it only loses accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,17 @@ class MeasuredOption:
     speed: Speed
     length: RunLength
     num_updates: float
-    """Updates that fit into the time; infinite if the whole run fits."""
+    """Updates that fit into the time."""
+    fits_whole: bool = False
+    """Whether the whole run fits, however few updates it has."""
     exceeded: tuple[str, ...] = ()
     """A message for each limit that it exceeds."""
 
     @property
     def is_feasible(self) -> bool:
         """Whether enough updates fit, and no limit is exceeded."""
-        return self.num_updates >= self.option.min_updates and not self.exceeded
+        is_long_enough = self.fits_whole or self.num_updates >= self.option.min_updates
+        return is_long_enough and not self.exceeded
 
 
 class Selection(NamedTuple):
@@ -104,11 +108,13 @@ def select(
         low, high = (i, high) if measured.is_feasible else (low, i)
         updates = measured.num_updates * measured.option.cost
         fitting = [j for j, one in enumerate(options) if updates / one.cost >= one.min_updates]
-        i = min(max([low + 1, *fitting]), high - 1)
+        is_known = math.isfinite(updates) and not measured.exceeded
+        # Without a time limit nothing tells how far to go, and a far too large network would take long to measure.
+        i = min(max([low + 1, *fitting]), high - 1) if is_known else (low + 1 if low >= 0 else high - 1)
     chosen = max(low, 0)
     if low < 0 and not any(one.exceeded for one in found.values()):  # none makes enough updates
-        worth = [j for j in found if found[0].num_updates < _MIN_GAIN * found[j].num_updates]
-        chosen = max(worth)  # 0 is among them
+        fast = [j for j, one in found.items() if one.speed.first_pass < _MIN_GAIN * found[0].speed.first_pass]
+        chosen = max(fast)  # 0 is among them
     return Selection(found[chosen], found.get(chosen - 1), found.get(chosen + 1), chosen == len(options) - 1)
 
 
@@ -156,6 +162,7 @@ def large_networks(experiment: Experiment, *, side: int, num_samples: int, is_lo
     """
     shapes, epochs = (_DEEPER, LONG) if is_long else (_WIDER, _MIN_EPOCHS)
     min_updates = int(epochs * num_samples / experiment.recipe.batch_size)
+    side = max(SMALLEST_SIZE, side)
     return [
         _network(depth, width, size=min(size, side), min_updates=min_updates) for depth, width, size in shapes
     ]

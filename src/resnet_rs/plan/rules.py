@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -90,28 +89,26 @@ class Plan:
 
 def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
     """`given.experiment`, adapted to its images and, if given, to a time budget and limits."""
-    if budget is not None and is_within("recipe.epochs", given.set_by_user):
+    is_timed = budget is not None and math.isfinite(budget.minutes)
+    if is_timed and is_within("recipe.epochs", given.set_by_user):
         raise ValueError("a time budget chooses recipe.epochs, which is also set. Leave one of the two out.")
     edits = Edits(given.experiment, given.set_by_user)
     num_samples, has_start = len(given.source), given.is_head_new is not None
     images = given.images or measure_images(given.source, channels=given.experiment.data.channels)
+    if edits.is_set("data.max_short_side") and given.experiment.data.max_short_side is not None:
+        images = replace(images, side=min(images.side, given.experiment.data.max_short_side))
     _fit_images(edits, images, num_samples, has_start=has_start, has_budget=budget is not None)
     selection = None
     if budget is not None:
-        measure = partial(_measured, edits.experiment, num_samples=num_samples, budget=budget)
-        if given.networks == "fixed":
-            selection = _cheaper(edits, is_start=has_start, measure=measure)
-        elif given.networks == "small":
-            options, first = small_networks(edits.experiment)
-            selection = select(options, first=first, measure=measure)
-        else:
-            selection = _large_network(edits.experiment, num_samples, side=images.side, measure=measure)
+        selection = _selection(given, edits, images, budget)
         _fit_time(edits, selection, budget)
     steps = edits.experiment.recipe.timetable(num_samples).total_steps
     if has_start or budget is not None:
         _fit_regularization(edits, steps)
     if given.is_head_new is not None:
         _fit_fine_tuning(edits, steps, is_head_new=given.is_head_new)
+    if has_start or budget is not None:
+        _fit_reading(edits, images, smallest_crop=edits.experiment.data.min_area)
     decay = edits.experiment.recipe.ema_decay
     if decay is not None:
         reach = f"the EMA weights reach back over a tenth of {steps:,} updates, as in the published runs"
@@ -124,6 +121,32 @@ def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
     )
 
 
+def _selection(given: PlanInput, edits: Edits, images: Images, budget: Budget) -> Selection:
+    """The option to train, chosen by measuring each option at most once."""
+    experiment, num_samples = edits.experiment, len(given.source)
+    known = dict[str, MeasuredOption]()
+
+    def measure(option: Option) -> MeasuredOption:
+        if option.description not in known:
+            # What is measured reads the images as the run will.
+            changed = Edits(edit(experiment, dict(option.edits)), given.set_by_user)
+            area = changed.experiment.data.min_area
+            if given.is_head_new is not None and not edits.is_set("data.min_area"):
+                area = max(_SHORT_CROPS, area)
+            _fit_reading(changed, images, smallest_crop=area)
+            known[option.description] = _measured(
+                changed.experiment, option, num_samples=num_samples, budget=budget
+            )
+        return replace(known[option.description], option=option)
+
+    if given.networks == "fixed":
+        return _cheaper(edits, is_start=given.is_head_new is not None, measure=measure)
+    if given.networks == "small":
+        options, first = small_networks(experiment)
+        return select(options, first=first, measure=measure)
+    return _large_network(experiment, num_samples, side=images.side, measure=measure)
+
+
 def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bool, has_budget: bool) -> None:
     """Size, batch, and how large images are read."""
     if not has_start:
@@ -133,9 +156,6 @@ def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bo
         min(edits.experiment.recipe.batch_size, fitting_batch_size(num_samples)),
         f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the learning rate is proportional",
     )
-    if has_start or has_budget:
-        area = edits.experiment.data.min_area
-        _fit_reading(edits, images, smallest_crop=max(_SHORT_CROPS, area) if has_start else area)
 
 
 def _fit_size(edits: Edits, images: Images, *, may_grow: bool) -> None:
@@ -187,7 +207,7 @@ def _large_network(
 
 
 def _measured(experiment: Experiment, option: Option, *, num_samples: int, budget: Budget) -> MeasuredOption:
-    experiment = edit(experiment, dict(option.edits))
+    """`option`, which has led to `experiment`, measured."""
     recipe, speed = experiment.recipe, budget.speed(experiment)
     # On few images, more epochs are allowed, up to 4,000 updates.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
@@ -197,8 +217,8 @@ def _measured(experiment: Experiment, option: Option, *, num_samples: int, budge
         option=option,
         speed=speed,
         length=budget.length(experiment, num_samples, speed, most_epochs=wanted),
-        # A run of full length is long enough, even with few updates.
-        num_updates=math.inf if fitting >= wanted else fitting * num_samples / recipe.batch_size,
+        num_updates=fitting * num_samples / recipe.batch_size,
+        fits_whole=fitting >= wanted,
         exceeded=budget.exceeded(experiment),
     )
 

@@ -87,6 +87,7 @@ def _removed_on_error(folder: Path) -> Generator[None]:
                     storage.disk.remove(path)
             with suppress(OSError):
                 start.remove(folder)
+                storage.remove_leftovers(folder)
         raise
 
 

@@ -4,7 +4,7 @@
     RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
     RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
     RUN/start/            the weights that it began with, if they were trained ones
-    RUN/cache/            decoded images, removed when the run ends
+    RUN/.partial-cache/   decoded images, removed when the run ends
 
 `run` is a generator of events. The caller can show them, ignore them, or stop between two events. A run that was
 stopped or killed, even many times, continues to the same weights, scores and log of updates, bit for bit.
@@ -50,8 +50,8 @@ from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
-CACHE = "cache"
-"""Folder of decoded images in a run's folder."""
+CACHE = f"{storage.PARTIAL}cache"
+"""Folder of decoded images in a run's folder; as a partial file it is removed when a run begins or continues."""
 _MAX_FAILED_SAVES = 3
 _MAX_SKIPPED_IN_A_ROW = 3
 _SKIPPED_WINDOW = 1000
@@ -77,7 +77,6 @@ def run(job: Job) -> Iterator[Event]:
     to another job.
     """
     with held(job):
-        job = _with_cache(job)
         state = new_state(
             job.experiment, job.machine.device, seed=job.seed, start=job.start and job.start.tensors
         )
@@ -90,6 +89,7 @@ def run(job: Job) -> Iterator[Event]:
                 notices = [f"{job.start.summary}.", *notices]
             if job.ranks.is_first and state.step < timetable.total_steps:
                 refuse_full_disk(job, state)
+            job = _with_cache(job)
             yield Started(step=state.step, timetable=timetable, notices=tuple(notices))
             pace = Pace(seconds_before=log.seconds)
             yield from _Training(job, timetable, state, log, pace, saved_step=state.step).events()
@@ -268,9 +268,6 @@ def _with_cache(job: Job) -> Job:
     """`job` with its decoded images kept in the run's folder, for the ranks that can see this folder."""
     folder, caches = job.folder / CACHE, dict[str, Source]()
     if job.ranks.is_first:
-        with suppress(OSError):
-            for part in ("train", "test"):
-                storage.remove_leftovers(folder / part)
         caches = _caches(job, folder)
     job.ranks.gather(b"")  # the folders exist now
     if not job.ranks.is_first and folder.is_dir():

@@ -73,6 +73,7 @@ def measure_speed(
             kept, experiment.data, collate=task.collate, seed=0, num_views=task.num_views
         )
         first, again = (_seconds(dataset, ranges) for _ in range(2))
+        decoding = max(0.0, first - again) / (num_samples * _NUM_WARM_UP * max(1, workers))
         begin = 0.0
 
         def batches() -> Iterator[Batch]:
@@ -82,7 +83,13 @@ def measure_speed(
             yield from load(islice(cycle(ranges), _MAX_TIMED), dataset, workers=workers)
 
         loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
-        for _ in loop.updates(new_state(experiment, device, seed=0), batches()):
+        started = time.monotonic()
+        for update in loop.updates(new_state(experiment, device, seed=0), batches()):
+            passed = time.monotonic() - started
+            if (
+                update.step <= _NUM_WARM_UP and passed > max_seconds
+            ):  # so slow that a single update tells enough
+                return num_samples * update.step / passed, decoding
             if not begin:
                 continue
             ends.append(time.monotonic() - begin)
@@ -91,7 +98,6 @@ def measure_speed(
                 break
     left_out = int(_SHARE_LEFT_OUT * len(ends))
     timed = ends[-1] - (ends[left_out - 1] if left_out else 0.0)
-    decoding = max(0.0, first - again) / (num_samples * _NUM_WARM_UP * max(1, workers))
     return num_samples * (len(ends) - left_out) / timed, decoding
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,10 @@ def choose(
         raise ValueError(
             f"with --from {start} the experiment must be named. Write its name behind the command."
         )
-    return _without_name(start)
+    # The first rank decides, because the weights may be installed on some machines only.
+    found = json.dumps(_without_name(start) if ranks.is_first else None).encode()
+    chosen, start, reasons, is_by_user = json.loads(ranks.gather(found)[0])
+    return Choice(chosen, start, tuple(reasons), is_by_user=is_by_user)
 
 
 def _without_name(start: str | None) -> Choice:

@@ -135,7 +135,9 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         "images": f"{num_train:,} to train and {num_test:,} to test, {num_classes:,} classes",
         "start": resolved.start or "from scratch",
         "network": f"{resolved.name}: {cost.params / 1e6:.3g} million parameters, {macs_text(cost.macs)}",
-        "frozen": {"none": "no stage", "c5": "all but the head"}.get(frozen, f"the stem to {frozen}"),
+        "frozen": {"none": "no stage", "stem": "the stem", "c5": "all but the head"}.get(
+            frozen, f"the stem to {frozen}"
+        ),
         "size": f"{experiment.data.size} pixels",
         "training": f"{recipe.epochs:.3g} epochs, {recipe.timetable(num_train).total_steps:,} updates of "
         f"{recipe.batch_size} images",
@@ -146,7 +148,7 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         seconds = selection.chosen.length.seconds
         shown["time"] = f"about {duration_text(seconds / 60)} for the whole command"
         if selection.chosen.exceeded:
-            shown["limits"] = f"exceeded, even by the cheapest option: {'; '.join(selection.chosen.exceeded)}"
+            shown["limits"] = f"exceeded: {'; '.join(selection.chosen.exceeded)}"
         for label, other in (("cheaper", selection.cheaper), ("costlier", selection.costlier)):
             if other is not None:
                 shown[label] = _outline(other)
@@ -161,8 +163,7 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
 
 def _outline(measured: MeasuredOption) -> str:
     """What an option that was not chosen would give."""
-    count = measured.num_updates
-    updates = "the whole run fits" if math.isinf(count) else f"{count:,.0f} updates fit"
+    updates = "the whole run fits" if measured.fits_whole else f"{measured.num_updates:,.0f} updates fit"
     return "; ".join((f"{measured.option.description}: {updates}", *measured.exceeded))
 
 
@@ -187,7 +188,7 @@ def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
         num_test=len(splits.test),
         elapsed=partial(_elapsed, begun, ranks=machine.ranks),
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
-        exceeded=lambda experiment: tuple(_exceeded(experiment, limits=limits, device=machine.device.name)),
+        exceeded=partial(_exceeded_of_first, limits=limits, machine=machine),
     )
 
 
@@ -222,14 +223,21 @@ def _elapsed(begun: float, *, ranks: Ranks) -> float:
     return float(ranks.gather(repr(time.monotonic() - begun).encode())[0])
 
 
-def _exceeded(experiment: Experiment, *, limits: Limits, device: str) -> Iterator[str]:
-    """The limits that a network does not keep here, in words."""
+def _exceeded_of_first(experiment: Experiment, *, limits: Limits, machine: Machine) -> tuple[str, ...]:
+    """What `_exceeded` finds on the first rank, so that all ranks make the same plan."""
+    found = list(_exceeded(experiment, limits, machine)) if machine.ranks.is_first else []
+    return tuple(json.loads(machine.ranks.gather(json.dumps(found).encode())[0]))
+
+
+def _exceeded(experiment: Experiment, limits: Limits, machine: Machine) -> Iterator[str]:
+    """A message for each limit that a network exceeds here."""
+    device = machine.device.name
     if limits.latency_ms is not None:
         latency = _timing(experiment, mode="infer", batch_size=1, device=device).latency_ms or 0.0
         if latency > limits.latency_ms:
             yield f"inference of an image takes {latency:.3g} ms (limit: {limits.latency_ms:g})"
     if limits.memory_gib is not None:
-        wanted = min(DEFAULT_MICRO_BATCH, experiment.recipe.batch_size)
+        wanted = min(machine.micro_batch or DEFAULT_MICRO_BATCH, experiment.recipe.batch_size)
         few, many = (
             _timing(experiment, mode="train", batch_size=n, device=device) for n in _two_batches(wanted)
         )
