@@ -58,7 +58,7 @@ def test_a_forecast_with_a_limit_of_time_measures_once(scaling, monkeypatch):
     from resnet_rs.studies import planning
 
     measured = []
-    monkeypatch.setattr(planning, "measure_speed", lambda *_, **__: measured.append(1) or 100.0)
+    monkeypatch.setattr(planning, "measure_speed", lambda *_, **__: measured.append(1) or (100.0, 0.0))
     _, costs = forecast(replace(scaling, minutes=1e6))
     # 80 images, 4 epochs, 100 images a second, for the trial that is the base itself.
     assert costs["4 epochs, 16 px, depth 14, width 1"].minutes == pytest.approx(80 * 4 / 100 / 60)
