@@ -375,6 +375,13 @@ def test_a_side_that_the_user_sets_bounds_the_size():
     assert plan.experiment.data.size == 96
 
 
+def test_epochs_that_the_user_sets_beside_a_limit_are_the_expected_ones():
+    chosen = edit(RS50, {"recipe.epochs": 10.0, "recipe.schedule.warmup_epochs": 1.0})
+    user = frozenset({"recipe.epochs"})
+    plan = plan_of(chosen, Shapes(num_samples=600, size=320), budget(math.inf), set_by_user=user)
+    assert plan.experiment.recipe.epochs == plan.selection.chosen.length.epochs == 10
+
+
 def test_a_part_of_a_field_that_the_user_sets_is_kept():
     chosen = edit(RS50, {"data.randaugment.magnitude": 5})
     user = frozenset({"data.randaugment.magnitude"})

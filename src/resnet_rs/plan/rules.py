@@ -135,7 +135,11 @@ def _selection(given: PlanInput, edits: Edits, images: Images, budget: Budget) -
                 area = max(_SHORT_CROPS, area)
             _fit_reading(changed, images, smallest_crop=area)
             known[option.description] = _measured(
-                changed.experiment, option, num_samples=num_samples, budget=budget
+                changed.experiment,
+                option,
+                num_samples=num_samples,
+                budget=budget,
+                are_epochs_set=edits.is_set("recipe.epochs"),
             )
         return replace(known[option.description], option=option)
 
@@ -148,7 +152,7 @@ def _selection(given: PlanInput, edits: Edits, images: Images, budget: Budget) -
 
 
 def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bool, has_budget: bool) -> None:
-    """Size, batch, and how large images are read."""
+    """Set size and batch."""
     if not has_start:
         _fit_size(edits, images, may_grow=has_budget)
     edits.apply(
@@ -206,12 +210,14 @@ def _large_network(
     return select(deeper if measure(deeper[0]).is_feasible else wider, first=0, measure=measure)
 
 
-def _measured(experiment: Experiment, option: Option, *, num_samples: int, budget: Budget) -> MeasuredOption:
+def _measured(
+    experiment: Experiment, option: Option, *, num_samples: int, budget: Budget, are_epochs_set: bool
+) -> MeasuredOption:
     """`option`, which has led to `experiment`, measured."""
     recipe, speed = experiment.recipe, budget.speed(experiment)
     # On few images, more epochs are allowed, up to 4,000 updates.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
-    wanted = max(recipe.epochs, float(f"{enough:.3g}"))
+    wanted = recipe.epochs if are_epochs_set else max(recipe.epochs, float(f"{enough:.3g}"))
     fitting = budget.length(experiment, num_samples, speed, most_epochs=math.inf).epochs
     return MeasuredOption(
         option=option,

@@ -25,6 +25,8 @@ from resnet_rs.training.state import new_state
 
 _NUM_WARM_UP, _NUM_TIMED, _MAX_TIMED = 2, 8, 1000
 _SECONDS_TIMED = 2.5
+_SECONDS_SLOW = 10.0
+"""If the updates to warm up take longer than this, they are the measurement."""
 _SHARE_LEFT_OUT = 0.25
 """Share of the timed updates that do not count, because the first ones are slower."""
 _MIN_PASSES, _SECONDS_SCORED = 2, 0.3
@@ -83,12 +85,11 @@ def measure_speed(
             yield from load(islice(cycle(ranges), _MAX_TIMED), dataset, workers=workers)
 
         loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
+        state = new_state(experiment, device, seed=0)
         started = time.monotonic()
-        for update in loop.updates(new_state(experiment, device, seed=0), batches()):
+        for update in loop.updates(state, batches()):
             passed = time.monotonic() - started
-            if (
-                update.step <= _NUM_WARM_UP and passed > max_seconds
-            ):  # so slow that a single update tells enough
+            if update.step <= _NUM_WARM_UP and passed > max(_SECONDS_SLOW, max_seconds):
                 return num_samples * update.step / passed, decoding
             if not begin:
                 continue

@@ -57,7 +57,7 @@ def choose(
             f"with --from {start} the experiment must be named. Write its name behind the command."
         )
     # The first rank decides, because the weights may be installed on some machines only.
-    found = json.dumps(_without_name(start) if ranks.is_first else None).encode()
+    found = json.dumps(_without_name(start)).encode()
     chosen, start, reasons, is_by_user = json.loads(ranks.gather(found)[0])
     return Choice(chosen, start, tuple(reasons), is_by_user=is_by_user)
 
