@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from resnet_rs import draws
 from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Source
-from resnet_rs.data.target import Boxes, Depth, Label, Mask, Target
+from resnet_rs.data.target import Boxes, Depth, Label, Labels, Mask, Target
 
 SHAPES = ("disc", "square", "triangle")
 MOTIONS = ("left", "right", "up", "down")
@@ -24,7 +24,7 @@ _MOST_SHAPES = 3
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
 
-Asked = Literal["shape", "mask", "depth", "boxes", "motion"]
+Asked = Literal["shape", "shapes", "mask", "depth", "boxes", "motion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Shapes(Source):
     size: int = 32
     """Pixels per side."""
     asks: Asked = "shape"
-    """The target: the shape; the shape at every pixel (0 is background); the depth of every pixel; a box per shape; or,
-    in clips, the direction of motion."""
+    """The target: the shape; all shapes of an image; the shape at every pixel (0 is background); the depth of every
+    pixel; a box per shape; or, in clips, the direction of motion."""
     num_frames: int = 8
     """Length of the videos of moving shapes."""
     seed: int = 0
@@ -54,7 +54,7 @@ class Shapes(Source):
 
     def read(self, index: int, request: Request) -> Sample:
         rng = draws.generator(self.seed, "shapes", index)
-        if self.asks == "boxes":
+        if self.asks in ("boxes", "shapes"):
             return self._with_boxes(rng, index, request.channels)
         shape = int(rng.integers(len(SHAPES)))
         if self.asks == "motion":
@@ -83,6 +83,8 @@ class Shapes(Source):
             rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
             corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         image = self._paint(rng, np.logical_or.reduce(drawn), channels)
+        if self.asks == "shapes":
+            return Sample(image, Labels(tuple(np.unique(shapes).tolist())), self.key(index))
         return Sample(image, Boxes(np.array(corners, dtype=np.float32), shapes), self.key(index))
 
     def _drawn(self, rng: np.random.Generator, shape: int) -> Bool[np.ndarray, "H W"]:

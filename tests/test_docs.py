@@ -52,13 +52,15 @@ def shorter(command):
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder with photos of two classes and with weights of torchvision in it."""
+    """A folder with photos of two classes, a table of them, and weights of torchvision."""
     rng = np.random.default_rng(0)
     for name, color in (("cat", 60), ("dog", 190)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(1, 25):
             pixels = np.clip(rng.normal(color, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    rows = [f"photos/{name}/{i}.jpg,{name}" for name in ("cat", "dog") for i in range(1, 25)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
     torch.save(torchvision.models.efficientnet_b0().state_dict(), tmp_path / "efficientnet_b0.pth")
     return tmp_path
 

@@ -67,8 +67,8 @@ def fast(experiment):
     return Speed(images_per_second=100.0, seconds_per_scored=0.01)
 
 
-def budget(minutes, num_test=0, speed=fast, passed=0.0):
-    return Budget(minutes=minutes, num_test=num_test, elapsed=lambda: passed, speed=speed)
+def budget(minutes, num_scored=0, speed=fast, passed=0.0):
+    return Budget(minutes=minutes, num_scored=num_scored, elapsed=lambda: passed, speed=speed)
 
 
 SAVING = RS50.count_cost().params * 12 / 150e6
@@ -91,7 +91,7 @@ def length(budget, num_samples=6000, speed=FAST, most_epochs=math.inf):
 
 
 @pytest.mark.parametrize(
-    ("num_test", "evaluations"),
+    ("num_scored", "evaluations"),
     [
         (100, 10),
         (2000, 1),  # 15 % of the time is enough for one, and not for two
@@ -99,10 +99,10 @@ def length(budget, num_samples=6000, speed=FAST, most_epochs=math.inf):
         (100_000, 1),  # one evaluation takes 1,000 seconds
     ],
 )
-def test_evaluations_are_in_the_budget_and_training_gets_the_rest(num_test, evaluations):
-    epochs, count, seconds = length(budget(5.0, num_test))
+def test_evaluations_are_in_the_budget_and_training_gets_the_rest(num_scored, evaluations):
+    epochs, count, seconds = length(budget(5.0, num_scored))
     assert count == evaluations
-    scoring = count * (num_test / 100 + SAVING)
+    scoring = count * (num_scored / 100 + SAVING)
     assert epochs == pytest.approx(max(0.01, (0.95 * 300 - 4 - scoring) * 100 / 6000), rel=0.01)
     assert seconds == pytest.approx(max(0.95 * 300, 4 + 0.6 + scoring), rel=0.01)
 
@@ -187,7 +187,7 @@ def test_what_the_user_froze_is_measured_once():
 
 
 def test_there_is_always_an_answer():
-    slow = budget(0.5, num_test=10_000, speed=lambda experiment: Speed(0.01, 10.0))
+    slow = budget(0.5, num_scored=10_000, speed=lambda experiment: Speed(0.01, 10.0))
     for head in (None, True):
         plan = plan_of(RS50, Shapes(num_samples=600, size=320), slow, is_head_new=head)
         assert plan.experiment.recipe.timetable(600).total_steps == 1 and plan.num_evaluations == 1

@@ -16,6 +16,7 @@ from resnet_rs.data.sample import Request
 from resnet_rs.studies import reproduction
 from resnet_rs.training import checkpoint
 from resnet_rs.training.machine import Machine
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.weights import pull
 
 NAME, OTHER = "resnet-rs-50-i160", "resnet-rs-101-i160"
@@ -28,9 +29,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "checkpoint"
     experiment = edit(zoo.EXPERIMENTS[NAME], SMALL)
     tensors = experiment.build_model(seed=0).state_dict()
-    checkpoint.write(
-        folder, tensors, checkpoint.Provenance(experiment=experiment, classes=imagenet.classes(), seed=0)
-    )
+    checkpoint.write(folder, tensors, Provenance(experiment=experiment, classes=imagenet.classes(), seed=0))
     return folder
 
 
@@ -163,7 +162,7 @@ def test_labels_and_protocols_of_others_want_their_networks(published, tmp_path,
     checkpoint.write(
         own,
         experiment.build_model().state_dict(),
-        checkpoint.Provenance(experiment=experiment, classes=classes, seed=0),
+        Provenance(experiment=experiment, classes=classes, seed=0),
     )
     for option, said in (
         (["--labels", "imagenet-r"], "10 classes, as 'a'"),

@@ -41,8 +41,8 @@ def sample_ids(first: int, count: int, *, size: int, seed: int) -> Int64[np.ndar
     ids = np.empty(count, dtype=np.int64)
     for epoch in np.unique(epochs):
         is_here = epochs == epoch
-        key = _key(seed, "order", int(epoch))
-        ids[is_here] = permute(indices[is_here] % np.uint64(size), size=size, key=key)
+        of_epoch = key(seed, "order", int(epoch))
+        ids[is_here] = permute(indices[is_here] % np.uint64(size), size=size, key=of_epoch)
     return ids
 
 
@@ -87,13 +87,13 @@ def initial(seed: int) -> Generator[None]:
     """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every device, and only the CPU's state is put back.
-        torch.default_generator.manual_seed(_key(seed, "initial weights") & _LOW_64)
+        torch.default_generator.manual_seed(key(seed, "initial weights") & _LOW_64)
         yield
 
 
 def salts(seed: int, purposes: Sequence[str]) -> Int32[Tensor, "L 4"]:
     """The hashes that name each of `purposes` in run `seed`, for `uniform`. Compute them once."""
-    keys = [_key(seed, purpose) for purpose in purposes]
+    keys = [key(seed, purpose) for purpose in purposes]
     words = [[_signed(key >> shift) for shift in (0, 32, 64, 96)] for key in keys]
     return torch.tensor(words, dtype=torch.int32).view(-1, 4)
 
@@ -160,8 +160,8 @@ def _hash64(words: np.ndarray, key: int, counter: int) -> np.ndarray:
     return words
 
 
-def _key(seed: int, purpose: str, *where: int) -> int:
-    """128 bits that name a use of randomness."""
+def key(seed: int, purpose: str, *where: int) -> int:
+    """128 bits that name a use of randomness, such as `permute` takes."""
     return int.from_bytes(_digest(seed, purpose, *where, num_bytes=16), "little")
 
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resnet_rs import storage
 from resnet_rs.training import checkpoint
+from resnet_rs.training.provenance import Provenance
 
 ERRNO = 28
 
@@ -120,7 +121,7 @@ class Small:
         return {}
 
 
-PROVENANCE = checkpoint.Provenance(experiment=TINY, classes=("disc", "square", "triangle"), seed=0)
+PROVENANCE = Provenance(experiment=TINY, classes=("disc", "square", "triangle"), seed=0)
 
 
 class Retention(RuleBasedStateMachine):

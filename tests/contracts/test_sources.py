@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from inspect import isabstract
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from seams.test_mixture import MIXTURE
 from shapes import Shapes
 
 from resnet_rs.data import imagenet
+from resnet_rs.data.balance import Balanced
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.cache import cached
 from resnet_rs.data.folders import open_folders
@@ -17,7 +19,10 @@ from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, map_targets
 from resnet_rs.data.source import Source, match_classes
+from resnet_rs.data.subset import Subset
+from resnet_rs.data.tables import read_table
 from resnet_rs.tasks.classification import Classification
+from resnet_rs.tasks.multi_label import suited
 
 DRAWN = Shapes(num_samples=20, size=16)
 
@@ -31,14 +36,30 @@ class Digits(Shapes):
         return tuple(map(str, range(1000)))
 
 
+def table(root, *labels):
+    """A table of the cats and dogs, with the `labels` of each."""
+    rows = [
+        f"{folder}/{i}.png,{label}"
+        for folder, label in zip(("cat", "dog"), labels, strict=True)
+        for i in range(6)
+    ]
+    path = root / f"{'-'.join(labels).replace('|', '+')}.csv"
+    path.write_text("\n".join(["path,label", *rows]))
+    return path
+
+
 SOURCES = {
     "builtin": lambda root: Builtin(split="test"),
     "shapes": lambda root: DRAWN,
     "renumbered": lambda root: match_classes(DRAWN, ("triangle", "square", "disc", "star")),
     "folders": lambda root: open_folders(root).train,
     "cached": lambda root: cached(open_folders(root).train, root / ".cache"),
+    "table": lambda root: read_table(str(table(root, "cat", "dog"))).splits().train,
+    "multi-label table": lambda root: read_table(str(table(root, "cat|dog", ""))).splits().train,
     "numbered": lambda root: imagenet.labeled(Digits(num_samples=12), "imagenet-v2"),
     "mixture": lambda root: MIXTURE,
+    "subset": lambda root: Subset(source=DRAWN, indices=tuple(range(3, 17))),
+    "balanced": lambda root: Balanced(source=Builtin(split="test")),
 }
 
 
@@ -60,8 +81,10 @@ def source(request, root):
 
 def test_every_source_of_the_package_is_here(root):
     kinds = {type(build(root)) for build in SOURCES.values()}
-    ours = {kind for kind in Source.__subclasses__() if kind.__module__.startswith("resnet_rs.")}
-    assert ours <= kinds
+    ours = list(Source.__subclasses__())
+    for kind in ours:  # which grows meanwhile
+        ours += kind.__subclasses__()
+    assert {k for k in ours if k.__module__.startswith("resnet_rs.") and not isabstract(k)} <= kinds
 
 
 def same(one, other):
@@ -106,7 +129,7 @@ def test_a_sample_is_never_shown_twice_in_the_same_pass(source):
 
 
 def test_batches_are_the_same_for_any_number_of_workers(source):
-    task = Classification(num_classes=len(source.classes))
+    task = suited(Classification(num_classes=len(source.classes)), source)
     data = Data(size=16, mean=(0.5,), std=(0.25,))
     batches = TrainingBatches(source, data, collate=task.collate, seed=0)
     here, there = (list(load(split_range(3, 40, at_most=9), batches, workers=n)) for n in (0, 2))

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_rs.data.target import Boxes, Depth, Label, Mask, SoftLabel, Target
+from resnet_rs.data.target import Boxes, Depth, Label, Labels, Mask, SoftLabel, Target
 from resnet_rs.data.view import View, resized_center_view
 
 SIZE = (24, 30)
 RNG = np.random.default_rng(0)
 TARGETS = {
     "label": Label(2),
+    "labels": Labels((0, 2)),
     "soft label": SoftLabel(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)),
     "mask": Mask(RNG.integers(-1, 4, SIZE)),
     "depth": Depth(np.where(RNG.random(SIZE) < 0.1, np.nan, RNG.random(SIZE)).astype(np.float32)),

@@ -13,6 +13,7 @@ from scipy.stats import binom, binomtest, ttest_1samp
 from resnet_rs.report.statistics import (
     calibration_error,
     mean_interval,
+    mean_share,
     reliability_bins,
     wilson_interval,
 )
@@ -149,3 +150,18 @@ def test_calibration_of_nothing_is_not_a_number_and_its_bins_are_empty():
 def test_a_confidence_that_is_no_probability_is_refused(odd):
     with pytest.raises(ValueError, match=r"confidences must be in \[0, 1\]"):
         reliability_bins(np.array([0.5, odd]), np.array([True, False]))
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.5, 0.2), (1.0, 0.98, 0.9), (0.05, 0.5, 0.5)])
+def test_the_interval_of_a_mean_share_covers_it_95_times_in_100(shares):
+    rng, counts = np.random.default_rng(0), np.array([5, 20, 100])
+    covered = 0
+    for _ in range(2000):
+        found = mean_share(rng.binomial(counts, shares), counts)
+        covered += found.low <= np.mean(shares) <= found.high
+    assert 0.925 <= covered / 2000 <= 0.985
+
+
+def test_the_mean_share_of_one_group_is_its_wilson_interval():
+    assert mean_share(np.array([3]), np.array([7]))[1:] == pytest.approx(wilson_interval(3, 7))
+    assert np.isnan(mean_share(np.array([], dtype=int), np.array([], dtype=int)).value)

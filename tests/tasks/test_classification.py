@@ -158,3 +158,15 @@ def test_the_head_averages_space_of_two_and_of_three_dimensions():
 def test_values_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Classification(**fields)
+
+
+def test_balanced_accuracy_is_shown_where_classes_differ_in_size_and_has_an_interval():
+    """9 of 10 images of a large class are correct, and none of 2 of a small one."""
+    meter = TASK.build_meter(("large", "small", "untested"))
+    predicted = torch.tensor([0] * 9 + [1] + [0] * 2)
+    labels = torch.tensor([0] * 10 + [1] * 2)
+    meter.update(torch.eye(3)[predicted], labels, torch.arange(12))
+    scores = meter.scores(str)
+    assert scores["balanced_accuracy"] == pytest.approx(0.45)
+    assert 0.2 < scores["balanced_accuracy_low"] < 0.45 < scores["balanced_accuracy_high"] < 0.9
+    assert "balanced_accuracy" in [number.name.key for number in TASK.numbers(scores)]

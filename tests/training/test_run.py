@@ -15,7 +15,7 @@ from resnet_rs.config import edit
 from resnet_rs.data.folders import open_folders
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Splits
-from resnet_rs.training import checkpoint
+from resnet_rs.training import checkpoint, provenance
 from resnet_rs.training import run as run_module
 from resnet_rs.training.events import Evaluated, Finished, Progressed
 from resnet_rs.training.log import Log, read_log
@@ -184,7 +184,7 @@ def test_a_run_whose_checkpoints_are_gone_never_starts_over_silently(job, finish
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(job, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    monkeypatch.setattr(provenance, "FORMAT", 99)
     finish(job())
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has format 99, this version reads 1"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from resnet_rs.training import checkpoint
+from resnet_rs.training.provenance import Provenance
 
 GOLDEN = Path(__file__).parents[1] / "assets/golden-0.1"
 CLASSES = ("cat", "dog", 'a "b": #c | `d`')
@@ -23,9 +24,7 @@ def write(path, experiment, *, classes=CLASSES, seed=0):
         for name, t in model.state_dict().items()
     }
     origin = {"source": "elsewhere.h5", "format": "keras"}
-    checkpoint.write(
-        path, tensors, checkpoint.Provenance(experiment=chosen, classes=classes, seed=seed, origin=origin)
-    )
+    checkpoint.write(path, tensors, Provenance(experiment=chosen, classes=classes, seed=seed, origin=origin))
     return path
 
 

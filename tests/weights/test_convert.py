@@ -27,6 +27,7 @@ from resnet_rs.data.sample import Sample
 from resnet_rs.data.target import Label
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.weights import reading
 from resnet_rs.weights.convert import convert
 from resnet_rs.weights.reading import SourceCheckpoint, find_experiment
@@ -404,7 +405,4 @@ def test_the_checkpoint_of_an_older_version_has_no_origin(tmp_path):
     convert(source_checkpoint("keras", ASSETS / "keras.h5"), tmp_path / "out")
     info = json.loads((tmp_path / "out/checkpoint.json").read_text())
     assert set(info["origin"]) == {"source", "sha256", "format", "variables", "head", "classes"}
-    assert (
-        checkpoint.Provenance(experiment=zoo.experiment("resnet-rs-tiny"), classes=("a",), seed=0).origin
-        == {}
-    )
+    assert Provenance(experiment=zoo.experiment("resnet-rs-tiny"), classes=("a",), seed=0).origin == {}

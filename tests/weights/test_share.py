@@ -21,6 +21,7 @@ from resnet_rs.bridges.model_garden import ModelGardenArch
 from resnet_rs.bridges.timm_names import DEPTHS, depth_of, from_timm
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.training import checkpoint
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.verbs import describe_scores
 from resnet_rs.weights.convert import convert
 from resnet_rs.weights.reading import SourceCheckpoint
@@ -299,7 +300,7 @@ def test_what_a_network_began_with_is_said_when_it_is_saved(run, tmp_path):
     assert state(tmp_path / "a")["head.classifier.weight"].dtype == torch.float32
     plain = checkpoint.read(write(tmp_path / "plain", EXPERIMENTS["resnet-rs-tiny"]))
     halves = {"train": ["cat/1.png"], "test": ["cat/2.png"]}
-    facts = checkpoint.Provenance(experiment=plain.experiment, classes=CLASSES, seed=0, split=halves)
+    facts = Provenance(experiment=plain.experiment, classes=CLASSES, seed=0, split=halves)
     checkpoint.write(tmp_path / "split", plain.load_model().state_dict(), facts)
     for name, is_split in (("plain", False), ("split", True)):
         model = rs.create_model("resnet-rs-tiny", in_chans=1, pretrained=tmp_path / name)

@@ -35,7 +35,11 @@ Trained = Annotated[
     ),
 ]
 DataName = Annotated[
-    str, typer.Option("--data", help="`builtin`, or a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.")
+    str,
+    typer.Option(
+        "--data",
+        help="`builtin`; a folder: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*; or a CSV file: path,label[,split].",
+    ),
 ]
 DeviceName = Annotated[
     str | None,

@@ -70,9 +70,10 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
         yield from _problems(event.update, named)
     elif isinstance(event, Evaluated):
         scored = "   ".join(f"{name}: {_numbers(summary)}" for name, summary in event.summaries.items())
+        part = "validation   " if event.split == "validation" else ""
         yield (
             f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
-            f"waiting {event.data_wait:.0%}   {scored}"
+            f"waiting {event.data_wait:.0%}   {part}{scored}"
         )
     elif isinstance(event, SaveFailed):
         yield (

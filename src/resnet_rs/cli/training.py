@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import deque
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,11 @@ from resnet_rs.cli.options import (
     Workers,
 )
 from resnet_rs.cli.output import say, say_json, say_lines, train_command
+
+if TYPE_CHECKING:  # imported in the commands, because torch takes seconds
+    from resnet_rs.training.events import Event
+    from resnet_rs.verbs import ResolvedExperiment
+    from resnet_rs.verbs.choice import Choice
 
 Start = Annotated[
     str | None,
@@ -71,6 +76,10 @@ def train(
             min=1, help="Updates between checkpoints; by default at every evaluation and every 10 minutes."
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Also write event files for TensorBoard into the run folder."),
+    ] = False,
 ) -> None:
     """Train an experiment, or continue to train it.
 
@@ -84,9 +93,10 @@ def train(
     from resnet_rs.cli.progress import show
     from resnet_rs.config import parse_assignments
     from resnet_rs.processes import listening
-    from resnet_rs.report.table import duration_text
-    from resnet_rs.training.events import Stopped
+    from resnet_rs.training.curves import refuse_no_tensorboard, with_tensorboard
 
+    if tensorboard:
+        refuse_no_tensorboard()
     limits = verbs.Limits(minutes=minutes, begun=time.monotonic())
     name, edits = _named(name, edits)
     hardware = chosen_machine(
@@ -101,30 +111,27 @@ def train(
         is_first = machine.ranks.is_first
         typed = parse_assignments(edits or [])
         choice = verbs.choose(name, start, run_folder=out, has_limits=limits.has_any, ranks=machine.ranks)
-        if limits.has_any:
+        if limits.has_any or fit:
             resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
         else:
             resolved = verbs.resolve(
                 choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
             )
-            if fit:
-                resolved = verbs.plan_experiment(resolved, limits, machine=machine)
         if is_first:
-            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
-            if resolved.selection is not None:
-                seconds = resolved.selection.chosen.length.seconds
-                say(f"the whole command takes about {duration_text(seconds / 60)}")
+            _say_choice(choice, resolved)
         events = verbs.training(
-            resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
+            resolved,
+            out=out,
+            seed=seed,
+            machine=machine,
+            save_every=save_every,
+            stop=stop,
         )
-        last = show(events) if is_first else deque(events, maxlen=1).pop()
-    if isinstance(last, Stopped):
         if is_first:
-            saved = f"stopped by {last.reason}, saved after update {last.step}"
-            say(f"{saved}; the same command continues.", is_error=True)
-        raise typer.Exit(EXIT_STOPPED)
-    if is_first:
-        say(f"page: {out / 'page.html'}")
+            last = show(with_tensorboard(events, out) if tensorboard else events)
+        else:
+            last = deque(events, maxlen=1).pop()
+    _say_end(last, out, is_first=is_first)
 
 
 @app.command()
@@ -176,6 +183,30 @@ def plan(
     say_lines(f"note: {note}" for note in resolved.notes)
     command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
     say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
+
+
+def _say_choice(choice: Choice, resolved: ResolvedExperiment) -> None:
+    """Print what was chosen and changed, and the expected time of a run with a time budget."""
+    from resnet_rs.report.table import duration_text
+
+    say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+    if resolved.selection is not None:
+        seconds = resolved.selection.chosen.length.seconds
+        say(f"the whole command takes about {duration_text(seconds / 60)}")
+
+
+def _say_end(last: Event | None, out: Path, *, is_first: bool) -> None:
+    """Print how a run ended. A stopped one also ends the command, with its exit code."""
+    from resnet_rs.training.events import Stopped
+
+    if not isinstance(last, Stopped):
+        if is_first:
+            say(f"page: {out / 'page.html'}")
+        return
+    if is_first:
+        saved = f"stopped by {last.reason}, saved after update {last.step}"
+        say(f"{saved}; the same command continues.", is_error=True)
+    raise typer.Exit(EXIT_STOPPED)
 
 
 def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, list[str] | None]:

@@ -34,11 +34,13 @@ class Builtin(Source):
     def key(self, index: int) -> str:
         return f"builtin/{self.split}/{index}"
 
+    def target(self, index: int) -> Label:
+        return Label(int(_arrays()[f"{self.split}_labels"][index]))
+
     def read(self, index: int, request: Request) -> Sample:
         """Sample `index`, with its gray values repeated in every channel."""
         image = _arrays()[f"{self.split}_images"][index, :, :, None]
-        label = int(_arrays()[f"{self.split}_labels"][index])
-        return Sample(np.repeat(image, request.channels, axis=2), Label(label), self.key(index))
+        return Sample(np.repeat(image, request.channels, axis=2), self.target(index), self.key(index))
 
 
 def builtin() -> Splits:

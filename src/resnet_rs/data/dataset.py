@@ -6,11 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from resnet_rs.data.builtin import builtin
 from resnet_rs.data.decode import MAX_PIXELS
-from resnet_rs.data.folders import automatic_split, open_folders, open_for_scoring
+from resnet_rs.data.folders import has_test_folder, open_folders, open_for_scoring, split_record
 from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.tables import EXTENSION, Table, read_table
 
 Split = Mapping[str, Sequence[str]]
 """The keys of both parts of an automatic split, as a run records them."""
@@ -33,10 +35,14 @@ class DataSet(ABC):
         """The samples for scoring a model: all of them if the data has no splits and no `split` is given."""
         return self.open(split=split).test
 
+    @property
+    def has_test_part(self) -> bool:
+        """Whether the data set itself says which samples are for testing."""
+        return True
+
     def automatic_split(self, splits: Splits) -> dict[str, list[str]] | None:
         """The record of `splits` if they were split automatically; None if the data set itself has splits."""
-        del splits
-        return None
+        return None if self.has_test_part else split_record(splits)
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,38 @@ class _Folder(DataSet):
             return open_for_scoring(self.path, max_pixels=self.max_pixels)
         return self.open(split=split).test
 
-    def automatic_split(self, splits: Splits) -> dict[str, list[str]] | None:
-        return automatic_split(splits)
+    @property
+    def has_test_part(self) -> bool:
+        return has_test_folder(self.path)
+
+
+@dataclass(frozen=True)
+class _Table(DataSet):
+    """A CSV file that lists images. Images with more than `max_pixels` pixels are unreadable."""
+
+    path: str
+    """As given, so that errors name it."""
+    max_pixels: int
+
+    def open(self, *, split: Split | None = None) -> Splits:
+        return self._table.splits(split=split)
+
+    def open_test(self, *, split: Split | None = None) -> Source:
+        return self._table.for_scoring() if split is None else self.open(split=split).test
+
+    @property
+    def has_test_part(self) -> bool:
+        return self._table.has_split
+
+    @cached_property
+    def _table(self) -> Table:
+        return read_table(self.path, max_pixels=self.max_pixels)
 
 
 def find(name: str, *, max_pixels: int = MAX_PIXELS) -> DataSet:
-    """The data set `name`: `builtin`, or a folder of class folders. Larger images are `Unreadable`."""
+    """The data set `name`: `builtin`, a folder of class folders, or a CSV file. Larger images are `Unreadable`."""
     if name == "builtin":
         return _Builtin(name, "Fashion-MNIST, a part")
     path = os.path.realpath(name)
-    return _Folder(path, os.path.basename(path), name, max_pixels)
+    kind = _Table if name.lower().endswith(EXTENSION) and os.path.isfile(path) else _Folder
+    return kind(path, os.path.basename(path), name, max_pixels)

@@ -56,9 +56,12 @@ class Source(ABC):
         return None
 
     def target(self, index: int) -> Target:
-        """The target of sample `index`, without reading its image; only sources with a `stamp` need this."""
+        """The target of sample `index`, without reading its image.
+
+        Sources with a `stamp` need this, and those whose classes are to be counted or balanced.
+        """
         raise NotImplementedError(
-            f"{type(self).__name__} has no `target`, which keeping decoded images needs."
+            f"{type(self).__name__} does not know targets without reading samples, which this needs."
         )
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
@@ -85,17 +88,26 @@ class Source(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The two halves of a data set: what is learned from, and what is scored."""
+    """The parts of a data set: what is learned from, what is scored at the end, and what choices are made by."""
 
     train: Source
     test: Source
+    validation: Source | None = None
+    """For choosing the weights and for calibration, so that nothing is chosen by the test part."""
 
     def __post_init__(self) -> None:
-        if self.train.classes != self.test.classes:
-            odd = sorted(set(self.train.classes) ^ set(self.test.classes))
-            raise ValueError(
-                f"the train and the test split must have the same classes; only one of them has {', '.join(odd[:5])}."
-            )
+        for name, part in (("test", self.test), ("validation", self.validation)):
+            if part is not None and part.classes != self.train.classes:
+                odd = sorted(set(self.train.classes) ^ set(part.classes))
+                raise ValueError(
+                    f"the train and the {name} part must have the same classes; only one of them has "
+                    f"{', '.join(odd[:5])}."
+                )
+
+    @property
+    def during(self) -> Source:
+        """What is scored during training: the validation part, else the test part."""
+        return self.test if self.validation is None else self.validation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,5 +44,16 @@ def measure_images(source: Source, *, channels: int = 3) -> Images:
     return Images(side=int(median(sides)), has_color=has_color)
 
 
+def classes_without(source: Source) -> list[str]:
+    """The classes that `source` has no sample of; none if it does not know targets without reading."""
+    present = set[int]()
+    for i in range(len(source)):
+        try:
+            present |= set(source.target(i).class_indices)
+        except NotImplementedError:
+            return []
+    return [name for i, name in enumerate(source.classes) if i not in present]
+
+
 def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:
     return int(np.ptp(image.astype(np.int16), axis=-1).max()) > _COLOR_DIFFERENCE

@@ -25,6 +25,11 @@ class Target:
     is_spatial: ClassVar[bool] = False
     """Whether it belongs to places of the image, so that operations which move pixels must move it, too."""
 
+    @property
+    def class_indices(self) -> tuple[int, ...]:
+        """The classes that count as present, for counting and for splitting a data set evenly."""
+        return ()
+
     def seen(self, view: View) -> Target:
         """The target of the image in `view`."""
         del view
@@ -42,9 +47,28 @@ class Label(Target):
 
     index: int
 
+    @property
+    def class_indices(self) -> tuple[int, ...]:
+        return (self.index,)
+
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Label:
         del num_classes
         return Label(int(numbers[self.index]))
+
+
+@dataclass(frozen=True)
+class Labels(Target):
+    """The indices of all classes that are present, perhaps none."""
+
+    indices: tuple[int, ...]
+
+    @property
+    def class_indices(self) -> tuple[int, ...]:
+        return self.indices
+
+    def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Labels:
+        del num_classes
+        return Labels(tuple(sorted(int(numbers[i]) for i in self.indices)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,10 @@ class Budget:
     """The time for a whole command: start, measurements, training, scoring, saving and the page."""
 
     minutes: float
-    num_test: int
-    """Test images, which every evaluation scores."""
+    num_scored: int
+    """Images that every evaluation scores: the validation part, else the test part."""
+    num_scored_at_end: int = 0
+    """Images that are scored once more at the end: with a validation part, both parts."""
     elapsed: Callable[[], float]
     """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
@@ -57,13 +59,15 @@ class Budget:
         around = self.elapsed() + _UNMEASURED_SECONDS
         left = _PLANNED_SHARE * 60 * self.minutes - around
         saving = experiment.count_cost().params * _BYTES_PER_PARAMETER / _BYTES_PER_SECOND
-        evaluation = self.num_test * speed.seconds_per_scored + saving
+        evaluation = self.num_scored * speed.seconds_per_scored + saving
+        at_end = self.num_scored_at_end * (speed.seconds_per_scored + speed.seconds_to_decode)
+        left -= at_end
         count = max(1, int(min(MAX_EVALUATIONS, _SHARE_FOR_SCORING * left / max(1e-9, evaluation))))
-        scoring = count * evaluation + self.num_test * speed.seconds_to_decode
+        scoring = count * evaluation + self.num_scored * speed.seconds_to_decode
         first, later = num_samples * speed.first_pass, num_samples / speed.images_per_second
         training = left - scoring
         epochs = training / first if training < first else 1 + (training - first) / later
         one_update = experiment.recipe.batch_size / num_samples
         epochs = min(most_epochs, max(one_update, float(f"{epochs:.3g}")))
         training = first * min(1.0, epochs) + later * max(0.0, epochs - 1)
-        return RunLength(epochs, count, around + scoring + training)
+        return RunLength(epochs, count, around + scoring + training + at_end)

@@ -26,8 +26,10 @@ _FROM_ZERO: Mapping[str, Any] = {"rangemode": "tozero"}
 _SHARE_AXIS: Mapping[str, Any] = {"tickformat": ".0%"}
 
 
-def run_figures(epochs: Sequence[Mapping[str, Any]], score: ScoreName) -> dict[str, Figure]:
-    """The curves of a run by their titles. A curve without any value is left out.
+def run_figures(
+    epochs: Sequence[Mapping[str, Any]], score: ScoreName, *, scored: str = "test"
+) -> dict[str, Figure]:
+    """The curves of a run by their titles, with the `score` of the `scored` part. Curves without values are left out.
 
     Hovering over the speed shows the share of time spent waiting for data.
     """
@@ -38,7 +40,7 @@ def run_figures(epochs: Sequence[Mapping[str, Any]], score: ScoreName) -> dict[s
         speed_hover += ", %{customdata:.0%} of the time waiting for data"
     drawn = {
         "Training loss": _curves(epochs, {"loss": "loss"}),
-        f"Test {score.label}": _curves(epochs, scores, hover=hover, axis=share_axis),
+        f"{scored.capitalize()} {score.label}": _curves(epochs, scores, hover=hover, axis=share_axis),
         "Learning rate": _curves(epochs, {"lr": "learning rate"}, axis={**_FROM_ZERO, "exponentformat": "e"}),
         "Images per second": _curves(epochs, {"images_per_second": "images per second"}, hover=speed_hover),
     }

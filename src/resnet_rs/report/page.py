@@ -50,6 +50,8 @@ class RunPage:
     """Label -> value of the few numbers at the top."""
     score: ScoreName
     """The score whose curve is shown."""
+    scored: str = "test"
+    """The part of the data whose score the curve shows."""
     epochs: Sequence[Mapping[str, float | int | None]]
     """Per evaluation: epoch, step, loss, lr, images_per_second, data_wait (a share), score_ema, score_model."""
     is_finished: bool
@@ -77,7 +79,10 @@ class _EmbeddedImage(NamedTuple):
 
 def render_run_page(page: RunPage) -> str:
     """`page` as HTML."""
-    curves = {title: stored(figure) for title, figure in run_figures(page.epochs, page.score).items()}
+    curves = {
+        title: stored(figure)
+        for title, figure in run_figures(page.epochs, page.score, scored=page.scored).items()
+    }
     charts = drawn(block for block in page.blocks if isinstance(block, Chart))
     edited = [edit.path for edit in page.edits]
     return render(

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 _Z = NormalDist().inv_cdf(0.975)
 _TAIL = 0.025
 _NUM_BINS = 15
+_MOST_RESAMPLED = 20_000
+"""Samples up to which a bootstrap takes seconds."""
 
 
 class Interval(NamedTuple):
@@ -61,6 +63,74 @@ def wilson_interval(successes: int, count: int) -> Interval:
     low = 0.0 if successes == 0 else center - radius
     high = 1.0 if successes == count else center + radius
     return Interval(low, high)
+
+
+def mean_share(successes: Int[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) -> Estimate:
+    """The mean of K shares of separate groups, with its 95 % interval; NaN without a group.
+
+    The Wilson intervals of the groups are combined as Zou and Donner 2008 do for sums ("MOVER"): the distances from
+    each share to its bounds add up as the squares of independent errors. All `counts` are above 0.
+    """
+    if not len(counts):
+        return Estimate(math.nan, math.nan, math.nan)
+    shares = successes / counts
+    bounds = np.array([wilson_interval(int(n), int(of)) for n, of in zip(successes, counts, strict=True)])
+    below, above = (float(np.linalg.norm(bounds[:, i] - shares)) / len(counts) for i in (0, 1))
+    mean = float(shares.mean())
+    return Estimate(mean, mean - below, mean + above)
+
+
+def average_precision(values: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> float | None:
+    """The mean precision at each true sample, in descending order of `values`; None without a true sample.
+
+    Samples with equal values share the precision after all of them, as in scikit-learn's `average_precision_score`.
+    """
+    if not labels.any():
+        return None
+    return float(_average_precisions(values, labels, np.ones((1, len(values))))[0])
+
+
+def mean_average_precision(
+    values: Float[np.ndarray, "N K"], labels: Bool[np.ndarray, "N K"], *, num_resamples: int = 200
+) -> Estimate | None:
+    """The mean of `average_precision` over the classes with a true sample; None without such a class.
+
+    The 95 % interval is the bootstrap's: percentiles over samples that are drawn with replacement, the same for all
+    classes. A class without a true sample in a draw is left out of its mean. Above 20,000 samples the bounds are NaN.
+    """
+    present = np.flatnonzero(labels.any(axis=0))
+    if not len(present):
+        return None
+    size = len(values)
+    rng = np.random.default_rng(0)
+    draws = (
+        rng.multinomial(size, np.full(size, 1 / size), size=num_resamples)
+        if size <= _MOST_RESAMPLED
+        else None
+    )
+    weights = np.ones((1, size)) if draws is None else np.concatenate([np.ones((1, size)), draws])
+    each = np.array([_average_precisions(values[:, i], labels[:, i], weights) for i in present])
+    means = np.nanmean(each, axis=0)
+    if draws is None:
+        return Estimate(float(means[0]), math.nan, math.nan)
+    low, high = np.quantile(means[1:], [_TAIL, 1 - _TAIL])
+    return Estimate(float(means[0]), float(low), float(high))
+
+
+def _average_precisions(
+    values: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"], weights: Float[np.ndarray, "R N"]
+) -> Float[np.ndarray, " R"]:
+    """The average precision for each row of sample weights; NaN where all true samples have no weight."""
+    order = np.argsort(-values, kind="stable")
+    weighted = weights[:, order].astype(np.float64)
+    hits = np.cumsum(weighted * labels[order], axis=1)
+    found = np.cumsum(weighted, axis=1)
+    # Only the last of equal values counts as a threshold.
+    is_last = np.append(np.diff(values[order]) != 0, True)
+    hits, found = hits[:, is_last], found[:, is_last]
+    gains = np.diff(hits, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore"):
+        return (gains * hits / np.maximum(found, 1e-12)).sum(axis=1) / hits[:, -1]
 
 
 def mean_interval(values: Float[np.ndarray, " N"]) -> Interval:

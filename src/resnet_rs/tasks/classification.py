@@ -6,6 +6,7 @@ Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from resnet_rs.data.sample import Targets
 from resnet_rs.data.target import Label, SoftLabel, Target
 from resnet_rs.data.view import View
 from resnet_rs.methods.label_smoothing import smooth_labels
+from resnet_rs.methods.temperature import fitted_temperature
 from resnet_rs.models.backbone import Backbone, Model, StagedBackbone
 from resnet_rs.report.blocks import Block
 from resnet_rs.report.score import Number, PerSample, ScoreName
@@ -67,6 +69,9 @@ class Classification(Task):
     """Share of a label's mass that is spread evenly over all classes, in [0, 1). Soft labels stay as they are."""
     dropout: float = 0.25
     """Drop rate of the pooled features before the classifier, in [0, 1)."""
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax of an answer or a score, not of the loss. A run with validation
+    images sets it at its end."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_classes <= _MAX_CLASSES:
@@ -75,6 +80,8 @@ class Classification(Task):
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}.")
 
     @property
     def headline(self) -> ScoreName:
@@ -127,14 +134,17 @@ class Classification(Task):
         wanted = targets if targets.is_floating_point() else self._smooth(targets)
         return F.cross_entropy(prediction, wanted, reduction="none")
 
-    def build_meter(self, classes: tuple[str, ...]) -> ClassificationMeter:
-        return ClassificationMeter(classes)
+    def build_meter(self, classes: tuple[str, ...]) -> Meter:
+        return ClassificationMeter(classes, temperature=self.temperature)
+
+    def calibrated(self, prediction: Float[Tensor, "B K"], targets: Targets) -> Classification:
+        return replace(self, temperature=fitted_temperature(prediction, _labels(targets)))
 
     def answers(
         self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
-    ) -> list[ClassAnswer]:
+    ) -> Sequence[Answer]:
         del views
-        shares = prediction.cpu().double().softmax(1)
+        shares = (prediction.cpu().double() / self.temperature).softmax(1)
         orders = shares.argsort(dim=1, descending=True, stable=True)
         return [
             ClassAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
@@ -154,16 +164,16 @@ class Classification(Task):
 class ClassificationMeter(Meter):
     """One row per scored sample. Scores are computed from the rows in sample order, so merged meters agree exactly."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, temperature: float = 1.0) -> None:
         self.classes = tuple(classes)
+        self._temperature = temperature
         self._rows: list[np.ndarray] = []
 
     @torch.no_grad()
     def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
         # Not every device has float64. On the CPU, the softmax of a row is the same on every machine.
-        log_probabilities = prediction.detach().cpu().double().log_softmax(1)
-        labels = _tensor(targets).cpu()
-        labels = labels.argmax(1) if labels.is_floating_point() else labels
+        log_probabilities = (prediction.detach().cpu().double() / self._temperature).log_softmax(1)
+        labels = _labels(targets)
         of_label = log_probabilities.gather(1, labels[:, None])
         confidence, predicted = log_probabilities.max(1)
         rows = np.empty(len(labels), dtype=report.ROW)
@@ -219,6 +229,12 @@ def _tensor(targets: Targets) -> Tensor:
     if isinstance(targets, Tensor):
         return targets
     raise ValueError("the targets of classification must be one tensor, got a dictionary of tensors.")
+
+
+def _labels(targets: Targets) -> Int[Tensor, " B"]:
+    """Class indices on the CPU; of a distribution the likeliest class."""
+    labels = _tensor(targets).cpu()
+    return labels.argmax(1) if labels.is_floating_point() else labels
 
 
 def _in_words(name: str) -> str:

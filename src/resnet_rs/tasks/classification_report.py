@@ -16,6 +16,7 @@ from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.report.statistics import (
     calibration_error,
     mean_interval,
+    mean_share,
     reliability_bins,
     wilson_interval,
 )
@@ -25,6 +26,7 @@ TOP1 = ScoreName(key="top1", label="top-1")
 _NUMBERS = (
     TOP1,
     ScoreName(key="top5", label="top-5"),
+    ScoreName(key="balanced_accuracy", label="balanced accuracy"),
     ScoreName(key="calibration_error", label="calibration error", is_share=False, is_higher_better=False),
     ScoreName(key="nll", label="negative log-likelihood", is_share=False, is_higher_better=False),
 )
@@ -57,13 +59,15 @@ def summary(rows: np.ndarray) -> dict[str, float]:
 def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> dict[str, Any]:
     """All scores as JSON, with 95 % intervals over the choice of images."""
     correct, top5 = rows["predicted"] == rows["label"], rows["rank"] < _TOP
-    confidence = rows["confidence"]
-
+    confidence, labels = rows["confidence"], rows["label"]
+    counts, hits = (np.bincount(found, minlength=len(classes)) for found in (labels, labels[correct]))
+    balanced = mean_share(hits[counts > 0], counts[counts > 0])
     ece, nll = calibration_error(confidence, correct), mean_interval(rows["nll"])
     return {
         "count": len(rows),
         **share_with_interval("top1", int(correct.sum()), len(rows)),
         **share_with_interval("top5", int(top5.sum()), len(rows)),
+        **_estimate("balanced_accuracy", balanced.value, balanced.low, balanced.high),
         **_estimate("calibration_error", ece.value, ece.low, ece.high),
         **_estimate("nll", _mean(rows["nll"]), nll.low, nll.high),
         "classes": _class_scores(rows, classes),
@@ -74,9 +78,14 @@ def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) 
 
 
 def numbers(scores: Mapping[str, Any]) -> list[Number]:
-    """Top-1, top-5 where there are more than five classes, calibration error and negative log-likelihood."""
-    is_telling = len(scores.get("classes") or []) > _TOP
-    return [name.number(scores) for name in _NUMBERS if name.key != "top5" or is_telling]
+    """Top-1, calibration error and negative log-likelihood.
+
+    Top-5 is among them with more than five classes, and balanced accuracy where the classes differ in size; else it
+    equals top-1.
+    """
+    counts = [item.get("count") for item in scores.get("classes") or []]
+    is_needless = {"top5": len(counts) <= _TOP, "balanced_accuracy": len(set(counts)) < 2}
+    return [name.number(scores) for name in _NUMBERS if not is_needless.get(name.key)]
 
 
 def lines(scores: Mapping[str, Any]) -> Iterator[str]:

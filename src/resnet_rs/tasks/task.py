@@ -124,6 +124,14 @@ class Task(ABC):
         `prediction` are `i * num_views` and the following ones.
         """
 
+    def calibrated(self, prediction: Tensor, targets: Targets) -> Task:
+        """This task with probabilities that fit `prediction`, float32 on the CPU, for samples with these `targets`.
+
+        A run calls it with the predictions of its final weights for validation samples. By default nothing changes.
+        """
+        del prediction, targets
+        return self
+
     @abstractmethod
     def build_meter(self, classes: tuple[str, ...]) -> Meter:
         """An empty meter for data of these classes."""

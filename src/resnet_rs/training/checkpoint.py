@@ -6,21 +6,22 @@ RUN/checkpoints/step-00001560/
     momentum.safetensors  momentum of the optimizer
     checkpoint.json       step, seed, class names, experiment, updates that were skipped, environment
     manifest.json         size and SHA-256 of every file
+
+RUN/final/ has the same form, without the raw weights and the momentum. It is written at the end of a run with
+validation images: the best weights, and an experiment whose task is calibrated.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,16 +30,13 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from resnet_rs import storage
-from resnet_rs.config import from_plain, to_plain
 from resnet_rs.models.backbone import Model
-from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.provenance import INFO, Provenance, info_of, read_info, split_digest
 from resnet_rs.training.state import TrainState
 
-FORMAT = 1
-"""Version of the layout above."""
-
+FINAL = "final"
+"""Folder of the weights that a run with validation images has chosen."""
 _FOLDER = "checkpoints"
-_INFO = "checkpoint.json"
 _STEP = re.compile(r"step-\d{8,}")
 _NUM_KEPT = 2
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -57,22 +55,6 @@ class NotFinite(ValueError):
     """The state has a value that is not finite, so it is not saved."""
 
     exit_code = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """The origin of weights: experiment, classes, seed, split and environment."""
-
-    experiment: Experiment
-    classes: tuple[str, ...]
-    seed: int
-    split: dict[str, list[str]] | None = None
-    """The keys of both parts if the data was split automatically, so that training images are never scored. They are in
-    `run.json`; the checkpoint has their digest."""
-    environment: dict[str, str] = field(default_factory=dict[str, str])
-    """Device, precision, threads and versions. The same environment gives the same bits."""
-    origin: Mapping[str, str] = field(default_factory=dict[str, str])
-    """For converted weights: file, SHA-256, format and kind of variables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +89,15 @@ class Checkpoint(Provenance):
         return model.eval()
 
 
-def save(run: Path, state: TrainState, provenance: Provenance) -> None:
+def save(run: Path, state: TrainState, provenance: Provenance, *, best: int | None = None) -> None:
     """Write `state` below the folder `run`, atomically; then remove all but the two newest valid checkpoints.
+
+    The checkpoint of step `best` stays, too.
 
     When this returns, the checkpoint is on the disk. Raises `OSError` if that failed, and `NotFinite` for a state with
     values that are not finite. Earlier checkpoints are then unchanged.
     """
-    path = run / _FOLDER / f"step-{state.step:08d}"
+    path = folder_of(run, state.step)
     if path.exists() and not _is_valid(path):
         _set_aside(path)
     if path.is_dir():
@@ -123,20 +107,21 @@ def save(run: Path, state: TrainState, provenance: Provenance) -> None:
         storage.write_folder(path, _files(state, provenance))
     # An old checkpoint that cannot be removed does no harm. The next save tries again.
     with suppress(OSError):
-        _drop_old(run, newest=path)
+        _drop_old(run, newest=path, best=best)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance) -> None:
-    """Write converted weights to the new checkpoint folder `path`, atomically."""
-    info = _info(provenance, step=0, skipped=())
-    files = [("model.safetensors", content(tensors, "model")), (_INFO, info)]
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    provenance: Provenance,
+    *,
+    weights: Weights = "model",
+    step: int = 0,
+) -> None:
+    """Write weights alone to the new checkpoint folder `path`, atomically."""
+    info = info_of(provenance, step=step, skipped=())
+    files = [(f"{weights}.safetensors", content(tensors, weights)), (INFO, info)]
     storage.write_folder(path, iter(files))
-
-
-def split_digest(split: Mapping[str, Sequence[str]]) -> str:
-    """SHA-256 of the keys of both parts of an automatic split."""
-    text = json.dumps([list(split["train"]), list(split["test"])])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _recorded_split(run: Path, digest: str) -> dict[str, list[str]] | None:
@@ -147,6 +132,11 @@ def _recorded_split(run: Path, digest: str) -> dict[str, list[str]] | None:
     except (OSError, storage.Damaged, TypeError, KeyError):
         return None
     return found if split_digest(found) == digest else None
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of update `step` is, if it was saved."""
+    return run / _FOLDER / f"step-{step:08d}"
 
 
 def has_any(run: Path) -> bool:
@@ -174,25 +164,31 @@ def recover(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`: a checkpoint folder, or the newest valid one of a run folder.
+    """The checkpoint at `path`: a checkpoint folder; or of a run folder the final weights, else the newest valid one.
 
-    Raises `FileNotFoundError` if there is none, and `storage.Damaged` if its files have changed. Warns if a newer
-    checkpoint of the run is damaged.
+    Raises `FileNotFoundError` if there is none, and `storage.Damaged` if its files have changed. Warns if the final
+    weights or a newer checkpoint of the run are damaged.
     """
     if not path.is_dir():
         raise FileNotFoundError(
             f"{path} is no folder; expected a run folder of `resnet-rs train`, or a checkpoint in it."
         )
     if (path / _FOLDER).is_dir():
+        reasons = list[str]()
+        if (path / FINAL).is_dir():
+            try:
+                return _read_folder(path / FINAL)
+            except storage.Damaged as error:
+                reasons.append(str(error))
         found, damaged = _newest_valid(path)
         if found is None:
             raise FileNotFoundError(f"{path} holds no checkpoint yet: its run stopped before the first one.")
-        for _, reason in damaged:
+        for reason in (*reasons, *(reason for _, reason in damaged)):
             warnings.warn(f"{reason} {found.path.name} is used instead.", stacklevel=2)
         return found
-    if not (path / _INFO).is_file() and not (path / storage.MANIFEST).is_file():
+    if not (path / INFO).is_file() and not (path / storage.MANIFEST).is_file():
         raise FileNotFoundError(
-            f"{path} holds neither checkpoints/ nor {_INFO}; expected a folder of `resnet-rs train`."
+            f"{path} holds neither checkpoints/ nor {INFO}; expected a folder of `resnet-rs train`."
         )
     return _read_folder(path)
 
@@ -218,29 +214,20 @@ def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]
 def _read_folder(path: Path) -> Checkpoint:
     try:
         storage.verify(path)
-        needs = ["experiment", *(name for name in _FIELDS if name not in _DEFAULTS)]
-        info = _DEFAULTS | storage.read_json(path / _INFO, needs=needs)
+        info, experiment = read_info(path)
     except OSError as error:
         raise _judged(error, path) from None
-    for name, (form, is_form) in _FIELDS.items():
-        if not is_form(info[name]):
-            raise storage.Damaged(f"{path / _INFO} has no {form} under {name!r}.")
-        if name == "format" and info[name] != FORMAT:  # the other fields may have other forms there
-            raise ValueError(
-                f"{path} has format {info[name]}, this version reads {FORMAT}. Update resnet-rs to read it."
-            )
-    classes, digest, experiment = tuple(info["classes"]), info["split"], _experiment(info, path)
-    if not _suits(experiment, classes):
-        raise storage.Damaged(f"{path / _INFO} has {len(classes)} class names, which do not match its task.")
     if re.fullmatch(r"step-\d+", path.name) and int(path.name.removeprefix("step-")) != info["step"]:
         raise storage.Damaged(f"{path} is the checkpoint of step {info['step']} under another name.")
+    run = path.parent if path.name == FINAL else path.parent.parent
+    digest = info["split"]
     return Checkpoint(
         path=path,
         step=info["step"],
         seed=info["seed"],
-        classes=classes,
+        classes=tuple(info["classes"]),
         experiment=experiment,
-        split=None if digest is None else _recorded_split(path.parent.parent, digest),
+        split=None if digest is None else _recorded_split(run, digest),
         split_digest=digest,
         skipped=tuple(info["skipped"]),
         environment=info["environment"],
@@ -253,22 +240,7 @@ def _files(state: TrainState, provenance: Provenance) -> Iterator[tuple[str, byt
     for name, model in state.models.items():
         yield f"{name}.safetensors", content(model.state_dict(), name)
     yield "momentum.safetensors", content(state.momenta(), "momentum")
-    yield _INFO, _info(provenance, step=state.step, skipped=state.skipped)
-
-
-def _info(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> bytes:
-    info = {
-        "format": FORMAT,
-        "step": step,
-        "seed": provenance.seed,
-        "classes": list(provenance.classes),
-        "experiment": to_plain(provenance.experiment),
-        "split": None if provenance.split is None else split_digest(provenance.split),
-        "skipped": list(skipped),
-        "environment": provenance.environment,
-        **({"origin": dict(provenance.origin)} if provenance.origin else {}),
-    }
-    return storage.as_json(info).encode("utf-8", "surrogateescape")
+    yield INFO, info_of(provenance, step=state.step, skipped=state.skipped)
 
 
 def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
@@ -284,13 +256,14 @@ def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
     )
 
 
-def _drop_old(run: Path, *, newest: Path) -> None:
-    """Remove checkpoints older than the two newest valid ones; `newest` was just written."""
+def _drop_old(run: Path, *, newest: Path, best: int | None) -> None:
+    """Remove checkpoints older than the two newest valid ones, not that of step `best`. `newest` was just written."""
     folders = _folders(run)
     num_valid = 0
     for i in reversed(range(len(folders))):
         if num_valid == _NUM_KEPT:
-            storage.remove_tree(folders[i])
+            if best is None or folders[i] != folder_of(run, best):
+                storage.remove_tree(folders[i])
         elif i:  # the oldest is kept in any case
             num_valid += folders[i] == newest or _is_valid(folders[i])
 
@@ -353,48 +326,3 @@ def _folders(run: Path) -> list[Path]:
         return []
     steps = sorted((int(name.removeprefix("step-")), name) for name in names if _STEP.fullmatch(name))
     return [run / _FOLDER / name for _, name in steps]
-
-
-def _experiment(info: dict[str, Any], path: Path) -> Experiment:
-    try:
-        return from_plain(info["experiment"], kinds=(Experiment,))
-    except ValueError as error:  # not damaged: a newer version may have more types and fields
-        raise ValueError(f"{path / _INFO} has no experiment that this version can read: {error}") from None
-
-
-def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
-    try:
-        return experiment.with_classes(classes) == experiment
-    except ValueError:
-        return False
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)
-
-
-def _is_sha256(value: object) -> bool:
-    return value is None or isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, dict) and _is_list(list(value.values()), str)
-
-
-_DEFAULTS: dict[str, Any] = {"skipped": [], "environment": {}, "origin": {}}
-"""The oldest checkpoints of this format do not have these fields."""
-_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "format": ("whole number of 0 or more", _is_count),
-    "step": ("whole number of 0 or more", _is_count),
-    "seed": ("whole number of 0 or more", _is_count),
-    "classes": ("list of names", lambda value: _is_list(value, str)),
-    "split": ("SHA-256", _is_sha256),
-    "skipped": ("list of whole numbers", lambda value: _is_list(value, int)),
-    "environment": ("object of texts", _are_texts),
-    "origin": ("object of texts", _are_texts),
-}
-"""The form of each field of `checkpoint.json`, in words and as a check."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from resnet_rs.training.loop import Update
 from resnet_rs.training.recipe import Timetable
@@ -33,11 +33,12 @@ class Progressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The test split was scored; `summaries` holds a few numbers per model."""
+    """The validation part was scored, or the test part if there is none; `summaries` has a few numbers per model."""
 
     step: int
     epoch: float
     loss: float
+    split: Literal["validation", "test"]
     summaries: dict[str, dict[str, float]]
     images_per_second: float
     data_wait: float

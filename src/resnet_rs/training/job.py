@@ -56,6 +56,11 @@ class Job:
                 f"recipe.fine_tuning.{setting} needs pretrained weights, and none are given. Add --from WEIGHTS, or "
                 "remove the edit."
             )
+        if self.experiment.recipe.patience is not None and self.splits.validation is None:
+            raise ValueError(
+                f"recipe.patience={self.experiment.recipe.patience} needs validation images, and there are none. Add "
+                "recipe.validation=0.1, or a folder 'val' beside 'train' and 'test'."
+            )
         device, size = self.machine.device, self.experiment.data.size
         if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
             # For a 3x3 kernel of stride 2 over one pixel the gradient of oneDNN reads uninitialized memory.
@@ -81,6 +86,7 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the result, except the experiment; a run continues only if they are equal."""
+        validation = self.splits.validation
         return {
             "seed": self.seed,
             "micro_batch": min(self.micro_batch, self.experiment.recipe.batch_size),
@@ -88,6 +94,7 @@ class Job:
             "start": None if self.start is None else self.start.sha256,
             "train_digest": self.splits.train.digest(),
             "test_digest": self.splits.test.digest(),
+            **({} if validation is None else {"validation_digest": validation.digest()}),
         }
 
     def environment(self) -> dict[str, str]:

@@ -24,8 +24,8 @@ class Log:
         """Seconds of training up to the last checkpoint."""
         self.num_updates = 0
         """Updates that were taken or skipped."""
-        self.evaluated_at = -1
-        """The last update after which the test split was scored; -1 before the first evaluation."""
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        """The update of each evaluation, and the summary of the weights to use."""
         self._losses: list[float] = []
         self._pending = b""
         self._is_torn = False
@@ -65,6 +65,11 @@ class Log:
             self._write()
             storage.disk.sync(self._descriptor)
 
+    @property
+    def evaluated_at(self) -> int:
+        """The update of the last evaluation; -1 before the first one."""
+        return self.evaluations[-1][0] if self.evaluations else -1
+
     def mean_loss(self) -> float:
         """Mean training loss of the updates since the last evaluation."""
         return sum(self._losses) / len(self._losses) if self._losses else float("nan")
@@ -100,7 +105,7 @@ class Log:
             self._losses.append(line["loss"])
         elif line["kind"] == "evaluation":
             self._losses = []
-            self.evaluated_at = line["step"]
+            self.evaluations.append((line["step"], next(iter(line["summaries"].values()), {})))
         elif line["kind"] == "checkpoint":
             self.seconds = line["seconds"]
 

@@ -79,6 +79,8 @@ class Loop:
     """Batches that are summed up before each update, on all ranks."""
     ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
+    weights: Tensor | None = None
+    """A factor for the loss of each sample of the source; None weighs all alike."""
 
     def updates(
         self, state: TrainState, batches: Iterator[Batch], *, forward: Forward | None = None
@@ -165,7 +167,10 @@ class Loop:
         inputs = device.layout(self.experiment.data.normalize(inputs))
         with work.rng.scope(global_indices), device.autocast():
             prediction = work.forward(inputs).float()
-        loss = task.loss(prediction, targets, indices).sum() / repeats
+        losses = task.loss(prediction, targets, indices)
+        if self.weights is not None:
+            losses = losses * self.weights.to(losses.device)[indices]
+        loss = losses.sum() / repeats
         (loss / self.timetable.batch_size).backward()
         return loss.detach()
 

@@ -18,6 +18,7 @@ from resnet_rs.report.blocks import Block, Gallery
 from resnet_rs.report.page import Edit, RunPage, render_run_page
 from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.report.table import duration_text
+from resnet_rs.training.curves import evaluations
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 
@@ -38,6 +39,7 @@ def write_page(folder: Path, splits: Splits | None) -> Path:
         title=f"{info['name']} on {info['data_title']}",
         headline=_headline(task.numbers(scores), scores, log, info),
         score=task.headline,
+        scored="validation" if info.get("num_validation") else "test",
         epochs=_epochs(log, task.headline),
         is_finished=bool(scores),
         numbers=task.numbers(scores),
@@ -81,17 +83,12 @@ def _headline(
 
 def _epochs(log: list[dict[str, Any]], score: ScoreName) -> list[dict[str, float]]:
     """One entry per evaluation: loss and speed since the previous one, and the headline score of each model."""
-    entries: list[dict[str, float]] = []
-    lr = 0.0
-    for line in log:
-        if line["kind"] == "update":
-            lr = line["lr"]
-        if line["kind"] != "evaluation":
-            continue
-        found = {f"score_{name}": s[score.key] for name, s in line["summaries"].items() if score.key in s}
-        names = ("epoch", "step", "loss", "images_per_second", "data_wait")
-        entries.append({name: line[name] for name in names} | {"lr": lr} | found)
-    return entries
+    names = ("epoch", "step", "loss", "lr", "images_per_second", "data_wait")
+    return [
+        {name: line[name] for name in names}
+        | {f"score_{name}": s[score.key] for name, s in line["summaries"].items() if score.key in s}
+        for line in evaluations(log)
+    ]
 
 
 def _test_images(blocks: Sequence[Block], splits: Splits | None, experiment: Experiment) -> dict[int, Pixels]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from resnet_rs.methods.fine_tuning import FineTuning
 from resnet_rs.methods.schedule import Cosine, Schedule
@@ -31,6 +32,14 @@ class Recipe:
     """Decay of the EMA of weights and statistics, after its ramp; none trains without EMA."""
     fine_tuning: FineTuning = FineTuning()
     """Which layers learn, and how fast, when a run begins with trained weights (`--from`)."""
+    validation: float = 0.0
+    """Share of the training samples that is kept apart for choices and calibration, in [0, 1); 0 keeps none apart."""
+    patience: int | None = None
+    """Evaluations without a better validation score after which the run ends. The weights of the best evaluation are
+    then the result. None trains to the end and takes the last weights."""
+    class_balance: Literal["none", "sampling", "loss"] = "none"
+    """For imbalanced classes: `sampling` draws every class equally often; `loss` weighs each loss by one over the size
+    of its class."""
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:
@@ -45,7 +54,9 @@ class Recipe:
             raise ValueError(f"base_lr must be above 0, got {self.base_lr}.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
-        refuse_outside(self, momentum="[0, 1)", ema_decay="(0, 1) or none")
+        refuse_outside(self, momentum="[0, 1)", ema_decay="(0, 1) or none", validation="[0, 1)")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be 1 evaluation or more, or none, got {self.patience}.")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0. Set recipe.nesterov=false as well.")
         if self.schedule.warmup_epochs >= self.epochs:

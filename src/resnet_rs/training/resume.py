@@ -68,11 +68,11 @@ def _copy_to_all(job: Job, state: TrainState, log: Log) -> None:
         "step": state.step,
         "skipped": state.skipped,
         "momenta": sorted(state.momenta()),
-        "evaluated_at": log.evaluated_at,
+        "evaluations": log.evaluations,
     }
     known = json.loads(job.ranks.gather(json.dumps(known).encode())[0])
     state.step, state.skipped = known["step"], tuple(known["skipped"])
-    log.evaluated_at = known["evaluated_at"]
+    log.evaluations = [(step, summary) for step, summary in known["evaluations"]]
     if not job.ranks.is_first:
         parameters = dict(state.model.named_parameters())
         state.set_momenta({name: torch.zeros_like(parameters[name]) for name in known["momenta"]})

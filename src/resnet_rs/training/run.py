@@ -4,6 +4,8 @@
     RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
     RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
     RUN/start/            the weights that it began with, if they were trained ones
+    RUN/results.csv       every evaluation, for other programs
+    RUN/final/            with validation images: the weights that they chose, and a calibrated task
     RUN/.partial-cache/   decoded images, removed when the run ends
 
 `run` is a generator of events. The caller can show them, ignore them, or stop between two events. A run that was
@@ -16,17 +18,23 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from resnet_rs import storage
+from resnet_rs.data.balance import Balanced, sample_weights
 from resnet_rs.data.cache import cached
 from resnet_rs.data.loader import TrainingBatches, load
 from resnet_rs.data.sample import Batch
 from resnet_rs.data.source import Source
+from resnet_rs.models.backbone import Model
 from resnet_rs.models.checkpointing import set_activation_checkpointing
 from resnet_rs.processes import Interrupted
 from resnet_rs.training import checkpoint
@@ -41,11 +49,14 @@ from resnet_rs.training.events import (
     Started,
     Stopped,
 )
+from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.final import best_step, choose_final, is_patience_over, write_final
 from resnet_rs.training.folder import held, refuse_full_disk
 from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
 from resnet_rs.training.pace import Pace
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
@@ -113,6 +124,13 @@ class _Training:
     evaluation: Evaluation | None = None
     """The last evaluation of this process."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last update was made."""
+        recipe, score = self.job.experiment.recipe, self.job.experiment.task.headline
+        is_over = is_patience_over(self.log.evaluations, score, recipe.patience)
+        return is_over or self.state.step == self.timetable.total_steps
+
     def events(self) -> Iterator[Event]:
         steps = _evaluation_steps(self.job)
         # The first pass comes before any update, for a run that was killed before its evaluation.
@@ -134,6 +152,8 @@ class _Training:
         yield end
 
     def _updates(self) -> Iterator[Progressed]:
+        if self.is_trained:
+            return
         job, timetable = self.job, self.timetable
         loop = Loop(
             experiment=job.experiment,
@@ -143,6 +163,7 @@ class _Training:
             micro_batches=len(job.ranges(0)),
             ranks=job.ranks,
             stop=job.stop,
+            weights=_sample_weights(job),
         )
         batches = self.pace.timed(_batches(job, timetable, first_step=self.state.step))
         for update in loop.updates(self.state, batches):
@@ -157,6 +178,8 @@ class _Training:
                 data_wait=self.pace.data_wait,
                 seconds_left=(timetable.total_steps - update.step) * timetable.batch_size / max(1e-9, speed),
             )
+            if self.is_trained:
+                return
 
     def _logged(self, update: Update) -> Update:
         """Log the update; returns it with the unreadable samples of all ranks."""
@@ -209,7 +232,8 @@ class _Training:
         if self.job.ranks.is_first:
             try:
                 self.log.commit()
-                checkpoint.save(self.job.folder, self.state, _provenance(self.job))
+                best = best_step(self.log.evaluations, self.job.experiment.task.headline)
+                checkpoint.save(self.job.folder, self.state, _provenance(self.job), best=best)
                 self.log.append("checkpoint", step=step, seconds=self.pace.seconds)
             except OSError as error:
                 reason = _save_error(error, self.job, self.state)
@@ -228,15 +252,16 @@ class _Training:
         return SaveFailed(step=step, reason=reason, in_a_row=self.num_failed)
 
     def _evaluate(self) -> Evaluated | None:
-        """Score the test split and log the result; None if a stop is requested before the end."""
+        """Score the validation or test part and log the result; None if a stop is requested before the end."""
         speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
-        self.evaluation = _score(self.job, self.state)
+        self.evaluation = self._score(self.state.models, self.job.splits.during)
         if self.evaluation is None:
             return None
         event = Evaluated(
             step=self.state.step,
             epoch=self.timetable.epoch(self.state.step),
             loss=self.log.mean_loss(),
+            split="test" if self.job.splits.validation is None else "validation",
             summaries={name: meter.summary() for name, meter in self.evaluation.meters.items()},
             **speed,
         )
@@ -246,22 +271,45 @@ class _Training:
 
     def _end(self) -> Finished | Stopped:
         """The last event: `Finished` with the final scores, or `Stopped` if a stop is requested before them."""
-        is_stop_requested = self.job.ranks.largest(self.job.stop.is_requested)
-        evaluation = self.evaluation
-        if self.state.step == self.timetable.total_steps and (
-            evaluation is not None or not is_stop_requested
-        ):
-            evaluation = evaluation or _score(self.job, self.state)
-            if evaluation is not None:
-                if self.job.ranks.is_first:
-                    with suppress(OSError):  # files that stay only take space
-                        storage.remove_tree(self.job.folder / CACHE)
-                final = scores(evaluation, self.job.splits.test, self.job.experiment.task)
-                if self.job.ranks.is_first:
-                    storage.write_json(self.job.folder / "scores.json", final)
-                return Finished(scores=final, seconds=self.pace.seconds)
+        found = self._final_scores() if self.is_trained else None
+        if found is not None:
+            if self.job.ranks.is_first:
+                with suppress(OSError):  # files that stay only take space
+                    storage.remove_tree(self.job.folder / CACHE)
+                storage.write_json(self.job.folder / "scores.json", found)
+            return Finished(scores=found, seconds=self.pace.seconds)
         reasons = [text.decode() for text in self.job.ranks.gather(self.job.stop.reason.encode())]
         return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
+
+    def _final_scores(self) -> dict[str, Any] | None:
+        """The scores of the final weights on the test part; None if a stop is requested before they are known."""
+        job, test = self.job, self.job.splits.test
+        is_stop_requested = job.ranks.largest(job.stop.is_requested)
+        if job.splits.validation is None:
+            evaluation = self.evaluation
+            if evaluation is None and not is_stop_requested:
+                evaluation = self._score(self.state.models, test)
+            return None if evaluation is None else scores(evaluation, test, job.experiment.task)
+        if is_stop_requested:
+            return None
+        final = choose_final(job, self.state, self.log.evaluations)
+        if job.ranks.is_first:
+            write_final(job, self.state, final, _provenance(job))
+        name = next(iter(self.state.models))
+        evaluation = self._score({name: final.model}, test, experiment=final.experiment)
+        if evaluation is None:
+            return None
+        return {**scores(evaluation, test, final.experiment.task), "step": final.step}
+
+    def _score(
+        self, models: Mapping[str, Model], source: Source, *, experiment: Experiment | None = None
+    ) -> Evaluation | None:
+        """The scores of `models`; None if a stop is requested before the end."""
+        job = self.job
+        try:
+            return evaluate(models, source, experiment or job.experiment, machine=job.machine, stop=job.stop)
+        except Interrupted:
+            return None
 
 
 def _with_cache(job: Job) -> Job:
@@ -277,17 +325,20 @@ def _with_cache(job: Job) -> Job:
 
 def _caches(job: Job, folder: Path) -> dict[str, Source]:
     splits = job.splits
-    return {"train": cached(splits.train, folder / "train"), "test": cached(splits.test, folder / "test")}
+    parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
+    return {name: cached(part, folder / name) for name, part in parts.items() if part is not None}
 
 
 def _batches(job: Job, timetable: Timetable, *, first_step: int) -> Iterator[Batch]:
     """This rank's micro-batches."""
-    steps = range(first_step, timetable.total_steps)
+    steps, train = range(first_step, timetable.total_steps), job.splits.train
+    if job.experiment.recipe.class_balance == "sampling":
+        train = Balanced(source=train)
     ranges = (index_range for step in steps for index_range in job.ranks.share(job.ranges(step)))
     return load(
         ranges,
         TrainingBatches(
-            job.splits.train,
+            train,
             job.experiment.data,
             collate=job.experiment.task.collate,
             seed=job.seed,
@@ -297,16 +348,15 @@ def _batches(job: Job, timetable: Timetable, *, first_step: int) -> Iterator[Bat
     )
 
 
-def _score(job: Job, state: TrainState) -> Evaluation | None:
-    """The scores of all models; None if a stop is requested before the end."""
-    try:
-        return evaluate(state.models, job.splits.test, job.experiment, machine=job.machine, stop=job.stop)
-    except Interrupted:
+def _sample_weights(job: Job) -> Tensor | None:
+    """A factor for the loss of each training sample; None if the recipe weighs them alike."""
+    if job.experiment.recipe.class_balance != "loss":
         return None
+    return torch.from_numpy(sample_weights(job.splits.train))
 
 
-def _provenance(job: Job) -> checkpoint.Provenance:
-    return checkpoint.Provenance(
+def _provenance(job: Job) -> Provenance:
+    return Provenance(
         experiment=job.experiment,
         classes=job.splits.train.classes,
         seed=job.seed,
@@ -328,7 +378,7 @@ def _save_error(error: OSError, job: Job, state: TrainState) -> str:
 
 
 def _evaluation_steps(job: Job) -> frozenset[int]:
-    """The updates after which the test split is scored: evenly spaced, at most one per epoch, the last one included."""
+    """The updates after which weights are scored: evenly spaced, at most one per epoch, the last one included."""
     total_steps, epochs = job.timetable.total_steps, job.experiment.recipe.epochs
     count = min(job.num_evaluations, max(1, int(epochs)), total_steps)
     return frozenset(round(total_steps * (i + 1) / count) for i in range(count))

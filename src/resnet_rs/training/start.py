@@ -13,8 +13,9 @@ from torch import Tensor
 from resnet_rs import storage
 from resnet_rs.text import listed
 from resnet_rs.training import checkpoint
-from resnet_rs.training.checkpoint import Checkpoint, Provenance
+from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.provenance import Provenance
 
 FOLDER = "start"
 """Where a run keeps its start weights, so that it can continue without the place they came from."""

@@ -24,6 +24,7 @@ from resnet_rs.tasks.classifier import Classifier
 from resnet_rs.text import closest
 from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.weights import pull
 from resnet_rs.weights.convert import convert
 from resnet_rs.weights.reading import SourceCheckpoint
@@ -247,7 +248,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     before = getattr(model, "origin", {})
     origin = {f"before: {name}": text for name, text in before.items()}
     origin["source"] = "a network in a program, saved by rs.save"
-    provenance = checkpoint.Provenance(experiment=known, classes=names, seed=0, origin=origin)
+    provenance = Provenance(experiment=known, classes=names, seed=0, origin=origin)
     checkpoint.write(Path(out), tensors, provenance)
     return Path(out)
 

@@ -25,7 +25,7 @@ from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice
-from resnet_rs.verbs.runs import ResolvedExperiment, resolve, with_changes
+from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, with_changes
 
 _SHARE_FOR_MEASURING = 0.02
 _MOST_SECONDS = 20.0
@@ -129,10 +129,11 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
     """
     experiment, selection = resolved.experiment, resolved.selection
     splits, recipe, cost = resolved.splits, experiment.recipe, experiment.count_cost()
-    num_train, num_test, num_classes = len(splits.train), len(splits.test), len(splits.train.classes)
+    num_train, num_classes, validation = len(splits.train), len(splits.train.classes), splits.validation
+    held_out = "" if validation is None else f", {len(validation):,} for validation"
     frozen = recipe.fine_tuning.frozen
     shown = {
-        "images": f"{num_train:,} to train and {num_test:,} to test, {num_classes:,} classes",
+        "images": f"{num_train:,} to train{held_out} and {len(splits.test):,} to test, {num_classes:,} classes",
         "start": resolved.start or "from scratch",
         "network": f"{resolved.name}: {cost.params / 1e6:.3g} million parameters, {macs_text(cost.macs)}",
         "frozen": {"none": "no stage", "stem": "the stem", "c5": "all but the head"}.get(
@@ -152,7 +153,7 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         for label, other in (("cheaper", selection.cheaper), ("costlier", selection.costlier)):
             if other is not None:
                 shown[label] = _outline(other)
-    edits = config.diff(zoo.experiment(resolved.name).with_classes(splits.train.classes), experiment)
+    edits = config.diff(base_experiment(zoo.experiment(resolved.name), splits), experiment)
     return {
         "plan": shown,
         "why": [str(change) for change in resolved.changes],
@@ -185,7 +186,8 @@ def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
     max_seconds = min(_MOST_SECONDS, _SHARE_FOR_MEASURING * 60 * minutes)
     return Budget(
         minutes=minutes,
-        num_test=len(splits.test),
+        num_scored=len(splits.during),
+        num_scored_at_end=0 if splits.validation is None else len(splits.validation) + len(splits.test),
         elapsed=partial(_elapsed, begun, ranks=machine.ranks),
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
         exceeded=partial(_exceeded_of_first, limits=limits, machine=machine),
@@ -211,7 +213,7 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds:
         workers=machine.workers,
         max_seconds=max_seconds,
     )
-    scoring = measure_scoring(chosen, splits.test, device=machine.device, workers=machine.workers)
+    scoring = measure_scoring(chosen, splits.during, device=machine.device, workers=machine.workers)
     texts = machine.ranks.gather(json.dumps([training, scoring, decoding]).encode())
     rates, costs, decodings = zip(*(json.loads(text) for text in texts), strict=True)
     count = machine.ranks.count

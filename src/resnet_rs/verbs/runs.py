@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.data import dataset
-from resnet_rs.data.dataset import DataSet
+from resnet_rs.data.dataset import DataSet, Split
 from resnet_rs.data.source import Splits
-from resnet_rs.data.survey import Images, measure_images
+from resnet_rs.data.subset import with_validation
+from resnet_rs.data.survey import Images, classes_without, measure_images
 from resnet_rs.plan.changes import Change
 from resnet_rs.plan.options import Selection
 from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
+from resnet_rs.tasks.multi_label import suited
+from resnet_rs.text import listed
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import MAX_EVALUATIONS
@@ -58,11 +61,11 @@ class ResolvedExperiment:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each loss of color or resolution, and for test images that the pretrained weights may know."""
+        """Sentences on what is lost: color, resolution, classes without a score, and tests that prove too much."""
         if self.images is None:
             return ()
         seen = "" if self.trained is None else seen_test_images(self.trained, self.splits.test)
-        return (*losses(self.experiment, self.images), *([seen] if seen else []))
+        return (*losses(self.experiment, self.images), *_untested(self.splits), *([seen] if seen else []))
 
 
 def resolve(
@@ -82,9 +85,10 @@ def resolve(
     machine = machine or Machine()
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
     stored = None if run_folder is None else stored_run(run_folder, machine.ranks)
-    splits = chosen.open(split=recorded_split(chosen, stored))
+    experiment = zoo.experiment(name, edits)
+    splits = open_splits(chosen, experiment, split=recorded_split(chosen, stored))
     classes = splits.train.classes
-    adapted_to_classes = zoo.experiment(name, edits).with_classes(classes)
+    adapted_to_classes = base_experiment(experiment, splits)
     fields = {path: value for path, value in edits.items() if "." in path}
     undone = config.diff(adapted_to_classes, config.edit(adapted_to_classes, fields))
     if undone:
@@ -105,6 +109,15 @@ def resolve(
     _refuse_other_start(stored, start)
     adapted_first = (*CHANNEL_FIELDS, *START_FIELDS)
     return with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(adapted_first)])
+
+
+def _untested(splits: Splits) -> Iterator[str]:
+    missing = classes_without(splits.test)
+    if missing:
+        yield (
+            f"{len(missing):,} of {len(splits.train.classes):,} classes have no test images: {listed(missing)}. They "
+            "are trained, but the scores say nothing about them."
+        )
 
 
 def _with_start(resolved: ResolvedExperiment, trained: Checkpoint) -> ResolvedExperiment:
@@ -139,6 +152,17 @@ def with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) -> 
     changes = tuple(Change(**change) for change in stored)
     edits = {change.path: change.after for change in changes if change.path not in resolved.set_by_user}
     return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
+
+
+def base_experiment(experiment: Experiment, splits: Splits) -> Experiment:
+    """`experiment` with the classes of the data, and multi-label where its images have several classes each."""
+    return replace(experiment, task=suited(experiment.task, splits.train)).with_classes(splits.train.classes)
+
+
+def open_splits(data: DataSet, experiment: Experiment, *, split: Split | None) -> Splits:
+    """The parts of `data`, with the validation part that the recipe takes from the training images."""
+    splits, share = data.open(split=split), experiment.recipe.validation
+    return with_validation(splits, share) if share else splits
 
 
 def stored_run(run_folder: Path, ranks: Ranks) -> dict[str, Any] | None:

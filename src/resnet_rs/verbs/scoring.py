@@ -19,16 +19,16 @@ from resnet_rs.paper import TIMM
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
 from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
-from resnet_rs.training.checkpoint import split_digest
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import evaluate as score_models
 from resnet_rs.training.evaluate import scores as final_scores
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
+from resnet_rs.training.provenance import split_digest
 from resnet_rs.training.ranks import ALONE
 from resnet_rs.verbs.models import opened
-from resnet_rs.verbs.runs import recorded_split, stored_run
+from resnet_rs.verbs.runs import open_splits, recorded_split, stored_run
 
 _WEIGHTS = {"ema": "EMA weights", "model": "raw weights"}
 PROTOCOLS = ("own", "timm")
@@ -123,10 +123,9 @@ def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint)
             if split is not None and split_digest(split) == saved.split_digest:
                 return splits.test, False
     is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
-    is_whole = source.key(0).partition("/")[0] in source.classes  # class folders alone: no image is set apart
     if saved.split is not None and _is_of_split(source, saved.split):
         source = data.open_test(split=saved.split)
-    return source, is_split_unknown and is_whole
+    return source, is_split_unknown and not data.has_test_part
 
 
 def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
@@ -153,7 +152,8 @@ def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
             yield f"{number.name.label}: {number.name.text(number.value)}{interval}"
     if "real" in scores:
         yield real_line(scores)
-    yield f"scored {scores['count']:,} images with the {_WEIGHTS[scores['weights']]}"
+    at = f" of update {scores['step']:,}" if "step" in scores else ""
+    yield f"scored {scores['count']:,} images with the {_WEIGHTS[scores['weights']]}{at}"
     for item in scores["unreadable"]:
         yield f"not scored: {item['key']!r}: {item['reason']}"
     yield from task.lines(scores)
@@ -169,7 +169,9 @@ def report(run_folder: str | Path) -> Path:
     info = storage.read_json(folder / "run.json", needs=("data",))
     try:
         chosen = dataset.find(info["data"], max_pixels=int(info.get("max_pixels", MAX_PIXELS)))
-        splits = chosen.open(split=recorded_split(chosen, stored_run(folder, ALONE)))
+        experiment = config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,))
+        split = recorded_split(chosen, stored_run(folder, ALONE))
+        splits = open_splits(chosen, experiment, split=split)
     except (FileNotFoundError, TypeError, ValueError):
         splits = None  # the data has moved away; the page goes without its images
     return write_page(folder, splits)

@@ -12,6 +12,7 @@ from resnet_rs import config, zoo
 from resnet_rs.plan.rules import refuse_unfit
 from resnet_rs.processes import Stop, listening
 from resnet_rs.training import start as starting
+from resnet_rs.training.curves import with_results
 from resnet_rs.training.events import Event, Finished, Stopped
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import Job, usual_micro_batch
@@ -55,8 +56,11 @@ def training(
         stop=stop or Stop(),
         origin={**_origin(resolved, start), "max_pixels": machine.max_pixels},
     )
-    for event in run(job):
-        if isinstance(event, Finished) and machine.ranks.is_first:
+    if not machine.ranks.is_first:
+        yield from run(job)
+        return
+    for event in with_results(run(job), out):
+        if isinstance(event, Finished):
             write_page(out, resolved.splits)
         yield event
 
@@ -124,7 +128,7 @@ def _start(resolved: ResolvedExperiment, *, out: Path, seed: int, ranks: Ranks) 
 
 def _origin(resolved: ResolvedExperiment, start: Start | None) -> dict[str, Any]:
     """What `run.json` says about the experiment, its changes and its data."""
-    base = zoo.experiment(resolved.name)
+    base, validation = zoo.experiment(resolved.name), resolved.splits.validation
     there, back = config.diff(base, resolved.experiment), config.diff(resolved.experiment, base)
     return {
         "name": resolved.name,
@@ -137,6 +141,7 @@ def _origin(resolved: ResolvedExperiment, start: Start | None) -> dict[str, Any]
         "data_title": resolved.data.title,
         "num_train": len(resolved.splits.train),
         "num_test": len(resolved.splits.test),
+        "num_validation": 0 if validation is None else len(validation),
         "classes": list(resolved.splits.train.classes),
         "split": resolved.data.automatic_split(resolved.splits),
         "start_from": None if start is None else {"name": resolved.start, "summary": start.summary},

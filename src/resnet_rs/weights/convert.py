@@ -21,6 +21,7 @@ from resnet_rs.data import imagenet
 from resnet_rs.storage import file_sha256
 from resnet_rs.training import checkpoint
 from resnet_rs.training.experiment import Experiment
+from resnet_rs.training.provenance import Provenance
 from resnet_rs.weights.reading import (
     NUM_IMAGENET,
     ReadPlan,
@@ -37,7 +38,7 @@ _BACKGROUND = "background"
 class Converted(NamedTuple):
     """Weights of another library under our names, and their provenance."""
 
-    provenance: checkpoint.Provenance
+    provenance: Provenance
     tensors: dict[str, Tensor]
     num_variables: int
     """Variables of the source that were used."""
@@ -81,7 +82,7 @@ def load(given: SourceCheckpoint) -> Converted:
         "classes": names_origin,
         **({} if license is None else {"license": license}),
     }
-    provenance = checkpoint.Provenance(experiment=experiment, classes=classes, seed=0, origin=origin)
+    provenance = Provenance(experiment=experiment, classes=classes, seed=0, origin=origin)
     return Converted(provenance, tensors, len(plan.mappings))
 
 

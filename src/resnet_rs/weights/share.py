@@ -80,7 +80,11 @@ def _described(
     saved: checkpoint.Checkpoint, trained: Path, license: str | None, repo: str
 ) -> tuple[str, dict[str, str]]:
     """The model card of a checkpoint, and the origin of its weights, with what is known of its run."""
-    folder = trained if saved.path.parent.name != "checkpoints" else saved.path.parent.parent
+    folder = trained
+    if saved.path.parent.name == "checkpoints":
+        folder = saved.path.parent.parent
+    elif saved.path.name == checkpoint.FINAL:
+        folder = saved.path.parent
     try:
         run, scores = _of_run(folder, saved)
         card = model_card(saved, run=run, scores=scores, license=license, repo=hub.plain_name(repo))
@@ -103,7 +107,7 @@ def _of_run(
     run = storage.read_json(folder / "run.json")
     if "data" not in run:  # a run that was not started by `train` has no record of its data
         return None, None
-    is_last = checkpoint.read(folder).step == saved.step
-    if not is_last or not (folder / "scores.json").is_file():
+    is_result = checkpoint.read(folder).path.samefile(saved.path)
+    if not is_result or not (folder / "scores.json").is_file():
         return run, None
     return run, storage.read_json(folder / "scores.json", needs=("count", "weights", "unreadable"))

@@ -1,0 +1,286 @@
+"""Multi-label classification: any number of classes per image.
+
+Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnet_rs.data.sample import Targets
+from resnet_rs.data.source import Source
+from resnet_rs.data.target import Labels, Target
+from resnet_rs.data.view import View
+from resnet_rs.report.blocks import Block, Gallery, Listing, Tile
+from resnet_rs.report.score import Number, PerSample, ScoreName
+from resnet_rs.report.statistics import Estimate, average_precision, mean_average_precision, mean_interval
+from resnet_rs.tasks.classification import Classification
+from resnet_rs.tasks.classification_report import share_with_interval
+from resnet_rs.tasks.task import Answer, Meter, Task
+
+_MEAN_AP = ScoreName(key="mean_ap", label="mean average precision")
+_NUMBERS = (
+    _MEAN_AP,
+    ScoreName(key="exact", label="all classes right"),
+    ScoreName(key="loss", label="binary cross-entropy", is_share=False, is_higher_better=False),
+)
+_THRESHOLD = 0.5
+_NUM_WORST = 24
+_NUM_CLASSES_PRINTED = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsAnswer(Answer):
+    """The probability of each class by itself."""
+
+    probabilities: dict[str, float]
+    """Class name -> probability, the likeliest first. They do not sum to 1."""
+
+    @property
+    def names(self) -> list[str]:
+        """The classes with a probability of 0.5 or more."""
+        return [name for name, share in self.probabilities.items() if share >= _THRESHOLD]
+
+    @property
+    def text(self) -> str:
+        return (
+            "  ".join(f"{name} {self.probabilities[name]:.1%}" for name in self.names)
+            or "none of the classes"
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"names": self.names, "probabilities": self.probabilities}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabel(Classification):
+    """A sigmoid per class, with the head of a classifier.
+
+    The loss is the binary cross-entropy, summed over the classes, so that the gradient of a logit is `p - y` as with
+    softmax. Source: ours; the paper has one class per image.
+    """
+
+    @property
+    def headline(self) -> ScoreName:
+        return _MEAN_AP
+
+    def collate(self, targets: Sequence[Target]) -> Targets:
+        """1 for each class that is present, else 0: float32 [B, K]."""
+        found = torch.zeros(len(targets), self.num_classes)
+        for row, target in zip(found, targets, strict=True):
+            if not isinstance(target, Labels):
+                raise ValueError(
+                    f"multi-label classification needs Labels per sample, got a {type(target).__name__}."
+                )
+            row[list(target.indices)] = 1
+        return found
+
+    def loss(
+        self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        del indices
+        wanted = _tensor(targets) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(prediction, wanted, reduction="none").sum(1)
+
+    def calibrated(self, prediction: Tensor, targets: Targets) -> MultiLabel:
+        """No change: a temperature is for softmax."""
+        del prediction, targets
+        return self
+
+    def build_meter(self, classes: tuple[str, ...]) -> Meter:
+        return _MultiLabelMeter(classes)
+
+    def answers(
+        self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
+    ) -> Sequence[Answer]:
+        del views
+        shares = prediction.cpu().double().sigmoid()
+        orders = shares.argsort(dim=1, descending=True, stable=True)
+        return [
+            LabelsAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
+            for row, order in zip(shares, orders, strict=True)
+        ]
+
+    def numbers(self, scores: Mapping[str, Any]) -> list[Number]:
+        return [name.number(scores) for name in _NUMBERS]
+
+    def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        for item in scores["classes"][:_NUM_CLASSES_PRINTED]:
+            if item["ap"] is not None:
+                found = f"average precision {item['ap']:>6.1%}, precision {_text(item['precision'])}"
+                yield f"  {item['name']:<24} {found}, recall {_text(item['recall'])} of {item['count']:,}"
+
+    def blocks(self, scores: Mapping[str, Any]) -> list[Block]:
+        classes = sorted(
+            scores.get("classes") or [], key=lambda c: (c["ap"] is None, c["ap"] or 0.0, c["name"])
+        )
+        rows = [
+            (c["name"], f"{c['count']:,}", *(_text(c[key]) for key in ("ap", "precision", "recall")))
+            for c in classes
+        ]
+        head = ("class", "images", "average precision", "precision", "recall")
+        tiles = [
+            Tile(index=t["index"], key=t["key"], lines=(f"{t['name']} {t['probability']:.1%}", t["truth"]))
+            for t in scores.get("worst") or []
+        ]
+        found: list[Block] = []
+        if rows:
+            found.append(Listing(title=f"All {len(rows):,} classes", head=head, rows=rows))
+        if tiles:
+            note = "Classes that are missed or wrongly found, the surest mistakes first. Look for wrong labels here."
+            found.append(Gallery(title="Worst mistakes", tiles=tiles, note=note))
+        return found
+
+
+def suited(task: Task, source: Source) -> Task:
+    """`task`, or for a classification of samples with several classes each, its multi-label form."""
+    if type(task) is not Classification or not len(source):
+        return task
+    try:
+        is_multi_label = isinstance(source.target(0), Labels)
+    except NotImplementedError:
+        return task
+    return (
+        MultiLabel(**{field.name: getattr(task, field.name) for field in fields(task)})
+        if is_multi_label
+        else task
+    )
+
+
+class _MultiLabelMeter(Meter):
+    """The logits and labels of every scored sample. Scores are computed in sample order, so merged meters agree."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self._rows = np.dtype(
+            [("index", np.int64), ("logits", np.float32, len(classes)), ("labels", np.bool_, len(classes))]
+        )
+        self._parts: list[np.ndarray] = []
+
+    @torch.no_grad()
+    def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
+        rows = np.empty(len(indices), dtype=self._rows)
+        rows["index"] = indices.cpu().numpy()
+        rows["logits"] = prediction.detach().cpu().numpy()
+        rows["labels"] = _tensor(targets).cpu().numpy() > _THRESHOLD
+        self._parts.append(rows)
+
+    def pack(self) -> bytes:
+        return json.dumps(self.classes).encode() + b"\n" + self._sorted().tobytes()
+
+    def merge(self, packed: bytes) -> None:
+        classes, _, rows = packed.partition(b"\n")
+        if tuple(json.loads(classes)) != self.classes:
+            raise ValueError(
+                "meters can only be merged over the same classes. Build both with the same class names."
+            )
+        self._parts.append(np.frombuffer(rows, dtype=self._rows))
+
+    def summary(self) -> dict[str, float]:
+        logits, labels = self._values()
+        precisions = [average_precision(logits[:, i], labels[:, i]) for i in range(len(self.classes))]
+        found = [value for value in precisions if value is not None]
+        mean = float(np.mean(found)) if found else float("nan")
+        return {
+            "mean_ap": mean,
+            "loss": float(np.mean(_losses(logits, labels))) if len(logits) else float("nan"),
+        }
+
+    def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
+        rows, (logits, labels) = self._sorted(), self._values()
+        exact = ((logits >= 0) == labels).all(axis=1)
+        losses = _losses(logits, labels)
+        return {
+            "count": len(rows),
+            **_estimate("mean_ap", mean_average_precision(logits, labels)),
+            **share_with_interval("exact", int(exact.sum()), len(rows)),
+            **_estimate(
+                "loss", Estimate(float(losses.mean()), *mean_interval(losses)) if len(rows) else None
+            ),
+            "classes": [
+                _class_scores(name, logits[:, i], labels[:, i]) for i, name in enumerate(self.classes)
+            ],
+            "worst": self._worst(rows["index"], logits, labels, key),
+        }
+
+    def per_sample(self) -> PerSample | None:
+        return None
+
+    def _worst(
+        self,
+        indices: Int[np.ndarray, " N"],
+        logits: Float64[np.ndarray, "N K"],
+        labels: Bool[np.ndarray, "N K"],
+        key: Callable[[int], str],
+    ) -> list[dict[str, Any]]:
+        """The surest mistakes, at most one per image."""
+        if not logits.size:
+            return []
+        wrongness = np.where(labels, -logits, logits)
+        worst = wrongness.argmax(axis=1)
+        sure = wrongness[np.arange(len(worst)), worst]
+        order = [i for i in np.argsort(-sure, kind="stable")[:_NUM_WORST].tolist() if sure[i] > 0]
+        return [
+            {
+                "index": int(indices[i]),
+                "key": key(int(indices[i])),
+                "name": self.classes[worst[i]],
+                "probability": float(1 / (1 + np.exp(-logits[i, worst[i]]))),
+                "truth": "present" if labels[i, worst[i]] else "absent",
+            }
+            for i in order
+        ]
+
+    def _sorted(self) -> np.ndarray:
+        rows = np.concatenate([np.empty(0, dtype=self._rows), *self._parts])
+        return rows[np.argsort(rows["index"], kind="stable")]
+
+    def _values(self) -> tuple[Float64[np.ndarray, "N K"], Bool[np.ndarray, "N K"]]:
+        rows = self._sorted()
+        return rows["logits"].astype(np.float64), rows["labels"]
+
+
+def _losses(logits: Float64[np.ndarray, "N K"], labels: Bool[np.ndarray, "N K"]) -> Float64[np.ndarray, " N"]:
+    """Binary cross-entropy, summed over the classes."""
+    return (np.logaddexp(0, logits) - np.where(labels, logits, 0)).sum(axis=1)
+
+
+def _class_scores(
+    name: str, logits: Float64[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]
+) -> dict[str, Any]:
+    found, hits = int((logits >= 0).sum()), int(((logits >= 0) & labels).sum())
+    return {
+        "name": name,
+        "count": int(labels.sum()),
+        "ap": average_precision(logits, labels),
+        "precision": hits / found if found else None,
+        "recall": hits / int(labels.sum()) if labels.any() else None,
+    }
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """A score with its interval; None for what too few samples cannot tell."""
+    values = (None, None, None) if estimate is None else estimate
+    return {
+        key: value if value is not None and np.isfinite(value) else None
+        for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
+    }
+
+
+def _text(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"
+
+
+def _tensor(targets: Targets) -> Tensor:
+    if isinstance(targets, Tensor):
+        return targets
+    raise ValueError("the targets of multi-label classification must be one tensor, got a dictionary.")

@@ -1,0 +1,114 @@
+"""The curves of a run for other programs: `results.csv`, a row per evaluation, and TensorBoard's event files.
+
+Both are copies. The log has everything, and a copy that cannot be written does not stop a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from resnet_rs import storage
+from resnet_rs.training.events import Evaluated, Event, Progressed, Started
+from resnet_rs.training.log import read_log
+
+RESULTS = "results.csv"
+_COLUMNS = ("step", "epoch", "seconds", "lr", "train/loss", "images_per_second", "data_wait")
+
+
+def evaluations(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of all evaluations, each with the learning rate `lr` of the update before it."""
+    found, lr = list[dict[str, Any]](), 0.0
+    for line in log:
+        if line["kind"] == "update":
+            lr = line["lr"]
+        elif line["kind"] == "evaluation":
+            found.append({**line, "lr": lr})
+    return found
+
+
+def write_results(folder: Path) -> None:
+    """Write `results.csv` of the run in `folder` anew from its log.
+
+    The columns of scores are called by the part, the score and the weights, such as `validation/nll/ema`.
+    """
+    rows = [
+        {name: line["loss" if name == "train/loss" else name] for name in _COLUMNS}
+        | dict(_named_scores(line["split"], line["summaries"]))
+        for line in evaluations(read_log(folder / "log.jsonl"))
+    ]
+    columns = dict.fromkeys((*_COLUMNS, *(name for row in rows for name in row)))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_text(folder / RESULTS, text.getvalue())
+
+
+def refuse_no_tensorboard() -> None:
+    """Raise `ValueError` if TensorBoard, an extra, is not installed."""
+    if find_spec("tensorboard") is None:
+        raise ValueError(
+            "--tensorboard needs TensorBoard, which is not installed. Install it with "
+            "`pip install 'resnet-rs[tensorboard]'`, or leave the option out."
+        )
+
+
+def with_results(events: Iterator[Event], folder: Path) -> Iterator[Event]:
+    """The same events, with `results.csv` in `folder` kept up to date."""
+    for event in events:
+        if isinstance(event, Evaluated):
+            with suppress(OSError):
+                write_results(folder)
+        yield event
+
+
+def with_tensorboard(events: Iterator[Event], folder: Path) -> Iterator[Event]:
+    """The same events, written to TensorBoard's event files in `folder/tensorboard` as well."""
+    board = _Board(folder / "tensorboard")
+    try:
+        for event in events:
+            with suppress(OSError):
+                board.add(event)
+            yield event
+    finally:
+        board.close()
+
+
+class _Board:
+    """Event files of TensorBoard. What a run repeats after an interruption replaces what was there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Started):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=event.step + 1)
+        elif isinstance(event, Progressed):
+            if not event.update.is_skipped:
+                self._add({"train/loss": event.update.loss, "lr": event.update.lr}, event.update.step)
+        elif isinstance(event, Evaluated):
+            speed = {"images_per_second": event.images_per_second, "data_wait": event.data_wait}
+            self._add({**speed, **dict(_named_scores(event.split, event.summaries))}, event.step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+
+def _named_scores(part: str, summaries: dict[str, dict[str, float]]) -> Iterator[tuple[str, float]]:
+    for weights, summary in summaries.items():
+        for name, value in summary.items():
+            yield f"{part}/{name}/{weights}", value

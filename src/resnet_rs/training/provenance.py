@@ -1,0 +1,119 @@
+"""`Provenance`: where weights come from, and `checkpoint.json`, the file that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnet_rs import storage
+from resnet_rs.config import from_plain, to_plain
+from resnet_rs.training.experiment import Experiment
+
+INFO = "checkpoint.json"
+FORMAT = 1
+"""Version of the layout of a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """The origin of weights: experiment, classes, seed, split and environment."""
+
+    experiment: Experiment
+    classes: tuple[str, ...]
+    seed: int
+    split: dict[str, list[str]] | None = None
+    """The keys of both parts if the data was split automatically, so that training images are never scored. They are in
+    `run.json`; the checkpoint has their digest."""
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    """Device, precision, threads and versions. The same environment gives the same bits."""
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    """For converted weights: file, SHA-256, format and kind of variables."""
+
+
+def split_digest(split: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of the keys of both parts of an automatic split."""
+    text = json.dumps([list(split["train"]), list(split["test"])])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def info_of(provenance: Provenance, *, step: int, skipped: tuple[int, ...]) -> bytes:
+    """The content of `checkpoint.json`."""
+    info = {
+        "format": FORMAT,
+        "step": step,
+        "seed": provenance.seed,
+        "classes": list(provenance.classes),
+        "experiment": to_plain(provenance.experiment),
+        "split": None if provenance.split is None else split_digest(provenance.split),
+        "skipped": list(skipped),
+        "environment": provenance.environment,
+        **({"origin": dict(provenance.origin)} if provenance.origin else {}),
+    }
+    return storage.as_json(info).encode("utf-8", "surrogateescape")
+
+
+def read_info(folder: Path) -> tuple[dict[str, Any], Experiment]:
+    """The fields of `checkpoint.json` in `folder`, checked, and its experiment.
+
+    Raises `storage.Damaged` for other fields than expected, and `ValueError` for those of a newer version.
+    """
+    path = folder / INFO
+    needs = ["experiment", *(name for name in _FIELDS if name not in _DEFAULTS)]
+    info: dict[str, Any] = _DEFAULTS | storage.read_json(path, needs=needs)
+    for name, (form, is_form) in _FIELDS.items():
+        if not is_form(info[name]):
+            raise storage.Damaged(f"{path} has no {form} under {name!r}.")
+        if name == "format" and info[name] != FORMAT:  # the other fields may have other forms there
+            raise ValueError(
+                f"{folder} has format {info[name]}, this version reads {FORMAT}. Update resnet-rs to read it."
+            )
+    try:
+        experiment = from_plain(info["experiment"], kinds=(Experiment,))
+    except ValueError as error:  # not damaged: a newer version may have more types and fields
+        raise ValueError(f"{path} has no experiment that this version can read: {error}") from None
+    if not _suits(experiment, tuple(info["classes"])):
+        raise storage.Damaged(f"{path} has {len(info['classes'])} class names, which do not match its task.")
+    return info, experiment
+
+
+def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
+    try:
+        return experiment.with_classes(classes) == experiment
+    except ValueError:
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def _is_sha256(value: object) -> bool:
+    return value is None or isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and _is_list(list(value.values()), str)
+
+
+_DEFAULTS: dict[str, Any] = {"skipped": [], "environment": {}, "origin": {}}
+"""The oldest checkpoints of this format do not have these fields."""
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "format": ("whole number of 0 or more", _is_count),
+    "step": ("whole number of 0 or more", _is_count),
+    "seed": ("whole number of 0 or more", _is_count),
+    "classes": ("list of names", lambda value: _is_list(value, str)),
+    "split": ("SHA-256", _is_sha256),
+    "skipped": ("list of whole numbers", lambda value: _is_list(value, int)),
+    "environment": ("object of texts", _are_texts),
+    "origin": ("object of texts", _are_texts),
+}
+"""The form of each field of `checkpoint.json`, in words and as a check."""
