@@ -22,7 +22,7 @@ from resnet_rs.data.source import Source, match_classes
 from resnet_rs.data.subset import Subset
 from resnet_rs.data.tables import read_table
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.multi_label import suited
+from resnet_rs.tasks.classification_multi_label import suited
 
 DRAWN = Shapes(num_samples=20, size=16)
 

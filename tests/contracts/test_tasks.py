@@ -17,7 +17,7 @@ from resnet_rs.data.sample import Request
 from resnet_rs.models.backbone import Pyramid
 from resnet_rs.report.score import PerSample
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.multi_label import MultiLabel
+from resnet_rs.tasks.classification_multi_label import MultiLabel
 from resnet_rs.tasks.task import Task
 
 WIDTHS = (8, 8, 16, 16)

@@ -12,7 +12,7 @@ from shapes import Shapes
 from resnet_rs.data.target import Label, Labels
 from resnet_rs.report.statistics import average_precision, mean_average_precision
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.multi_label import MultiLabel, suited
+from resnet_rs.tasks.classification_multi_label import MultiLabel, suited
 
 TASK = MultiLabel(num_classes=3, label_smoothing=0.0)
 

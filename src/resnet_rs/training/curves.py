@@ -35,7 +35,7 @@ def evaluations(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write_results(folder: Path) -> None:
     """Write `results.csv` of the run in `folder` anew from its log.
 
-    The columns of scores are called by the part, the score and the weights, such as `validation/nll/ema`.
+    The columns of scores are called by the part, the score and the weights, such as `validation/SCORE/ema`.
     """
     rows = [
         {name: line["loss" if name == "train/loss" else name] for name in _COLUMNS}

@@ -18,7 +18,7 @@ from resnet_rs.data.survey import Images, classes_without, measure_images
 from resnet_rs.plan.changes import Change
 from resnet_rs.plan.options import Selection
 from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
-from resnet_rs.tasks.multi_label import suited
+from resnet_rs.tasks.classification_multi_label import suited
 from resnet_rs.text import listed
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
