@@ -18,7 +18,7 @@ from resnet_rs.data.folders import open_folders
 from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, map_targets
-from resnet_rs.data.source import Source, match_classes
+from resnet_rs.data.source import Source, WrappedSource, match_classes
 from resnet_rs.data.subset import Subset
 from resnet_rs.data.tables import read_table
 from resnet_rs.tasks.classification import Classification
@@ -58,6 +58,7 @@ SOURCES = {
     "multi-label table": lambda root: read_table(str(table(root, "cat|dog", ""))).splits().train,
     "numbered": lambda root: imagenet.labeled(Digits(num_samples=12), "imagenet-v2"),
     "mixture": lambda root: MIXTURE,
+    "wrapped": lambda root: WrappedSource(source=DRAWN),
     "subset": lambda root: Subset(source=DRAWN, indices=tuple(range(3, 17))),
     "balanced": lambda root: Balanced(source=Builtin(split="test")),
 }

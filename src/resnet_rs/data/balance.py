@@ -10,40 +10,17 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from resnet_rs import draws
-from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.source import Order, Source
-from resnet_rs.data.target import Target
+from resnet_rs.data.source import Order, Source, WrappedSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class Balanced(Source):
+class Balanced(WrappedSource):
     """`source` in an order in which every class comes equally often.
 
     The classes follow each other in random order, all of them before any comes again. The samples of a class also
     follow each other in random order, all of them before any comes again. So samples of small classes come more
     often, each time with other crops.
     """
-
-    source: Source
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
-
-    def stamp(self, index: int) -> str | None:
-        return self.source.stamp(index)
-
-    def target(self, index: int) -> Target:
-        return self.source.target(index)
-
-    def read(self, index: int, request: Request) -> Sample:
-        return self.source.read(index, request)
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
         num_groups = len(self._groups)

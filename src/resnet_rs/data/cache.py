@@ -23,8 +23,7 @@ from jaxtyping import UInt8
 
 from resnet_rs import storage
 from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.source import Order, Source
-from resnet_rs.data.target import Target
+from resnet_rs.data.source import Source, WrappedSource
 
 _FEWEST_BYTES = 1 << 16
 """Smaller images are decoded about as fast as a file is opened."""
@@ -41,32 +40,12 @@ _MAGIC = b"RSc1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cached(Source):
+class Cached(WrappedSource):
     """`source`, with its decoded images kept in `folder`, which must exist."""
 
-    source: Source
     folder: Path
     num_bytes: int
     """Size limit of the folder. An image is kept only if as many of its size as there are samples are within it."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
-
-    def target(self, index: int) -> Target:
-        return self.source.target(index)
-
-    def order(self, first: int, count: int, *, seed: int) -> Order:
-        return self.source.order(first, count, seed=seed)
-
-    def digest(self) -> str:
-        return self.source.digest()
 
     def read(self, index: int, request: Request) -> Sample:
         stamp = None if request.frames is not None else self.source.stamp(index)

@@ -111,10 +111,41 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Renumbered(Source):
-    """Another source whose targets point into the class names of a model."""
+class WrappedSource(Source):
+    """Another source. Subclasses change it in some respect."""
 
     source: Source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def stamp(self, index: int) -> str | None:
+        return self.source.stamp(index)
+
+    def target(self, index: int) -> Target:
+        return self.source.target(index)
+
+    def read(self, index: int, request: Request) -> Sample:
+        return self.source.read(index, request)
+
+    def order(self, first: int, count: int, *, seed: int) -> Order:
+        return self.source.order(first, count, seed=seed)
+
+    def digest(self) -> str:
+        return self.source.digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renumbered(WrappedSource):
+    """Another source whose targets point into the class names of a model."""
+
     class_names: tuple[str, ...]
     numbers: tuple[int, ...]
     """For each class of `source` its index in `class_names`."""
@@ -123,24 +154,20 @@ class Renumbered(Source):
     def classes(self) -> tuple[str, ...]:
         return self.class_names
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
+    def target(self, index: int) -> Target:
+        return self._renumbered(self.source.target(index))
 
     def read(self, index: int, request: Request) -> Sample:
         sample = self.source.read(index, request)
-        target = sample.target.renumbered(self._as_array, num_classes=len(self.class_names))
-        return sample._replace(target=target)
-
-    def order(self, first: int, count: int, *, seed: int) -> Order:
-        return self.source.order(first, count, seed=seed)
+        return sample._replace(target=self._renumbered(sample.target))
 
     def digest(self) -> str:
         return hashlib.sha256(
             "\0".join((*self.classes, self.source.digest())).encode("utf-8", "surrogateescape")
         ).hexdigest()
+
+    def _renumbered(self, target: Target) -> Target:
+        return target.renumbered(self._as_array, num_classes=len(self.class_names))
 
     @cached_property
     def _as_array(self) -> Int[np.ndarray, " K"]:

@@ -8,21 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnet_rs.data.sample import Request, Sample
-from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.source import Source, Splits, WrappedSource
 from resnet_rs.data.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subset(Source):
+class Subset(WrappedSource):
     """Some samples of another source."""
 
-    source: Source
     indices: tuple[int, ...]
     """Which samples of `source`."""
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
+    order, digest = Source.order, Source.digest  # as of any source with these keys
 
     def __len__(self) -> int:
         return len(self.indices)
