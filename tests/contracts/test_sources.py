@@ -22,7 +22,7 @@ from resnet_rs.data.source import Source, WrappedSource, match_classes
 from resnet_rs.data.subset import Subset
 from resnet_rs.data.tables import read_table
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.classification_multi_label import suited
+from resnet_rs.tasks.classification_multi_label import task_for
 
 DRAWN = Shapes(num_samples=20, size=16)
 
@@ -130,7 +130,7 @@ def test_a_sample_is_never_shown_twice_in_the_same_pass(source):
 
 
 def test_batches_are_the_same_for_any_number_of_workers(source):
-    task = suited(Classification(num_classes=len(source.classes)), source)
+    task = task_for(Classification(num_classes=len(source.classes)), source)
     data = Data(size=16, mean=(0.5,), std=(0.25,))
     batches = TrainingBatches(source, data, collate=task.collate, seed=0)
     here, there = (list(load(split_range(3, 40, at_most=9), batches, workers=n)) for n in (0, 2))

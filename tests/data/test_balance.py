@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from shapes import Shapes
 
-from resnet_rs.data.balance import Balanced, sample_weights
+from resnet_rs.data.balance import Balanced, refuse_unknown_classes, sample_weights
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.subset import Subset
+from resnet_rs.data.target import Labels
 
 TRAIN = Builtin(split="train")
 LABELS = np.array([TRAIN.target(i).index for i in range(400)])
@@ -41,6 +42,17 @@ def test_weights_make_the_sum_over_each_class_equal_and_have_mean_1():
     assert weights.mean() == pytest.approx(1)
 
 
-def test_a_source_without_known_classes_is_refused():
-    with pytest.raises(NotImplementedError, match=r"Shapes does not know targets without reading samples"):
-        sample_weights(Shapes(num_samples=3))
+def test_sources_without_one_known_class_per_sample_are_refused():
+    for source in (Shapes(num_samples=3), SeveralClasses(num_samples=3)):
+        for refused in (sample_weights, refuse_unknown_classes):
+            with pytest.raises(
+                ValueError, match=r"one known class, unlike 'shapes/shape/0/0'. Leave recipe.class_bal"
+            ):
+                refused(source)
+
+
+class SeveralClasses(Shapes):
+    """A source whose samples have several classes."""
+
+    def target(self, index):
+        return Labels((0, 1))

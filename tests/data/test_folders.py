@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_rs.data import dataset
 from resnet_rs.data.folders import open_folders, open_for_scoring, split_record
 from resnet_rs.data.sample import Request, Unreadable
 from resnet_rs.data.subset import with_validation
@@ -97,6 +98,16 @@ def test_a_single_image_of_a_class_is_for_training(tmp_path):
     splits = open_folders(tmp_path)
     assert "dog/0.png" in splits.train.files and classes_without(splits.test) == ["dog"]
     assert open_folders(tmp_path, split=split_record(splits)) == splits
+
+
+def test_classes_may_be_called_like_splits_and_their_split_is_recorded(tmp_path):
+    for name in ("valid", "invalid"):
+        fill(tmp_path / name, 5)
+    found = dataset.find(str(tmp_path))
+    assert not found.has_test_part and found.automatic_split(found.open()) == split_record(
+        open_folders(tmp_path)
+    )
+    assert len(found.open_test()) == 10
 
 
 def test_a_validation_part_of_recorded_files_is_the_same_again(tmp_path):

@@ -75,7 +75,7 @@ def test_other_labels_are_another_digest(table):
 
 
 def test_several_labels_or_none_make_the_data_multi_label(table):
-    splits = read_table(table("0.png,b|a,train", "1.png,,train", '2.png," a | b|a",test')).splits()
+    splits = read_table(table("0.png,b|a,train", "1.png,,train", '2.png," a | b|a",test', "  ")).splits()
     assert shown(splits.train) == {0: ["a", "b"], 1: []} and shown(splits.test) == {2: ["a", "b"]}
 
 
@@ -95,6 +95,33 @@ def test_absolute_paths_quotes_umlauts_and_windows_line_ends_are_read(table, tmp
     splits = read_table(path).splits()
     assert shown(splits.train) == {0: ["cat"], 7: ["Bär"]} and splits.test.key(0) == "1.png"
     assert os.path.isabs(splits.train.key(0))
+
+
+def test_a_table_for_scoring_needs_one_class_and_no_training_images(table):
+    assert shown(read_table(table("0.png,a,test", "1.png,a,test")).for_scoring()) == {0: ["a"], 1: ["a"]}
+    assert shown(read_table(table("0.png,a", header="path,label")).for_scoring()) == {0: ["a"]}
+
+
+def test_rows_that_are_added_later_change_no_recorded_split(table):
+    lines = [f"{i}.png,{'a' if i < 4 else 'b'}" for i in range(8)]
+    splits = read_table(table(*lines, header="path,label")).splits()
+    longer = read_table(table(*lines, "8.png,c", "9.png,a|b", header="path,label"))
+    assert longer.splits(split=split_record(splits)) == splits
+
+
+def test_a_link_to_a_table_lies_where_the_link_lies(table, tmp_path):
+    path = table("0.png,a,train", "1.png,b,train", "2.png,b,test")
+    (tmp_path / "elsewhere").mkdir()
+    os.replace(path, tmp_path / "elsewhere" / "t.csv")
+    os.symlink(tmp_path / "elsewhere" / "t.csv", path)
+    opened = dataset.find(path)
+    assert shown(dataset.find(opened.name).open().train) == shown(opened.open().train) == {0: ["a"], 1: ["b"]}
+
+
+def test_no_class_of_a_multi_label_table_is_left_out_of_training(table):
+    lines = [f"{i}.png,a{'|rare' if i in (3, 7) else ''}" for i in range(10)]
+    splits = read_table(table(*lines, header="path,label")).splits()
+    assert classes_without(splits.train) == [] and len(splits.test) in (1, 2)
 
 
 def test_other_columns_are_named_and_ignored(table):
@@ -128,11 +155,17 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
             (*GOOD, "x.png,a,train", "y.png,a,test"),
             ["2 of 5 files", "'x.png', 'y.png'"],
         ),
-        ("path,label,split", (*GOOD, "./0.png,a,test"), ["listed once, got '0.png' more than once"]),
-        ("path,label,split", ("0.png,a,train", "1.png,a,test"), ["has 1 class; expected two or more", "Add"]),
+        ("path,label,split", (*GOOD, "./0.png,a,test"), ["listed once, got", "0.png' more than once"]),
+        (
+            "path,label,split",
+            ("0.png,a,train", "1.png,a,test"),
+            ["has only one class, 'a'; expected two or more", "Add"],
+        ),
         ("path,label,split", (*GOOD, "3.png,c,test"), ["no training images of 'c'", "Add rows"]),
         ("path,label", ("0.png,a", "1.png,b"), ["only one image of every class", "Add rows"]),
-        ("path,label", (), ["has 0 class; expected two or more"]),
+        ("path,label", (), ["has no rows below its header", "Add"]),
+        ("path,label", ("0.png,a", "1.png,b", "2.png,"), ["has no label for '2.png'", "expected one", "Add"]),
+        ("path,label", ("0.png,a", ".,b"), ["lists folders: '.'", "expected files"]),
     ],
 )
 def test_a_wrong_table_is_answered_with_what_is_there_what_is_expected_and_what_to_do(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnet_rs.methods.temperature import fitted_temperature
+from resnet_rs.methods.temperature import fitted_sigmoid_temperature, fitted_temperature
 
 
 def drawn(true, *, count=4000, num_classes=7):
@@ -37,3 +37,12 @@ def test_a_few_correct_predictions_do_not_make_it_certain():
 def test_wrong_predictions_stay_within_the_bounds_and_no_sample_changes_nothing():
     assert fitted_temperature(10 * torch.eye(4), (torch.arange(4) + 1) % 4) == 20
     assert fitted_temperature(torch.empty(0, 4), torch.empty(0, dtype=torch.int64)) == 1
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_the_same_for_a_sigmoid_per_class(true):
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 5, generator=rng)
+    labels = torch.bernoulli(logits.sigmoid(), generator=rng)
+    assert fitted_sigmoid_temperature(true * logits, labels) == pytest.approx(true, rel=0.05)
+    assert fitted_sigmoid_temperature(torch.empty(0, 4), torch.empty(0, 4)) == 1

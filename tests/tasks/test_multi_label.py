@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import Shapes
 
-from resnet_rs.data.target import Label, Labels
+from resnet_rs.data.target import Label, Labels, Mask
 from resnet_rs.report.statistics import average_precision, mean_average_precision
 from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.classification_multi_label import MultiLabel, suited
+from resnet_rs.tasks.classification_multi_label import MultiLabel, task_for
 
 TASK = MultiLabel(num_classes=3, label_smoothing=0.0)
 
@@ -57,6 +57,9 @@ def test_the_interval_of_mean_average_precision_holds_it_and_narrows_with_more_s
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < 0.4 * widths[0]
+    rare = np.zeros((6, 2), dtype=bool)
+    rare[0, 0] = True  # many draws have no true sample
+    assert mean_average_precision(rng.normal(size=(6, 2)), rare).high <= 1
     assert mean_average_precision(np.zeros((3, 2)), np.zeros((3, 2), dtype=bool)) is None
 
 
@@ -85,17 +88,36 @@ def test_an_answer_names_every_class_that_is_likelier_than_not():
 def test_only_classification_becomes_multi_label_and_keeps_its_fields():
     source = Shapes(num_samples=3, asks="shapes")
     plain = Classification(num_classes=3, dropout=0.5)
-    assert suited(plain, source) is plain  # drawn shapes are not known without reading
+    assert task_for(plain, source) is plain  # drawn shapes are not known without reading
 
     class Known(Shapes):
         def target(self, index):
             return Labels((0,)) if self.asks == "shapes" else Label(0)
 
     known = Known(num_samples=3, asks="shapes")
-    assert suited(plain, known) == MultiLabel(num_classes=3, dropout=0.5)
-    assert suited(plain, Known(num_samples=3)) is plain and suited(TASK, known) is TASK
+    assert task_for(plain, known) == MultiLabel(num_classes=3, dropout=0.5, label_smoothing=0.0)
+    assert task_for(plain, Known(num_samples=3)) is plain and task_for(TASK, known) is TASK
 
 
 def test_targets_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="needs Labels per sample, got a Label"):
-        TASK.collate([Label(1)])
+    assert TASK.collate([Label(1)]).tolist() == [[0, 1, 0]]  # a data set of single labels can be scored
+    with pytest.raises(ValueError, match="needs Label or Labels per sample, got a Mask"):
+        TASK.collate([Mask(np.zeros((2, 2), dtype=np.int64))])
+
+
+def test_the_temperature_divides_the_logits_of_answers_and_scores():
+    calibrated = TASK.calibrated(torch.full((40, 3), 5.0), torch.ones(40, 3).triu())
+    assert calibrated.temperature > 1
+    logits = torch.tensor([[2.0, 0.1, -1.0]])
+    shares = [
+        t.answers(logits, classes=("a", "b", "c"), views=[])[0].probabilities["a"] for t in (TASK, calibrated)
+    ]
+    assert (
+        shares[1]
+        == pytest.approx(float(torch.sigmoid(torch.tensor(2.0 / calibrated.temperature))))
+        < shares[0]
+    )
+    meters = [t.build_meter(("a", "b", "c")) for t in (TASK, calibrated)]
+    for meter in meters:
+        meter.update(logits, torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([0]))
+    assert meters[1].summary()["loss"] < meters[0].summary()["loss"]

@@ -57,6 +57,26 @@ def test_tensorboard_has_every_update_once_after_an_interruption(job):
     assert [item.step for item in board.Scalars("test/top1/ema")] == [4, 8, 12]
 
 
+def test_results_are_made_again_where_they_are_missing_and_from_older_logs(job):
+    list(with_results(run(job()), job().folder))
+    before = (job().folder / "results.csv").read_bytes()
+    (job().folder / "results.csv").unlink()
+    log = job().folder / "log.jsonl"
+    log.write_text(log.read_text().replace('"split": "test", ', ""))
+    list(with_results(run(job()), job().folder))
+    assert (job().folder / "results.csv").read_bytes() == before
+
+
+def test_event_files_that_cannot_be_written_stop_no_run(job):
+    job().folder.mkdir()
+    steps = 0
+    events = with_tensorboard(run(job()), job().folder / "experiment.json")  # a file, not a folder
+    with pytest.warns(UserWarning, match="TensorBoard's files cannot be written: .* The run goes on"):
+        for event in events:
+            steps += isinstance(event, Progressed)
+    assert steps == 12
+
+
 def test_without_tensorboard_the_option_is_refused_with_the_cure(monkeypatch):
     refuse_no_tensorboard()
     monkeypatch.setattr("resnet_rs.training.curves.find_spec", lambda name: None)

@@ -1,6 +1,7 @@
 """Runs with validation images: what they choose, and that the test images choose nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.evaluate import evaluate
 from resnet_rs.training.events import Evaluated, Finished, Progressed
-from resnet_rs.training.final import best_step, is_patience_over
+from resnet_rs.training.final import best_steps, is_patience_over
 from resnet_rs.training.folder import held
 from resnet_rs.training.log import read_log
 from resnet_rs.training.machine import Machine
@@ -49,16 +50,18 @@ def files(job):
     return {path.name: path.read_bytes() for path in (job.folder / "final").iterdir()}
 
 
-def test_the_best_is_the_last_of_equals_and_patience_counts_from_it():
+def test_the_best_is_the_last_of_equals_and_patience_counts_from_the_first():
     evaluations = [
         (10, {"top1": 0.5, "nll": 2.0}),
         (20, {"top1": 0.7, "nll": 1.0}),
         (30, {"top1": 0.7, "nll": 3.0}),
     ]
-    assert [best_step(evaluations, score) for score in (TOP, LOSS)] == [30, 20]
-    assert best_step([], TOP) is None
+    assert [best_steps(evaluations, score) for score in (TOP, LOSS)] == [[30, 20, 10], [20, 10, 30]]
     assert is_patience_over(evaluations, LOSS, 1) and not is_patience_over(evaluations, LOSS, 2)
-    assert not is_patience_over(evaluations, TOP, 1) and not is_patience_over(evaluations, LOSS, None)
+    assert is_patience_over(evaluations, TOP, 1) and not is_patience_over(evaluations, LOSS, None)
+    unknown = [(10, {"top1": float("nan")}), *evaluations, (40, {})]
+    assert best_steps(unknown, TOP) == [30, 20, 10] and best_steps([], TOP) == []
+    assert not is_patience_over([(10, {}), (20, {})], TOP, 1)
 
 
 def test_choices_are_made_by_validation_images_and_the_score_is_of_test_images(validated):
@@ -150,6 +153,39 @@ def test_damaged_final_weights_are_named_and_the_newest_checkpoint_is_used(valid
         assert checkpoint.read(run_.folder).path.name.startswith("step-")
     result(run_)  # writes them anew
     assert checkpoint.read(run_.folder).path.name == "final"
+
+
+def test_a_best_checkpoint_that_is_lost_is_named_and_the_next_best_is_used(validated):
+    """At this learning rate the score only gets worse after the first evaluation."""
+    wild = validated(patience=10, seed=3, **{"recipe.base_lr": 8.0})
+    lost = result(wild)["step"]
+    assert lost < wild.timetable.total_steps
+    shutil.rmtree(checkpoint.folder_of(wild.folder, lost))
+    shutil.rmtree(wild.folder / "final")
+    with pytest.warns(UserWarning, match=rf"weights after update {lost} cannot be the result"):
+        assert result(wild)["step"] != lost
+    assert checkpoint.read(wild.folder).path.name == "final"
+
+
+def test_final_weights_that_are_gone_are_missed_and_a_full_disk_does_not_take_them(validated, monkeypatch):
+    run_ = validated()
+    result(run_)
+    before = files(run_)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "write_folder", lambda *_: pytest.fail("written again"))
+        result(run_)
+    assert files(run_) == before
+    shutil.rmtree(run_.folder / "final")
+    with pytest.warns(
+        UserWarning, match=r"final is missing, the final weights of this run. step-\d+ is used instead"
+    ):
+        checkpoint.read(run_.folder)
+
+
+def test_without_patience_no_score_decides_which_checkpoints_stay(job):
+    run_ = replace(job(), save_every=2)
+    result(run_)
+    assert len(list((run_.folder / "checkpoints").iterdir())) == 2
 
 
 def test_patience_without_validation_images_is_refused(job, tiny):

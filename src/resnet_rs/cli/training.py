@@ -28,8 +28,6 @@ from resnet_rs.cli.output import say, say_json, say_lines, train_command
 
 if TYPE_CHECKING:  # imported in the commands, because torch takes seconds
     from resnet_rs.training.events import Event
-    from resnet_rs.verbs import ResolvedExperiment
-    from resnet_rs.verbs.choice import Choice
 
 Start = Annotated[
     str | None,
@@ -93,6 +91,7 @@ def train(
     from resnet_rs.cli.progress import show
     from resnet_rs.config import parse_assignments
     from resnet_rs.processes import listening
+    from resnet_rs.report.table import duration_text
     from resnet_rs.training.curves import refuse_no_tensorboard, with_tensorboard
 
     if tensorboard:
@@ -118,7 +117,10 @@ def train(
                 choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
             )
         if is_first:
-            _say_choice(choice, resolved)
+            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+        seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
+        if is_first and seconds is not None:
+            say(f"the whole command takes about {duration_text(seconds / 60)}")
         events = verbs.training(
             resolved,
             out=out,
@@ -183,16 +185,6 @@ def plan(
     say_lines(f"note: {note}" for note in resolved.notes)
     command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
     say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
-
-
-def _say_choice(choice: Choice, resolved: ResolvedExperiment) -> None:
-    """Print what was chosen and changed, and the expected time of a run with a time budget."""
-    from resnet_rs.report.table import duration_text
-
-    say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
-    if resolved.selection is not None:
-        seconds = resolved.selection.chosen.length.seconds
-        say(f"the whole command takes about {duration_text(seconds / 60)}")
 
 
 def _say_end(last: Event | None, out: Path, *, is_first: bool) -> None:

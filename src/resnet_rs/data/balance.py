@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 
 from resnet_rs import draws
 from resnet_rs.data.source import Order, Source, WrappedSource
+from resnet_rs.data.target import Label, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,24 @@ def sample_weights(source: Source) -> Float32[np.ndarray, " N"]:
     return (len(labels) / ((counts > 0).sum() * counts[labels])).astype(np.float32)
 
 
+def refuse_unknown_classes(source: Source) -> None:
+    """Raise `ValueError` if the first sample shows that the classes of `source` cannot be balanced."""
+    _label(source, 0)
+
+
 def _labels(source: Source) -> Int64[np.ndarray, " N"]:
-    """The class of each sample. Raises `ValueError` if a sample has none or several."""
-    found = np.empty(len(source), dtype=np.int64)
-    for i in range(len(source)):
-        present = source.target(i).class_indices
-        if len(present) != 1:
-            raise ValueError(
-                f"classes can be balanced only if every sample has one class, and {source.key(i)!r} has "
-                f"{len(present)}. Leave recipe.class_balance out."
-            )
-        found[i] = present[0]
-    return found
+    return np.fromiter((_label(source, i) for i in range(len(source))), dtype=np.int64, count=len(source))
+
+
+def _label(source: Source, index: int) -> int:
+    """The class of a sample."""
+    try:
+        target = source.target(index)
+    except NotImplementedError:
+        target = Target()
+    if isinstance(target, Label):
+        return target.index
+    raise ValueError(
+        f"classes can be balanced only if every sample has one known class, unlike {source.key(index)!r}. Leave "
+        "recipe.class_balance out."
+    )

@@ -29,7 +29,7 @@ _FEWEST_BYTES = 1 << 16
 """Smaller images are decoded about as fast as a file is opened."""
 _MOST_BYTES = 4 << 30
 """Size limit of the cached images of a source."""
-_SHARE_OF_FREE = 0.25
+_SHARE_OF_FREE = 0.2
 """Fraction of the free disk space that a cache may take."""
 _NUM_LOOKED_AT = 8
 """Samples whose `stamp` is looked at. They are several, because the file of one may be missing."""

@@ -102,6 +102,8 @@ def find(name: str, *, max_pixels: int = MAX_PIXELS) -> DataSet:
     """The data set `name`: `builtin`, a folder of class folders, or a CSV file. Larger images are `Unreadable`."""
     if name == "builtin":
         return _Builtin(name, "Fashion-MNIST, a part")
+    if name.lower().endswith(EXTENSION) and os.path.isfile(name):
+        # A link is not followed: paths in a table are relative to where it lies.
+        return _Table(os.path.abspath(name), os.path.basename(name), name, max_pixels)
     path = os.path.realpath(name)
-    kind = _Table if name.lower().endswith(EXTENSION) and os.path.isfile(path) else _Folder
-    return kind(path, os.path.basename(path), name, max_pixels)
+    return _Folder(path, os.path.basename(path), name, max_pixels)

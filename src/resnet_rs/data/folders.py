@@ -35,7 +35,7 @@ from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.files import ClassImages, refuse_repeated, sorted_names
 from resnet_rs.data.listing import folders, images_below, is_image, visible
 from resnet_rs.data.source import Splits
-from resnet_rs.data.subset import Subset, part_size, shuffled
+from resnet_rs.data.subset import Subset, held_out
 from resnet_rs.text import listed
 
 TRAIN_SPLITS = ("train", "training")
@@ -83,7 +83,7 @@ def open_for_scoring(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Class
     One class is enough, and no training split is needed.
     """
     root = _existing_folder(root)
-    folder = next(iter(_named(folders(root), (*TEST_SPLITS, *VALIDATION_SPLITS))), "")
+    folder = _test_folder(root)
     images = _class_images(root, folder, min_classes=1)
     return _class_folder(root, images, class_names=sorted_names(images), max_pixels=max_pixels)
 
@@ -101,8 +101,15 @@ def split_record(splits: Splits) -> dict[str, list[str]]:
 
 def has_test_folder(root: str | Path) -> bool:
     """Whether a folder of splits says which images are for testing."""
-    root = _existing_folder(root)
-    return bool(_named(folders(root), (*TEST_SPLITS, *VALIDATION_SPLITS)))
+    return bool(_test_folder(_existing_folder(root)))
+
+
+def _test_folder(root: str) -> str:
+    """The folder below `root` whose images are for testing, as `test`; "" if there is none, which is `root` itself."""
+    names = folders(root)
+    held = _named(names, (*TEST_SPLITS, *VALIDATION_SPLITS))
+    are_splits = _named(names, TRAIN_SPLITS) or len(held) == len(names)
+    return held[0] if held and are_splits else ""
 
 
 def _existing_folder(root: str | Path) -> str:
@@ -196,14 +203,9 @@ def _automatic_split(root: str, images: _Images) -> _Found:
         raise ValueError(
             f"{root!r} has only one image in every class; expected two or more, for training and testing. Add images."
         )
-    train: _Images = {}
-    test: _Images = {}
-    for name, paths in images.items():
-        ordered = shuffled(paths)
-        num_test = part_size(len(paths), TEST_SHARE)
-        train[name] = ordered[num_test:]
-        if num_test:
-            test[name] = ordered[:num_test]
+    chosen = held_out({path: (name,) for name, paths in images.items() for path in paths}, TEST_SHARE)
+    train = {name: [path for path in paths if path not in chosen] for name, paths in images.items()}
+    test = {name: [path for path in paths if path in chosen] for name, paths in images.items()}
     return _Found(train, test)
 
 

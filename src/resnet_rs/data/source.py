@@ -105,7 +105,7 @@ class Splits:
                 )
 
     @property
-    def during(self) -> Source:
+    def validation_or_test(self) -> Source:
         """What is scored during training: the validation part, else the test part."""
         return self.test if self.validation is None else self.validation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from resnet_rs.data.sample import Request, Sample
@@ -19,7 +19,7 @@ class Subset(WrappedSource):
     indices: tuple[int, ...]
     """Which samples of `source`."""
 
-    order, digest = Source.order, Source.digest  # as of any source with these keys
+    order = Source.order  # as of any source of this length
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -36,27 +36,25 @@ class Subset(WrappedSource):
     def read(self, index: int, request: Request) -> Sample:
         return self.source.read(self.indices[index], request)
 
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.source.digest()} {list(self.indices)}".encode()).hexdigest()
+
 
 def with_validation(splits: Splits, share: float) -> Splits:
-    """`splits` with a `share` of the training samples, in (0, 1), as validation part.
+    """`splits` with a `share` of the training samples, in (0, 1), as validation part, chosen by `held_out`.
 
-    It depends on the keys alone, which are ordered by their SHA-256. If the source knows targets without reading, this
-    is done in each class: at least one sample is taken, and at least one stays. Raises `ValueError` if the data has a
-    validation part of its own, or too few samples.
+    Raises `ValueError` if the data has a validation part of its own, or too few samples.
     """
     if splits.validation is not None:
         raise ValueError(
             "the data has a validation part of its own. Leave recipe.validation out, or remove that part."
         )
     source = splits.train
-    groups = defaultdict[object, list[str]](list)
-    for i in range(len(source)):
-        groups[_group(source, i)].append(source.key(i))
-    chosen = {key for keys in groups.values() for key in shuffled(keys)[: part_size(len(keys), share)]}
+    chosen = held_out({source.key(i): _classes_of(source, i) for i in range(len(source))}, share)
     if not chosen:
         raise ValueError(
-            f"recipe.validation={share:g} needs a class with two or more training images, got {len(source)} images in "
-            f"{len(groups)} classes. Add images, or leave it out."
+            f"recipe.validation={share:g} needs a class with two or more training images, and every class of these "
+            f"{len(source):,} has one. Add images, or leave it out."
         )
     parts = [
         tuple(i for i in range(len(source)) if (source.key(i) in chosen) is is_chosen)
@@ -66,10 +64,28 @@ def with_validation(splits: Splits, share: float) -> Splits:
     return Splits(train=train, test=splits.test, validation=validation)
 
 
-def _group(source: Source, index: int) -> tuple[int, ...]:
-    """The first class of a sample; the same for all samples if the source does not know."""
+def held_out(classes: Mapping[str, Sequence[object]], share: float) -> set[str]:
+    """The keys of about a `share` of the samples, taken from each class. `classes` are those of each key.
+
+    It depends on the keys alone, which are ordered by their SHA-256. At least one sample of each class is taken, and at
+    least one stays. A sample of several classes counts for its first one.
+    """
+    groups = defaultdict[object, list[str]](list)
+    for key, present in classes.items():
+        groups[next(iter(present), None)].append(key)
+    chosen = {key for keys in groups.values() for key in shuffled(keys)[: part_size(len(keys), share)]}
+    left = {name for key, present in classes.items() if key not in chosen for name in present}
+    for key in shuffled(list(chosen)):
+        if not left.issuperset(classes[key]):  # the last samples of a class that is never the first one
+            chosen.remove(key)
+            left.update(classes[key])
+    return chosen
+
+
+def _classes_of(source: Source, index: int) -> tuple[int, ...]:
+    """The classes of a sample; none if the source does not know them without reading."""
     try:
-        return source.target(index).class_indices[:1]
+        return source.target(index).class_indices
     except NotImplementedError:
         return ()
 

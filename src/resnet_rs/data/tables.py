@@ -6,8 +6,8 @@
 
 - The file is UTF-8 text with a header, commas, and quotes as in RFC 4180.
 - Paths are absolute, or relative to the folder of the table. Every file must exist, and is listed once.
-- A label is text; numbers are names, too. Several labels of an image are separated by `|`. If any image has several, or
-  none, the data is multi-label: every image may show any number of classes.
+- A label is text; numbers are names, too. Several labels of an image are separated by `|`. If any image has several,
+  the data is multi-label: every image may show any number of classes, and an empty label means none.
 - `split` says `train`, `val` (or `valid`, `validation`) or `test`. With both `val` and `test`, `val` is the validation
   part; one of them alone is the test part. Without the column, a fifth of each class is for testing, as for folders.
 
@@ -21,8 +21,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.files import ClassImages, ImageFiles, refuse_repeated, sorted_names
 from resnet_rs.data.folders import TEST_SHARE, TEST_SPLITS, TRAIN_SPLITS, VALIDATION_SPLITS
 from resnet_rs.data.source import Source, Splits
-from resnet_rs.data.subset import part_size, shuffled
+from resnet_rs.data.subset import held_out
 from resnet_rs.data.target import Labels
 from resnet_rs.text import listed
 
@@ -55,8 +54,6 @@ class Table:
     root: str
     """The folder of the table."""
     rows: tuple[_Row, ...]
-    classes: tuple[str, ...]
-    is_multi_label: bool
     max_pixels: int
 
     @property
@@ -66,83 +63,66 @@ class Table:
 
     def splits(self, *, split: Mapping[str, Sequence[str]] | None = None) -> Splits:
         """The parts that the table names, that `split` recorded, or that are made automatically."""
-        if split is not None:
-            return self._recorded(split)
-        parts = defaultdict[str, list[_Row]](list)
-        for row in self.rows:
-            parts[row.part or "train"].append(row)
-        if not self.has_split:
-            return self._split_automatically()
-        if not parts["test"]:
-            parts["test"] = parts.pop("validation")
-        self._refuse_untrained(parts["train"])
-        validation = parts.get("validation")
-        return Splits(
-            train=self.source(parts["train"]),
-            test=self.source(parts["test"]),
-            validation=self.source(validation) if validation else None,
-        )
-
-    def source(self, rows: Sequence[_Row]) -> ImageFiles:
-        """The images of `rows`."""
-        places = {name: i for i, name in enumerate(self.classes)}
-        labels = tuple(tuple(sorted(places[name] for name in row.labels)) for row in rows)
-        files = tuple(row.path for row in rows)
-        if self.is_multi_label:
-            return _MultiLabelRows(
-                root=self.root,
-                files=files,
-                labels=labels,
-                class_names=self.classes,
-                max_pixels=self.max_pixels,
-            )
-        return _ClassRows(
-            root=self.root,
-            files=files,
-            labels=tuple(label for (label,) in labels),
-            class_names=self.classes,
-            max_pixels=self.max_pixels,
-        )
-
-    def for_scoring(self) -> Source:
-        """The images for scoring a model: those for testing, else all."""
-        return self.splits().test if self.has_split else self.source(self.rows)
-
-    def _split_automatically(self) -> Splits:
-        by_class = defaultdict[tuple[str, ...], list[str]](list)
-        for row in self.rows:
-            by_class[row.labels[:1]].append(row.path)
-        test = {
-            path
-            for paths in by_class.values()
-            for path in shuffled(paths)[: part_size(len(paths), TEST_SHARE)]
-        }
-        if not test:
-            raise ValueError(
-                "the table has only one image of every class; expected two or more, for training and testing. Add rows."
-            )
-        chosen = [[row for row in self.rows if (row.path in test) is is_test] for is_test in (False, True)]
-        self._refuse_untrained(chosen[0])
-        return Splits(train=self.source(chosen[0]), test=self.source(chosen[1]))
-
-    def _recorded(self, split: Mapping[str, Sequence[str]]) -> Splits:
-        rows = {row.path: row for row in self.rows}
-        missing = [path for part in ("train", "test") for path in split[part] if path not in rows]
-        if missing:
-            raise FileNotFoundError(
-                f"the table lacks {len(missing)} of the files of the recorded split: {listed(missing)}. Restore their "
-                "rows, or start a new run."
-            )
-        train, test = (self.source([rows[path] for path in split[part]]) for part in ("train", "test"))
-        return Splits(train=train, test=test)
-
-    def _refuse_untrained(self, train: Sequence[_Row]) -> None:
-        untrained = sorted_names(set(self.classes) - {name for row in train for name in row.labels})
+        parts: dict[str, list[_Row]] = {"train": [], "validation": [], "test": []}
+        for row, part in self._recorded(split) if split is not None else self._parts():
+            parts[part].append(row)
+        rows = [row for part in parts.values() for row in part]
+        untrained = sorted_names(_names(rows) - _names(parts["train"]))
         if untrained:
             raise ValueError(
                 f"the table has no training images of {listed(untrained)}; expected some of every class. Add rows, or "
                 "remove these labels."
             )
+        classes = sorted_names(_names(rows))
+        if len(classes) < 2:
+            raise ValueError(
+                f"the table has only one class, {next(iter(classes))!r}; expected two or more. Add rows of others."
+            )
+        if not parts["test"]:
+            raise ValueError(
+                "the table has only one image of every class; expected two or more, for training and testing. Add rows."
+            )
+        return Splits(
+            train=_source(self, parts["train"], rows),
+            test=_source(self, parts["test"], rows),
+            validation=_source(self, parts["validation"], rows) if parts["validation"] else None,
+        )
+
+    def for_scoring(self) -> Source:
+        """The images for scoring a model: those for testing, else all. One class is enough."""
+        rows = self.rows
+        if self.has_split:
+            rows = [row for row, part in self._parts() if part == "test"]
+        return _source(self, rows, rows)
+
+    def _parts(self) -> Iterator[tuple[_Row, str]]:
+        """Each row with its part."""
+        if self.has_split:
+            has_test = any(row.part == "test" for row in self.rows)
+            for row in self.rows:
+                yield row, row.part if has_test or row.part == "train" else "test"
+            return
+        test = held_out({row.path: row.labels for row in self.rows}, TEST_SHARE)
+        for row in self.rows:
+            yield row, "test" if row.path in test else "train"
+
+    def _recorded(self, split: Mapping[str, Sequence[str]]) -> Iterator[tuple[_Row, str]]:
+        """Each recorded row with its part; other rows are left out."""
+        if set(split) != {"train", "test"}:
+            raise ValueError(
+                f"a recorded split must list files under 'train' and 'test', got {listed(sorted(split))}. "
+                "Use the record that the run wrote."
+            )
+        rows = {row.path: row for row in self.rows}
+        missing = [path for part in split.values() for path in part if path not in rows]
+        if missing:
+            raise FileNotFoundError(
+                f"the table lacks {len(missing)} of the files of the recorded split: {listed(missing)}. Restore their "
+                "rows, or start a new run."
+            )
+        for part in ("train", "test"):
+            for path in split[part]:
+                yield rows[path], part
 
 
 def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
@@ -153,24 +133,48 @@ def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
     """
     root = os.path.dirname(os.path.abspath(path))
     rows = _rows(Path(path))
-    refuse_repeated([row.path for row in rows])
-    missing = [row.path for row in rows if not os.path.lexists(os.path.join(root, row.path))]
+    if not rows:
+        raise ValueError(f"{path!r} has no rows below its header. Add one for each image.")
+    places = [os.path.join(root, row.path) for row in rows]
+    refuse_repeated([os.path.normpath(place) for place in places])
+    missing = [row.path for row, place in zip(rows, places, strict=True) if not os.path.lexists(place)]
     if missing:
         raise FileNotFoundError(
             f"{path!r} lists {len(missing):,} of {len(rows):,} files that do not exist: {listed(missing)}. Paths are "
             "relative to the folder of the table, or absolute. Correct them, or remove the rows."
         )
-    classes = sorted_names({name for row in rows for name in row.labels})
-    if len(classes) < 2:
+    folders = [row.path for row, place in zip(rows, places, strict=True) if os.path.isdir(place)]
+    if folders:
+        raise ValueError(f"{path!r} lists folders: {listed(folders)}; expected files. Correct these paths.")
+    unlabeled = [row.path for row in rows if not row.labels]
+    if unlabeled and all(len(row.labels) < 2 for row in rows):
         raise ValueError(
-            f"{path!r} has {len(classes)} class; expected two or more. Add rows of another label."
+            f"{path!r} has no label for {listed(unlabeled)}; expected one for every image, because none has several. "
+            "Add the labels, or remove the rows."
         )
-    return Table(
-        root=root,
-        rows=tuple(rows),
-        classes=classes,
-        is_multi_label=any(len(row.labels) != 1 for row in rows),
-        max_pixels=max_pixels,
+    return Table(root=root, rows=tuple(rows), max_pixels=max_pixels)
+
+
+def _names(rows: Iterable[_Row]) -> set[str]:
+    return {name for row in rows for name in row.labels}
+
+
+def _source(table: Table, rows: Sequence[_Row], all_rows: Sequence[_Row]) -> ImageFiles:
+    """The images of `rows`; `all_rows` decide on the classes, and on whether there are several per image."""
+    classes = sorted_names(_names(all_rows))
+    places = {name: i for i, name in enumerate(classes)}
+    labels = tuple(tuple(sorted(places[name] for name in row.labels)) for row in rows)
+    files = tuple(row.path for row in rows)
+    if any(len(row.labels) != 1 for row in all_rows):
+        return _MultiLabelRows(
+            root=table.root, files=files, labels=labels, class_names=classes, max_pixels=table.max_pixels
+        )
+    return _ClassRows(
+        root=table.root,
+        files=files,
+        labels=tuple(label for (label,) in labels),
+        class_names=classes,
+        max_pixels=table.max_pixels,
     )
 
 
@@ -180,7 +184,11 @@ def _rows(path: Path) -> list[_Row]:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             _refuse_header(header, path)
-            return [_row(values, header, path, line=reader.line_num) for values in reader if values]
+            return [
+                _row(values, header, path, line=reader.line_num)
+                for values in reader
+                if any(map(str.strip, values))
+            ]
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from None
     except csv.Error as error:

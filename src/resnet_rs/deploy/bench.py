@@ -25,6 +25,7 @@ import torch
 
 from resnet_rs import config
 from resnet_rs.data.sample import Batch
+from resnet_rs.data.target import Label
 from resnet_rs.processes import run_in_child
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training.device import Device
@@ -194,7 +195,8 @@ def _batch(experiment: Experiment, batch_size: int) -> Batch:
     size, channels = experiment.data.size, experiment.data.channels
     places = torch.arange(batch_size)
     pixels = torch.randint(0, 256, (batch_size, channels, size, size), dtype=torch.uint8)
-    return Batch(inputs=pixels, targets=torch.zeros_like(places), indices=places, global_indices=places)
+    targets = experiment.task.collate([Label(0)] * batch_size)
+    return Batch(inputs=pixels, targets=targets, indices=places, global_indices=places)
 
 
 def _wait(device: Device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,14 +29,27 @@ def fitted_temperature(logits: Float[Tensor, "B K"], labels: Int[Tensor, " B"]) 
     logits = logits.double()
     of_label = logits.gather(1, labels[:, None])[:, 0]
     of_others = (logits.sum(1) - of_label) / (num_classes - 1)
-    wanted = (((count + 1) * of_label + of_others) / (count + 2)).mean()
+    wanted = ((count + 1) * of_label + of_others) / (count + 2)
+    return _root(lambda temperature: ((logits / temperature).softmax(1) * logits).sum(1) - wanted)
 
-    def is_too_sharp(temperature: float) -> bool:
-        expected = ((logits / temperature).softmax(1) * logits).sum(1).mean()
-        return bool(expected > wanted)
 
+def fitted_sigmoid_temperature(logits: Float[Tensor, "B K"], labels: Float[Tensor, "B K"]) -> float:
+    """The same for a sigmoid per class and `labels` of 0 and 1, with the same shares of each label."""
+    count = len(logits)
+    if not count:
+        return 1.0
+    logits = logits.double()
+    wanted = (labels.double() * count + 1) / (count + 2) * logits
+    return _root(lambda temperature: (logits / temperature).sigmoid() * logits - wanted)
+
+
+def _root(slope: Callable[[float], Tensor]) -> float:
+    """The temperature at which the sum of the cross-entropy's `slope` in `1 / temperature` is 0.
+
+    The slope falls with the temperature.
+    """
     low, high = _LOW, _HIGH
     for _ in range(_NUM_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if is_too_sharp(math.exp(middle)) else (low, middle)
+        low, high = (middle, high) if float(slope(math.exp(middle)).sum()) > 0 else (low, middle)
     return float(f"{math.exp((low + high) / 2):.4g}")

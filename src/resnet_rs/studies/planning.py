@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_rs import config, verbs, zoo
+from resnet_rs import config, verbs
 from resnet_rs.data import dataset
 from resnet_rs.plan.rules import refuse_unfit
 from resnet_rs.report.table import duration_text
@@ -125,6 +125,12 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
     study = catalog.build(options.study, base, num_samples=len(train), settings=own).with_plain_edits()
     experiments = study.experiments(base)  # refuses edits that the base does not take
     refuse_unfit(base, len(train))
+    if len({experiment.recipe.validation for experiment in experiments.values()}) > 1:
+        raise ValueError(
+            "the trials of a study learn from the same images, and recipe.validation differs between them. Set it for "
+            "the whole study."
+        )
+    zoo_base = verbs.base_experiment(options.base, resolved.splits)
     fewest = min(e.recipe.timetable(len(train)).total_steps for e in experiments.values())
     if fewest < _FEW_UPDATES:
         study = study.with_note(
@@ -133,7 +139,7 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
         )
     context = Context(
         base=options.base,
-        edits=config.describe(config.diff(zoo.experiment(options.base).with_classes(train.classes), base)),
+        edits=config.describe(config.diff(zoo_base.with_classes(train.classes), base)),
         experiment=config.to_plain(base),
         score=base.task.headline,
         data=dataset.find(options.data).title,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from resnet_rs.data.sample import Targets
 from resnet_rs.data.source import Source
-from resnet_rs.data.target import Labels, Target
+from resnet_rs.data.target import Label, Labels, Target
 from resnet_rs.data.view import View
+from resnet_rs.methods.temperature import fitted_sigmoid_temperature
 from resnet_rs.report.blocks import Block, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, PerSample, ScoreName
 from resnet_rs.report.statistics import Estimate, average_precision, mean_average_precision, mean_interval
@@ -77,11 +78,11 @@ class MultiLabel(Classification):
         """1 for each class that is present, else 0: float32 [B, K]."""
         found = torch.zeros(len(targets), self.num_classes)
         for row, target in zip(found, targets, strict=True):
-            if not isinstance(target, Labels):
+            if not isinstance(target, Label | Labels):
                 raise ValueError(
-                    f"multi-label classification needs Labels per sample, got a {type(target).__name__}."
+                    f"multi-label classification needs Label or Labels per sample, got a {type(target).__name__}."
                 )
-            row[list(target.indices)] = 1
+            row[list(target.class_indices)] = 1
         return found
 
     def loss(
@@ -91,19 +92,17 @@ class MultiLabel(Classification):
         wanted = _tensor(targets) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(prediction, wanted, reduction="none").sum(1)
 
-    def calibrated(self, prediction: Tensor, targets: Targets) -> MultiLabel:
-        """No change: a temperature is for softmax."""
-        del prediction, targets
-        return self
+    def calibrated(self, prediction: Float[Tensor, "B K"], targets: Targets) -> MultiLabel:
+        return replace(self, temperature=fitted_sigmoid_temperature(prediction, _tensor(targets)))
 
     def build_meter(self, classes: tuple[str, ...]) -> Meter:
-        return _MultiLabelMeter(classes)
+        return _MultiLabelMeter(classes, temperature=self.temperature)
 
     def answers(
         self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
     ) -> Sequence[Answer]:
         del views
-        shares = prediction.cpu().double().sigmoid()
+        shares = (prediction.cpu().double() / self.temperature).sigmoid()
         orders = shares.argsort(dim=1, descending=True, stable=True)
         return [
             LabelsAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
@@ -141,26 +140,28 @@ class MultiLabel(Classification):
         return found
 
 
-def suited(task: Task, source: Source) -> Task:
-    """`task`, or for a classification of samples with several classes each, its multi-label form."""
+def task_for(task: Task, source: Source) -> Task:
+    """The task for the targets of `source`: `task`, or the multi-label form of a classification.
+
+    It has no label smoothing, so that its probabilities are not moved towards 0.5. That is ours.
+    """
     if type(task) is not Classification or not len(source):
         return task
     try:
         is_multi_label = isinstance(source.target(0), Labels)
     except NotImplementedError:
         return task
-    return (
-        MultiLabel(**{field.name: getattr(task, field.name) for field in fields(task)})
-        if is_multi_label
-        else task
-    )
+    if not is_multi_label:
+        return task
+    return MultiLabel(num_classes=task.num_classes, dropout=task.dropout, label_smoothing=0.0)
 
 
 class _MultiLabelMeter(Meter):
     """The logits and labels of every scored sample. Scores are computed in sample order, so merged meters agree."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, temperature: float) -> None:
         self.classes = tuple(classes)
+        self._temperature = temperature
         self._rows = np.dtype(
             [("index", np.int64), ("logits", np.float32, len(classes)), ("labels", np.bool_, len(classes))]
         )
@@ -170,7 +171,7 @@ class _MultiLabelMeter(Meter):
     def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
         rows = np.empty(len(indices), dtype=self._rows)
         rows["index"] = indices.cpu().numpy()
-        rows["logits"] = prediction.detach().cpu().numpy()
+        rows["logits"] = (prediction.detach().cpu() / self._temperature).numpy()
         rows["labels"] = _tensor(targets).cpu().numpy() > _THRESHOLD
         self._parts.append(rows)
 

@@ -174,23 +174,38 @@ def read(path: Path) -> Checkpoint:
             f"{path} is no folder; expected a run folder of `resnet-rs train`, or a checkpoint in it."
         )
     if (path / _FOLDER).is_dir():
-        reasons = list[str]()
-        if (path / FINAL).is_dir():
-            try:
-                return _read_folder(path / FINAL)
-            except storage.Damaged as error:
-                reasons.append(str(error))
-        found, damaged = _newest_valid(path)
-        if found is None:
-            raise FileNotFoundError(f"{path} holds no checkpoint yet: its run stopped before the first one.")
-        for reason in (*reasons, *(reason for _, reason in damaged)):
-            warnings.warn(f"{reason} {found.path.name} is used instead.", stacklevel=2)
-        return found
+        return _read_run(path)
     if not (path / INFO).is_file() and not (path / storage.MANIFEST).is_file():
         raise FileNotFoundError(
             f"{path} holds neither checkpoints/ nor {INFO}; expected a folder of `resnet-rs train`."
         )
     return _read_folder(path)
+
+
+def _read_run(path: Path) -> Checkpoint:
+    """The final weights of a run, else its newest valid checkpoint."""
+    reasons = list[str]()
+    if (path / FINAL).is_dir():
+        try:
+            return _read_folder(path / FINAL)
+        except storage.Damaged as error:
+            reasons.append(str(error))
+    elif _is_final_lost(path):
+        reasons.append(f"{path / FINAL} is missing, the final weights of this run.")
+    found, damaged = _newest_valid(path)
+    if found is None:
+        raise FileNotFoundError(f"{path} holds no checkpoint yet: its run stopped before the first one.")
+    for reason in (*reasons, *(reason for _, reason in damaged)):
+        warnings.warn(f"{reason} {found.path.name} is used instead.", stacklevel=2)
+    return found
+
+
+def _is_final_lost(run: Path) -> bool:
+    """Whether the scores of a run are those of final weights that are gone."""
+    try:
+        return "step" in storage.read_json(run / "scores.json") and not (run / FINAL).is_dir()
+    except (OSError, storage.Damaged, TypeError):
+        return False
 
 
 def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:

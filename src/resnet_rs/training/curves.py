@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs import storage
-from resnet_rs.training.events import Evaluated, Event, Progressed, Started
+from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, Started
 from resnet_rs.training.log import read_log
 
 RESULTS = "results.csv"
@@ -39,9 +40,11 @@ def write_results(folder: Path) -> None:
     """
     rows = [
         {name: line["loss" if name == "train/loss" else name] for name in _COLUMNS}
-        | dict(_named_scores(line["split"], line["summaries"]))
+        | dict(_named_scores(line.get("split", "test"), line["summaries"]))
         for line in evaluations(read_log(folder / "log.jsonl"))
     ]
+    if not rows:
+        return
     columns = dict.fromkeys((*_COLUMNS, *(name for row in rows for name in row)))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -62,7 +65,7 @@ def refuse_no_tensorboard() -> None:
 def with_results(events: Iterator[Event], folder: Path) -> Iterator[Event]:
     """The same events, with `results.csv` in `folder` kept up to date."""
     for event in events:
-        if isinstance(event, Evaluated):
+        if isinstance(event, Started | Evaluated | Finished):
             with suppress(OSError):
                 write_results(folder)
         yield event
@@ -73,8 +76,7 @@ def with_tensorboard(events: Iterator[Event], folder: Path) -> Iterator[Event]:
     board = _Board(folder / "tensorboard")
     try:
         for event in events:
-            with suppress(OSError):
-                board.add(event)
+            board.add(event)
             yield event
     finally:
         board.close()
@@ -88,20 +90,30 @@ class _Board:
         self._writer: Any = None
 
     def add(self, event: Event) -> None:
+        try:
+            self._add_event(event)
+        except OSError as error:
+            self._writer = None
+            warnings.warn(f"TensorBoard's files cannot be written: {error}. The run goes on.", stacklevel=2)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+
+    def _add_event(self, event: Event) -> None:
         if isinstance(event, Started):
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._folder), purge_step=event.step + 1)
+        elif self._writer is None:
+            return
         elif isinstance(event, Progressed):
             if not event.update.is_skipped:
                 self._add({"train/loss": event.update.loss, "lr": event.update.lr}, event.update.step)
         elif isinstance(event, Evaluated):
             speed = {"images_per_second": event.images_per_second, "data_wait": event.data_wait}
             self._add({**speed, **dict(_named_scores(event.split, event.summaries))}, event.step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
     def _add(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():

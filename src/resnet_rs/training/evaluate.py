@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +43,18 @@ def evaluate(
     *,
     machine: Machine,
     stop: Stop | None = None,
+    build_meter: Callable[[tuple[str, ...]], Meter] | None = None,
 ) -> Evaluation:
     """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
+
+    `build_meter` makes a meter for class names; None takes the task's.
 
     The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. Raises
     `Interrupted` on all ranks if one of them receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
-    meters = {name: experiment.task.build_meter(source.classes) for name in models}
+    new_meter = build_meter or experiment.task.build_meter
+    meters = {name: new_meter(source.classes) for name in models}
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
@@ -67,7 +71,7 @@ def evaluate(
             if len(batch.indices):
                 inputs = device.layout(data.normalize(device.put(batch.inputs)))
                 _update_meters(meters, models, inputs, batch, device)
-    whole = {name: experiment.task.build_meter(source.classes) for name in models}
+    whole = {name: new_meter(source.classes) for name in models}
     for name, meter in meters.items():
         for packed in ranks.gather(meter.pack()):
             whole[name].merge(packed)

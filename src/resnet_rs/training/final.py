@@ -1,33 +1,38 @@
-"""The end of a run with validation images: which weights are the result, and how sure they may sound.
+"""The end of a run with validation images: the weights with the best validation score, and a calibrated task.
 
-The choice is a function of the log alone, so a run that was interrupted ends with the same weights.
+The choice is a function of the log and of the checkpoints that are saved, so a run that was interrupted ends with the
+same weights.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from resnet_rs import config, storage
-from resnet_rs.data.loader import EvaluationBatches, load, split_range
+from resnet_rs import storage
 from resnet_rs.data.sample import Targets
-from resnet_rs.data.source import Source
+from resnet_rs.data.subset import Subset
 from resnet_rs.models.backbone import Model
 from resnet_rs.report.score import ScoreName
+from resnet_rs.tasks.task import Meter
 from resnet_rs.training import checkpoint
-from resnet_rs.training.evaluate import batch_size
+from resnet_rs.training.evaluate import evaluate
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import Job
-from resnet_rs.training.machine import Machine
 from resnet_rs.training.provenance import Provenance
 from resnet_rs.training.state import TrainState
 
-Evaluations = Sequence[tuple[int, dict[str, float]]]
+Evaluations = Sequence[tuple[int, Mapping[str, float]]]
 """The update of each evaluation, and a summary of its scores."""
 
 _MOST_SAMPLES = 5000
@@ -45,84 +50,111 @@ class Final:
     """The experiment of the run with a calibrated task."""
 
 
-def best_step(evaluations: Evaluations, score: ScoreName) -> int | None:
-    """The update of the evaluation with the best `score`, the last one of equals; None without evaluations."""
+def best_steps(evaluations: Evaluations, score: ScoreName) -> list[int]:
+    """The updates of all evaluations, that with the best `score` first; of equals the last one first."""
     sign = 1 if score.is_higher_better else -1
-    ranked = [(sign * summary[score.key], step) for step, summary in evaluations if score.key in summary]
-    return max(ranked)[1] if ranked else None
+    ranked = [(sign * summary.get(score.key, math.nan), step) for step, summary in evaluations]
+    return [step for value, step in sorted(ranked, reverse=True) if not math.isnan(value)]
 
 
 def is_patience_over(evaluations: Evaluations, score: ScoreName, patience: int | None) -> bool:
-    """Whether the last `patience` evaluations were all worse than the best one before them."""
-    best = best_step(evaluations, score)
-    return patience is not None and sum(step > (best or 0) for step, _ in evaluations) >= patience
+    """Whether the last `patience` evaluations had no better score than the ones before them."""
+    ranked = best_steps(evaluations, score)
+    if patience is None or not ranked:
+        return False
+    values = {step: summary[score.key] for step, summary in evaluations if step in ranked}
+    first = min(step for step in ranked if values[step] == values[ranked[0]])
+    return sum(step > first for step, _ in evaluations) >= patience
 
 
 def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final:
-    """The weights that the validation images speak for, with a calibrated task; the same on every rank.
+    """The weights to use, with a task that is calibrated on validation images; the same on every rank.
 
-    With `recipe.patience` these are the best weights that are saved, else the last ones. The first rank reads and
-    computes, and the others get the result.
+    With `recipe.patience` these are the best of the weights that were scored and saved, else the last ones. Raises
+    `Interrupted` on all ranks if one of them receives a stop request.
     """
     name, model = next(iter(state.models.items()))
-    model, step, task = copy.deepcopy(model), state.step, job.experiment.task
-    if job.ranks.is_first:
-        best = best_step(evaluations, task.headline)
-        if job.experiment.recipe.patience is not None and best is not None:
-            step = _load(job, model, best, name) or step
-        prediction, targets = _predicted(model, job.splits.during, job.experiment, machine=job.machine)
-        task = task.calibrated(prediction, targets)
-    told = job.ranks.gather(json.dumps([step, config.to_plain(task)]).encode())[0]
-    step, plain = json.loads(told)
-    job.ranks.copy_from_first(list(model.state_dict().values()))
-    experiment = replace(job.experiment, task=config.from_plain(plain))
-    return Final(step=step, model=model, experiment=experiment)
+    model, step = copy.deepcopy(model), state.step
+    if job.experiment.recipe.patience is not None:
+        if job.ranks.is_first:
+            step = _load_best(job, model, best_steps(evaluations, job.experiment.task.headline)) or step
+        step = int(job.ranks.gather(str(step).encode())[0])
+        job.ranks.copy_from_first(list(model.state_dict().values()))
+    source = job.splits.validation_or_test
+    count = min(len(source), _MOST_SAMPLES)
+    some = Subset(source=source, indices=tuple(len(source) * i // count for i in range(count)))
+    found = evaluate(
+        {name: model}, some, job.experiment, machine=job.machine, stop=job.stop, build_meter=_Predictions
+    )
+    meter, task = found.meters[name], job.experiment.task
+    if isinstance(meter, _Predictions) and meter.parts:
+        task = task.calibrated(*meter.sorted())
+    return Final(step=step, model=model, experiment=replace(job.experiment, task=task))
 
 
 def write_final(job: Job, state: TrainState, final: Final, provenance: Provenance) -> None:
-    """Write the final weights into the folder of the run, in place of those of an attempt that was interrupted."""
+    """Write the final weights into the folder of the run. Valid ones that are there already stay."""
     path = job.folder / checkpoint.FINAL
+    try:
+        before = checkpoint.read(path)
+        if (before.step, before.experiment) == (final.step, final.experiment):
+            return
+    except (FileNotFoundError, ValueError, storage.Damaged):
+        pass  # there are none, or they are damaged
     storage.remove_tree(path)
     provenance = replace(provenance, experiment=final.experiment)
     weights = "ema" if state.ema is not None else "model"
     checkpoint.write(path, final.model.state_dict(), provenance, weights=weights, step=final.step)
 
 
-def _load(job: Job, model: Model, step: int, name: str) -> int | None:
-    """Load the weights `name` of the checkpoint of update `step` into `model`; None if there is no valid one."""
-    path = checkpoint.folder_of(job.folder, step)
-    try:
-        saved = checkpoint.read(path)
-    except (FileNotFoundError, storage.Damaged):
-        return None
-    model.load_state_dict(saved.load_model().state_dict())
-    return step
+def _load_best(job: Job, model: Model, steps: Sequence[int]) -> int | None:
+    """Load the first of the checkpoints of `steps` that is valid into `model`; None if none is."""
+    for step in steps:
+        try:
+            saved = checkpoint.read(checkpoint.folder_of(job.folder, step))
+        except (FileNotFoundError, storage.Damaged) as error:
+            warnings.warn(f"the weights after update {step} cannot be the result: {error}", stacklevel=2)
+            continue
+        model.load_state_dict(saved.load_model().state_dict())
+        return step
+    return None
 
 
-@torch.no_grad()
-def _predicted(
-    model: Model, source: Source, experiment: Experiment, *, machine: Machine
-) -> tuple[Tensor, Targets]:
-    """Predictions for up to 5,000 samples, taken evenly from `source`, and their targets."""
-    device, task = machine.device, experiment.task
-    model.eval()
-    dataset = EvaluationBatches(source, experiment.data, collate=task.collate)
-    ranges = list(split_range(0, len(source), at_most=batch_size(device)))
-    most = max(1, _MOST_SAMPLES // batch_size(device))
-    chosen = [ranges[len(ranges) * i // most] for i in range(most)] if len(ranges) > most else ranges
-    predictions, targets = list[Tensor](), list[Targets]()
-    for batch in load(chosen, dataset, workers=machine.workers):
-        if len(batch.indices):
-            inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
-            with device.autocast():
-                predictions.append(model(inputs).float().cpu())
-            targets.append(batch.targets)
-    return torch.cat(predictions), _joined(targets)
+class _Predictions(Meter):
+    """All predictions and targets."""
 
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        del classes
+        self.parts: list[dict[str, np.ndarray]] = []
 
-def _joined(parts: Sequence[Targets]) -> Targets:
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    if len(tensors) == len(parts):
-        return torch.cat(tensors)
-    named = [part for part in parts if not isinstance(part, Tensor)]
-    return {name: torch.cat([part[name] for part in named]) for name in named[0]}
+    def update(self, prediction: Tensor, targets: Targets, indices: Int[Tensor, " B"]) -> None:
+        named = targets if isinstance(targets, Mapping) else {"": targets}
+        part = {"indices": indices, "prediction": prediction, **{f"target {k}": t for k, t in named.items()}}
+        self.parts.append({name: tensor.detach().cpu().numpy() for name, tensor in part.items()})
+
+    def pack(self) -> bytes:
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **(self._joined() if self.parts else {}))
+        return packed.getvalue()
+
+    def merge(self, packed: bytes) -> None:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as part:
+            if part.files:
+                self.parts.append(dict(part))
+
+    def summary(self) -> dict[str, float]:
+        return {}
+
+    def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
+        del key
+        return {"count": sum(len(part["indices"]) for part in self.parts)}
+
+    def sorted(self) -> tuple[Tensor, Targets]:
+        """Predictions and targets in the order of the samples."""
+        joined = self._joined()
+        order = np.argsort(joined.pop("indices"), kind="stable")
+        tensors = {name.removeprefix("target "): torch.from_numpy(a[order]) for name, a in joined.items()}
+        return tensors.pop("prediction"), tensors.get("", tensors)
+
+    def _joined(self) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}

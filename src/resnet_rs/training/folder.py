@@ -48,8 +48,12 @@ def held(job: Job) -> Generator[None]:
 
 
 def refuse_full_disk(job: Job, state: TrainState) -> None:
-    """Raise `ValueError` if the disk has no space for two checkpoints, or for one if the run already has some."""
+    """Raise `ValueError` if the disk has no space for the checkpoints of a run.
+
+    These are two, or one more if the run already has some; with validation images also the best one and the final one.
+    """
     num_missing = 1 if checkpoint.has_any(job.folder) else 2
+    num_missing += (job.splits.validation is not None) + (job.experiment.recipe.patience is not None)
     needed, free = num_missing * checkpoint.num_bytes(state), shutil.disk_usage(job.folder).free
     if free < needed:
         raise ValueError(

@@ -80,7 +80,7 @@ class Loop:
     ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
     weights: Tensor | None = None
-    """A factor for the loss of each sample of the source; None weighs all alike."""
+    """A factor for the loss of each sample of the source, on the device; None weighs all alike."""
 
     def updates(
         self, state: TrainState, batches: Iterator[Batch], *, forward: Forward | None = None
@@ -169,7 +169,7 @@ class Loop:
             prediction = work.forward(inputs).float()
         losses = task.loss(prediction, targets, indices)
         if self.weights is not None:
-            losses = losses * self.weights.to(losses.device)[indices]
+            losses = losses * self.weights[indices]
         loss = losses.sum() / repeats
         (loss / self.timetable.batch_size).backward()
         return loss.detach()

@@ -50,7 +50,7 @@ from resnet_rs.training.events import (
     Stopped,
 )
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.final import best_step, choose_final, is_patience_over, write_final
+from resnet_rs.training.final import best_steps, choose_final, is_patience_over, write_final
 from resnet_rs.training.folder import held, refuse_full_disk
 from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
@@ -232,8 +232,7 @@ class _Training:
         if self.job.ranks.is_first:
             try:
                 self.log.commit()
-                best = best_step(self.log.evaluations, self.job.experiment.task.headline)
-                checkpoint.save(self.job.folder, self.state, _provenance(self.job), best=best)
+                checkpoint.save(self.job.folder, self.state, _provenance(self.job), best=self._best_step())
                 self.log.append("checkpoint", step=step, seconds=self.pace.seconds)
             except OSError as error:
                 reason = _save_error(error, self.job, self.state)
@@ -251,10 +250,16 @@ class _Training:
             )
         return SaveFailed(step=step, reason=reason, in_a_row=self.num_failed)
 
+    def _best_step(self) -> int | None:
+        """The update whose checkpoint may become the result; None if the last weights will."""
+        job = self.job
+        steps = best_steps(self.log.evaluations, job.experiment.task.headline)
+        return steps[0] if steps and job.experiment.recipe.patience is not None else None
+
     def _evaluate(self) -> Evaluated | None:
         """Score the validation or test part and log the result; None if a stop is requested before the end."""
         speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
-        self.evaluation = self._score(self.state.models, self.job.splits.during)
+        self.evaluation = self._score(self.state.models, self.job.splits.validation_or_test)
         if self.evaluation is None:
             return None
         event = Evaluated(
@@ -292,7 +297,10 @@ class _Training:
             return None if evaluation is None else scores(evaluation, test, job.experiment.task)
         if is_stop_requested:
             return None
-        final = choose_final(job, self.state, self.log.evaluations)
+        try:
+            final = choose_final(job, self.state, self.log.evaluations)
+        except Interrupted:
+            return None
         if job.ranks.is_first:
             write_final(job, self.state, final, _provenance(job))
         name = next(iter(self.state.models))
@@ -352,7 +360,7 @@ def _sample_weights(job: Job) -> Tensor | None:
     """A factor for the loss of each training sample; None if the recipe weighs them alike."""
     if job.experiment.recipe.class_balance != "loss":
         return None
-    return torch.from_numpy(sample_weights(job.splits.train))
+    return job.machine.device.put(torch.from_numpy(sample_weights(job.splits.train)))
 
 
 def _provenance(job: Job) -> Provenance:

@@ -3,8 +3,8 @@
 from resnet_rs.training.machine import Machine
 from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
-from resnet_rs.verbs.plans import Limits, describe_plan, plan_choice, plan_experiment
-from resnet_rs.verbs.runs import ResolvedExperiment, resolve
+from resnet_rs.verbs.plans import Limits, describe_plan, expected_seconds, plan_choice, plan_experiment
+from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
 from resnet_rs.verbs.scoring import describe_scores, evaluate, load, report
 from resnet_rs.verbs.training import train, training
 from resnet_rs.zoo import experiment
@@ -13,12 +13,14 @@ __all__ = [
     "Limits",
     "Machine",
     "ResolvedExperiment",
+    "base_experiment",
     "choose",
     "create_model",
     "describe_plan",
     "describe_scores",
     "evaluate",
     "existing",
+    "expected_seconds",
     "experiment",
     "load",
     "plan_experiment",

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_rs import config, zoo
+from resnet_rs import config
 from resnet_rs.data.source import Splits
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.plan.budget import Budget
 from resnet_rs.plan.options import MeasuredOption
-from resnet_rs.plan.rules import Networks, PlanInput, make_plan
+from resnet_rs.plan.rules import Networks, PlanInput, make_plan, refuse_unfit
 from resnet_rs.report.table import duration_text
 from resnet_rs.text import macs_text
 from resnet_rs.training.experiment import Experiment
@@ -30,6 +30,8 @@ from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, w
 _SHARE_FOR_MEASURING = 0.02
 _MOST_SECONDS = 20.0
 """For one measurement."""
+_WORTH_MEASURING = 2e12
+"""Multiply-adds of a run that takes about a minute on two CPU cores; the backward pass counts twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,26 @@ def plan_choice(
     return found
 
 
+def expected_seconds(
+    resolved: ResolvedExperiment, *, machine: Machine, begun: float | None = None
+) -> float | None:
+    """Expected time of the whole command that trains `resolved`, and that began at `begun` of `time.monotonic()`.
+
+    A plan with limits knows it. Otherwise the speed is measured here. None for a run that continues, and for a short
+    one, for which the measurement would take as long as the run.
+    """
+    if resolved.selection is not None:
+        return resolved.selection.chosen.length.seconds
+    experiment, num_samples = resolved.experiment, len(resolved.splits.train)
+    macs = 3 * experiment.count_cost().macs * experiment.recipe.epochs * num_samples
+    if resolved.stored is not None or macs < _WORTH_MEASURING:
+        return None
+    refuse_unfit(experiment, num_samples)
+    budget = _budget(resolved.splits, Limits(begun=begun), machine=machine)
+    speed = budget.speed(experiment)
+    return budget.length(experiment, num_samples, speed, most_epochs=experiment.recipe.epochs).seconds
+
+
 def _is_of_network(path: str) -> bool:
     return path.partition(".")[0] == "arch" or path == "data.size"
 
@@ -153,7 +175,7 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         for label, other in (("cheaper", selection.cheaper), ("costlier", selection.costlier)):
             if other is not None:
                 shown[label] = _outline(other)
-    edits = config.diff(base_experiment(zoo.experiment(resolved.name), splits), experiment)
+    edits = config.diff(base_experiment(resolved.name, splits).with_classes(splits.train.classes), experiment)
     return {
         "plan": shown,
         "why": [str(change) for change in resolved.changes],
@@ -186,7 +208,7 @@ def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
     max_seconds = min(_MOST_SECONDS, _SHARE_FOR_MEASURING * 60 * minutes)
     return Budget(
         minutes=minutes,
-        num_scored=len(splits.during),
+        num_scored=len(splits.validation_or_test),
         num_scored_at_end=0 if splits.validation is None else len(splits.validation) + len(splits.test),
         elapsed=partial(_elapsed, begun, ranks=machine.ranks),
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
@@ -213,7 +235,9 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds:
         workers=machine.workers,
         max_seconds=max_seconds,
     )
-    scoring = measure_scoring(chosen, splits.during, device=machine.device, workers=machine.workers)
+    scoring = measure_scoring(
+        chosen, splits.validation_or_test, device=machine.device, workers=machine.workers
+    )
     texts = machine.ranks.gather(json.dumps([training, scoring, decoding]).encode())
     rates, costs, decodings = zip(*(json.loads(text) for text in texts), strict=True)
     count = machine.ranks.count

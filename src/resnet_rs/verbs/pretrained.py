@@ -62,14 +62,14 @@ def _are_alike(one: Experiment, other: Experiment) -> bool:
     return shapes[0] == shapes[1]
 
 
-def seen_test_images(trained: Checkpoint, test: Source) -> str:
-    """A sentence if images of `test` may have trained the weights, as far as their record tells; else empty."""
+def seen_images(trained: Checkpoint, source: Source, part: str) -> str:
+    """A sentence if images of `source`, the test or validation part, may have trained the weights; else empty."""
     seen = set() if trained.split is None else set(trained.split["train"])
-    keys = [test.key(index) for index in range(len(test))] if seen else []
+    keys = [source.key(index) for index in range(len(source))] if seen else []
     count = sum(key in seen for key in keys)
     if not count:
         return ""
     return (
-        f"{count:,} of {len(keys):,} test images have the names of images that the pretrained weights were trained on. "
-        "If they are the same images, the scores will be too high."
+        f"{count:,} of {len(keys):,} {part} images have the names of images that the pretrained weights were trained "
+        "on. If they are the same images, the scores will be too high."
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.data import dataset
+from resnet_rs.data.balance import refuse_unknown_classes
 from resnet_rs.data.dataset import DataSet, Split
 from resnet_rs.data.source import Splits
 from resnet_rs.data.subset import with_validation
@@ -18,7 +19,7 @@ from resnet_rs.data.survey import Images, classes_without, measure_images
 from resnet_rs.plan.changes import Change
 from resnet_rs.plan.options import Selection
 from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
-from resnet_rs.tasks.classification_multi_label import suited
+from resnet_rs.tasks.classification_multi_label import MultiLabel, task_for
 from resnet_rs.text import listed
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
@@ -26,7 +27,7 @@ from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.verbs.models import opened
-from resnet_rs.verbs.pretrained import START_FIELDS, adapt_to_start, seen_test_images
+from resnet_rs.verbs.pretrained import START_FIELDS, adapt_to_start, seen_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,17 @@ class ResolvedExperiment:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what is lost: color, resolution, classes without a score, and tests that prove too much."""
+        """Sentences on lost color and resolution, several labels, untested classes, and images seen in pretraining."""
         if self.images is None:
             return ()
-        seen = "" if self.trained is None else seen_test_images(self.trained, self.splits.test)
-        return (*losses(self.experiment, self.images), *_untested(self.splits), *([seen] if seen else []))
+        parts = {"test": self.splits.test, "validation": self.splits.validation}
+        seen = (
+            seen_images(self.trained, source, part)
+            for part, source in parts.items()
+            if self.trained is not None and source is not None
+        )
+        of_data = _about(self.splits, multi_label=isinstance(self.experiment.task, MultiLabel))
+        return (*losses(self.experiment, self.images), *of_data, *filter(None, seen))
 
 
 def resolve(
@@ -88,13 +95,15 @@ def resolve(
     experiment = zoo.experiment(name, edits)
     splits = open_splits(chosen, experiment, split=recorded_split(chosen, stored))
     classes = splits.train.classes
-    adapted_to_classes = base_experiment(experiment, splits)
+    adapted_to_classes = config.edit(base_experiment(name, splits), edits).with_classes(classes)
     fields = {path: value for path, value in edits.items() if "." in path}
     undone = config.diff(adapted_to_classes, config.edit(adapted_to_classes, fields))
     if undone:
         raise ValueError(
             f"the data has {len(classes)} classes, which contradicts {config.describe(undone)}. Leave that edit out."
         )
+    if adapted_to_classes.recipe.class_balance != "none":
+        refuse_unknown_classes(splits.train)
     resolved = ResolvedExperiment(
         name=name,
         experiment=adapted_to_classes,
@@ -111,7 +120,9 @@ def resolve(
     return with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(adapted_first)])
 
 
-def _untested(splits: Splits) -> Iterator[str]:
+def _about(splits: Splits, *, multi_label: bool) -> Iterator[str]:
+    if multi_label:
+        yield "some images have several labels, so each class is predicted by itself (multi-label)."
     missing = classes_without(splits.test)
     if missing:
         yield (
@@ -154,9 +165,10 @@ def with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) -> 
     return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
 
 
-def base_experiment(experiment: Experiment, splits: Splits) -> Experiment:
-    """`experiment` with the classes of the data, and multi-label where its images have several classes each."""
-    return replace(experiment, task=suited(experiment.task, splits.train)).with_classes(splits.train.classes)
+def base_experiment(name: str, splits: Splits) -> Experiment:
+    """The experiment `name` of the zoo, multi-label where the images have several classes each."""
+    base = zoo.experiment(name)
+    return replace(base, task=task_for(base.task, splits.train))
 
 
 def open_splits(data: DataSet, experiment: Experiment, *, split: Split | None) -> Splits:

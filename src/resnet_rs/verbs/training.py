@@ -22,7 +22,7 @@ from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.plans import Limits, plan_experiment
-from resnet_rs.verbs.runs import ResolvedExperiment, resolve
+from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
 
 
 def training(
@@ -128,7 +128,7 @@ def _start(resolved: ResolvedExperiment, *, out: Path, seed: int, ranks: Ranks) 
 
 def _origin(resolved: ResolvedExperiment, start: Start | None) -> dict[str, Any]:
     """What `run.json` says about the experiment, its changes and its data."""
-    base, validation = zoo.experiment(resolved.name), resolved.splits.validation
+    base, validation = base_experiment(resolved.name, resolved.splits), resolved.splits.validation
     there, back = config.diff(base, resolved.experiment), config.diff(resolved.experiment, base)
     return {
         "name": resolved.name,

@@ -52,6 +52,9 @@ def model_card(
     )
     environment.filters.update(plain=_plain, grouped=lambda number: f"{number:,}")
     edits = config.diff(base, saved.experiment)
+    temperature = edits.pop("task.temperature", None)
+    if "task" in edits:  # of another type
+        edits |= {"task": type(saved.experiment.task).__name__}
     return environment.from_string(Path(__file__).with_name("card.md").read_text()).render(
         saved=saved,
         name=name,
@@ -60,6 +63,7 @@ def model_card(
         shown=_CLASSES_SHOWN,
         run=run,
         facts=facts(saved, run=run, scores=scores),
+        temperature=temperature,
         edits=[f"{path}={config.as_text(value)}" for path, value in edits.items()],
         scores=scores,
         numbers=numbers,
@@ -75,8 +79,10 @@ def facts(
     """Data, recipe and scores in a line each, which a checkpoint made from the Hub folder keeps in its origin."""
     found: dict[str, str] = {}
     if run is not None:
+        num_validation = run.get("num_validation", 0)
+        held = f"{num_validation:,} for validation, " if num_validation else ""
         found["data"] = (
-            f"{run['data_title']}: {run['num_train']:,} images for training, {run['num_test']:,} for testing"
+            f"{run['data_title']}: {run['num_train']:,} images for training, {held}{run['num_test']:,} for testing"
         )
         found["recipe"] = (
             f"{saved.step:,} updates, seed {saved.seed}, of the experiment {zoo.nearest(saved.experiment)}"

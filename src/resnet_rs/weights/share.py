@@ -107,7 +107,9 @@ def _of_run(
     run = storage.read_json(folder / "run.json")
     if "data" not in run:  # a run that was not started by `train` has no record of its data
         return None, None
-    is_result = checkpoint.read(folder).path.samefile(saved.path)
-    if not is_result or not (folder / "scores.json").is_file():
+    if not (folder / "scores.json").is_file():
         return run, None
-    return run, storage.read_json(folder / "scores.json", needs=("count", "weights", "unreadable"))
+    scores = storage.read_json(folder / "scores.json", needs=("count", "weights", "unreadable"))
+    is_final = saved.path.name == checkpoint.FINAL
+    is_scored = is_final if "step" in scores else checkpoint.read(folder).step == saved.step
+    return run, scores if is_scored else None
