@@ -54,7 +54,7 @@ def test_a_table_is_trained_continued_scored_and_predicted(photos, command):
     assert json.loads(command("evaluate", moved, "--data", table, "--json").stdout)["count"] == 7
     write(folder, [*rows[:-1], (rows[-1][0], "red")])
     changed = command(*words)
-    assert changed.returncode == 2 and "contains a run with another " in changed.stderr
+    assert changed.returncode == 2 and "or their labels, are others than when the" in changed.stderr
 
 
 def test_several_labels_make_the_run_multi_label(photos, command):
@@ -98,8 +98,20 @@ def test_validation_images_are_kept_apart_and_the_result_is_calibrated(photos, c
     assert "Validation top-1" in (out / "page.html").read_text()
     before = (out / "page.html").read_bytes()
     assert command("report", out).returncode == 0 and (out / "page.html").read_bytes() == before
+    card = pushed(command, out, folder / "card")
+    assert "22 images for training, 7 for validation, 7 for testing" in card and "| top-1 |" in card
+    assert f"Divide them by {scores['task']['temperature']}" in card and "task.temperature" not in card
+    (out / "final" / "ema.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is used instead"):
+        assert "## Scores" not in pushed(command, out, folder / "other")
     planned = command("plan", "resnet-rs-tiny", "--data", table, *edits)
     assert "22 to train, 7 for validation and 7 to test, 3 classes" in planned.stdout
+
+
+def pushed(command, run, out):
+    """The model card of a run."""
+    assert command("push", run, "--out", out).returncode == 0
+    return (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from shapes import Shapes
 
 from resnet_rs.config import edit
+from resnet_rs.data.sample import Request
 from resnet_rs.data.source import Splits
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.training import checkpoint, start
@@ -65,6 +66,42 @@ def test_fine_tuning_gives_the_same_bits_on_two_ranks(tmp_path, ledger):
     one, two = ((digest(tmp_path / name), trace(tmp_path / name)) for name in ("1", "2"))
     ledger("fine-tuning on 2 ranks in place of one", tried=1, survived=1, equal=one == two)
     assert one == two
+
+
+def choose(ranks, folder):
+    """A run on this rank whose validation images choose the weights."""
+    recipe = {"recipe.patience": 2, "recipe.class_balance": "loss"}
+    whole = tiny_job(None).splits
+    train = KnownShapes(num_samples=len(whole.train), size=16)
+    splits = Splits(train=train, test=whole.test, validation=Shapes(num_samples=70, size=16, seed=3))
+    machine = Machine(device=CPU, ranks=ranks)
+    list(run(tiny_job(folder, experiment=edit(TINY, recipe), splits=splits, machine=machine)))
+
+
+class KnownShapes(Shapes):
+    """Shapes whose classes are known without reading, as those of folders."""
+
+    def target(self, index):
+        return self.read(index, Request(1)).target
+
+
+def test_validation_images_choose_the_same_weights_on_two_ranks(tmp_path, ledger):
+    for count in (1, 2):
+        assert in_ranks(count, choose, tmp_path / str(count)) == [0] * count
+    found = [
+        {
+            path.name: path.read_bytes()
+            for path in [*(tmp_path / name / "final").glob("*.safetensors"), tmp_path / name / "scores.json"]
+        }
+        for name in ("1", "2")
+    ]
+    ledger(
+        "early stopping and calibration on 2 ranks in place of one",
+        tried=1,
+        survived=1,
+        equal=found[0] == found[1],
+    )
+    assert len(found[0]) == 2 and found[0] == found[1]
 
 
 def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path, whole, ledger):

@@ -11,6 +11,7 @@ from resnet_rs.config import edit
 from resnet_rs.data.pipeline import FrameSampling
 from resnet_rs.deploy.bench import Protocol, bench
 from resnet_rs.tasks.classification import Classification
+from resnet_rs.tasks.classification_multi_label import MultiLabel
 
 TINY = zoo.experiment("resnet-rs-tiny")
 WIDE = edit(TINY, {"arch.width": 1.0, "data.size": 56})
@@ -120,3 +121,9 @@ def test_no_process_is_left_when_nobody_wants_the_rest():
 def test_a_protocol_that_cannot_be_is_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         edit(Protocol(), fields)
+
+
+def test_a_multi_label_network_is_measured_in_training_too():
+    task = MultiLabel(num_classes=3)
+    (row,) = bench({"": replace(TINY, task=task)}, replace(QUICK, mode="train"))
+    assert row.error is None and row.images_per_second > 0

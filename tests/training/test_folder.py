@@ -68,7 +68,7 @@ def test_a_changed_setting_is_refused_with_its_difference_and_nothing_is_written
 def test_other_data_is_refused_and_harmless_settings_pass(job):
     next(iter(run(job())))
     other = Splits(train=Shapes(num_samples=64, size=16), test=Shapes(num_samples=39, size=16, seed=1))
-    with pytest.raises(ValueError, match="another test_digest"):
+    with pytest.raises(ValueError, match="the test images of this data, or their labels, are others"):
         list(run(job(splits=other)))
     assert isinstance(next(iter(run(job(workers=1, save_every=3)))), Started)
 

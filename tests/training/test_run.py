@@ -131,7 +131,7 @@ def test_a_run_with_another_setting_is_refused(job, change, finished):
 
 def test_a_run_on_other_data_is_refused(job, finished):
     other = Splits(train=Shapes(num_samples=63, size=16), test=Shapes(num_samples=40, size=16, seed=1))
-    with pytest.raises(ValueError, match="another train_digest"):
+    with pytest.raises(ValueError, match="the train images of this data, or their labels, are others"):
         finish(job(splits=other))
 
 

@@ -52,12 +52,13 @@ def _state(event: Progressed) -> str:
     update = event.update
     return (
         f"epoch {event.epoch:.2f}  loss {update.loss:.3f}  lr {update.lr:.4f}  "
-        f"{event.images_per_second:,.0f} images/s  waiting {event.data_wait:.0%}  {_duration(event.seconds_left)} left"
+        f"{event.images_per_second:,.0f} images/s  waiting for data {event.data_wait:.0%}  "
+        f"{_duration(event.seconds_left)} left"
     )
 
 
 def _lines(event: Event, named: set[str]) -> Iterator[str]:
-    """Lines about an event. `named` holds the unreadable images that have had their line in an earlier epoch."""
+    """Lines about an event. `named` holds the unreadable images that have had their line before."""
     if isinstance(event, Started):
         yield from (f"note: {notice}" for notice in event.notices)
         timetable = event.timetable
@@ -70,10 +71,12 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
         yield from _problems(event.update, named)
     elif isinstance(event, Evaluated):
         scored = "   ".join(f"{name}: {_numbers(summary)}" for name, summary in event.summaries.items())
+        yield from (f"not scored: {text}" for text in event.unreadable if text not in named)
+        named.update(event.unreadable)
         part = "validation   " if event.split == "validation" else ""
         yield (
             f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
-            f"waiting {event.data_wait:.0%}   {part}{scored}"
+            f"waiting for data {event.data_wait:.0%}   {part}{scored}"
         )
     elif isinstance(event, SaveFailed):
         yield (
@@ -81,7 +84,8 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
             "Earlier checkpoints are intact, and training continues"
         )
     elif isinstance(event, Finished):
-        yield f"finished in {_duration(event.seconds)}"
+        why = ", early: the validation score has not got better" if event.is_early else ""
+        yield f"finished in {_duration(event.seconds)}{why}"
         yield from describe_scores(event.scores)
 
 

@@ -73,6 +73,6 @@ def _label(source: Source, index: int) -> int:
     if isinstance(target, Label):
         return target.index
     raise ValueError(
-        f"classes can be balanced only if every sample has one known class, unlike {source.key(index)!r}. Leave "
-        "recipe.class_balance out."
+        f"classes can be balanced only if every sample has one known class, unlike {source.key(index)!r} (multi-label "
+        "data cannot be balanced). Leave recipe.class_balance out."
     )

@@ -87,7 +87,7 @@ class _Table(DataSet):
         return self._table.splits(split=split)
 
     def open_test(self, *, split: Split | None = None) -> Source:
-        return self._table.for_scoring() if split is None else self.open(split=split).test
+        return self._table.for_scoring(split=split)
 
     @property
     def has_test_part(self) -> bool:

@@ -116,10 +116,12 @@ def _existing_folder(root: str | Path) -> str:
     root = os.path.abspath(root)
     if not os.path.exists(root):
         raise FileNotFoundError(
-            f"{root!r} does not exist; expected a folder of class folders. Check the path."
+            f"{root!r} does not exist; expected a folder of class folders, or a CSV file. Check the path."
         )
     if not os.path.isdir(root):
-        raise ValueError(f"{root!r} is a file; expected a folder of class folders. Give such a folder.")
+        raise ValueError(
+            f"{root!r} is a file; expected a folder of class folders, or a CSV file whose name ends in .csv. Give one."
+        )
     return root
 
 

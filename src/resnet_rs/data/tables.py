@@ -6,12 +6,12 @@
 
 - The file is UTF-8 text with a header, commas, and quotes as in RFC 4180.
 - Paths are absolute, or relative to the folder of the table. Every file must exist, and is listed once.
-- A label is text; numbers are names, too. Several labels of an image are separated by `|`. If any image has several,
-  the data is multi-label: every image may show any number of classes, and an empty label means none.
+- A label is text; labels such as 1 are names, not indices. Several labels of an image are separated by `|`. If any
+  image has several, the data is multi-label: every image may show any number of classes, and an empty label means none.
 - `split` says `train`, `val` (or `valid`, `validation`) or `test`. With both `val` and `test`, `val` is the validation
   part; one of them alone is the test part. Without the column, a fifth of each class is for testing, as for folders.
 
-Source: ours. The columns are those that users of timm and torchvision ask for (pytorch-image-models#21, #2362).
+Source: ours.
 """
 
 from __future__ import annotations
@@ -88,10 +88,13 @@ class Table:
             validation=_source(self, parts["validation"], rows) if parts["validation"] else None,
         )
 
-    def for_scoring(self) -> Source:
-        """The images for scoring a model: those for testing, else all. One class is enough."""
+    def for_scoring(self, *, split: Mapping[str, Sequence[str]] | None = None) -> Source:
+        """The images for scoring a model: those for testing, or of a recorded split, else all. One class is enough."""
         rows = self.rows
-        if self.has_split:
+        if split is not None:
+            test = set(split["test"])
+            rows = [row for row in rows if row.path in test]
+        elif self.has_split:
             rows = [row for row, part in self._parts() if part == "test"]
         return _source(self, rows, rows)
 
@@ -140,8 +143,9 @@ def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
     missing = [row.path for row, place in zip(rows, places, strict=True) if not os.path.lexists(place)]
     if missing:
         raise FileNotFoundError(
-            f"{path!r} lists {len(missing):,} of {len(rows):,} files that do not exist: {listed(missing)}. Paths are "
-            "relative to the folder of the table, or absolute. Correct them, or remove the rows."
+            f"{len(missing):,} of the {len(rows):,} files that {path!r} lists do not exist: {listed(missing)}. Paths "
+            "are relative to the folder of the table, or absolute, with / between folders. Correct them, or remove the "
+            "rows."
         )
     folders = [row.path for row, place in zip(rows, places, strict=True) if os.path.isdir(place)]
     if folders:
@@ -179,32 +183,37 @@ def _source(table: Table, rows: Sequence[_Row], all_rows: Sequence[_Row]) -> Ima
 
 
 def _rows(path: Path) -> list[_Row]:
+    rows, line = list[_Row](), 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             _refuse_header(header, path)
-            return [
-                _row(values, header, path, line=reader.line_num)
-                for values in reader
-                if any(map(str.strip, values))
-            ]
+            for values in reader:
+                line = reader.line_num
+                if any(map(str.strip, values)):
+                    rows.append(_row(values, header, path, line=line))
+            return rows
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from None
     except csv.Error as error:
         raise ValueError(
-            f"{str(path)!r} is not a CSV file as RFC 4180 has it: {error}. Put values that contain quotes or commas in "
-            'double quotes, and write a quote in them as "".'
+            f"the quotes in {str(path)!r} are not those of a CSV file ({error}), after line {line}. Put values "
+            'that contain quotes or commas in double quotes, and write a quote in them as "".'
         ) from None
 
 
 def _refuse_header(header: list[str], path: Path) -> None:
     """Raise `ValueError` without the columns `path` and `label`; warn about columns that are not read."""
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        raise ValueError(
+            f"{str(path)!r} has semicolons or tabs between its columns; expected commas. Save it with commas."
+        )
     missing = [name for name in _COLUMNS[:2] if name not in header]
     if missing:
         raise ValueError(
-            f"{str(path)!r} begins with {','.join(header)[:80]!r} and lacks the column {listed(missing)}; expected a "
-            "first line such as 'path,label' or 'path,label,split', with commas. Add it."
+            f"{str(path)!r} has no column {' and no column '.join(map(repr, missing))} in its first line; expected "
+            "'path,label' or 'path,label,split'. Add it."
         )
     twice = [name for name in _COLUMNS if header.count(name) > 1]
     if twice:

@@ -155,7 +155,9 @@ class Classification(Task):
         return report.numbers(scores)
 
     def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
-        return report.lines(scores)
+        if self.temperature != 1:
+            yield f"the probabilities are calibrated with a temperature of {self.temperature:g}"
+        yield from report.lines(scores)
 
     def blocks(self, scores: Mapping[str, Any]) -> list[Block]:
         return report.blocks(scores)
@@ -221,7 +223,8 @@ def _index(target: Target) -> int:
     if isinstance(target, Label):
         return target.index
     raise ValueError(
-        f"classification needs a Label or a SoftLabel per sample, got a {type(target).__name__}."
+        f"classification needs one class per sample, a Label or a SoftLabel, got {type(target).__name__}. Images with "
+        "several labels need a network that was trained on such images."
     )
 
 

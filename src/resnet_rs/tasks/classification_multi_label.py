@@ -31,7 +31,7 @@ from resnet_rs.tasks.task import Answer, Meter, Task
 _MEAN_AP = ScoreName(key="mean_ap", label="mean average precision")
 _NUMBERS = (
     _MEAN_AP,
-    ScoreName(key="exact", label="all classes right"),
+    ScoreName(key="exact", label="exact match of all classes"),
     ScoreName(key="loss", label="binary cross-entropy", is_share=False, is_higher_better=False),
 )
 _THRESHOLD = 0.5
@@ -113,6 +113,8 @@ class MultiLabel(Classification):
         return [name.number(scores) for name in _NUMBERS]
 
     def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        if self.temperature != 1:
+            yield f"the probabilities are calibrated with a temperature of {self.temperature:g}"
         for item in scores["classes"][:_NUM_CLASSES_PRINTED]:
             if item["ap"] is not None:
                 found = f"average precision {item['ap']:>6.1%}, precision {_text(item['precision'])}"
@@ -135,7 +137,7 @@ class MultiLabel(Classification):
         if rows:
             found.append(Listing(title=f"All {len(rows):,} classes", head=head, rows=rows))
         if tiles:
-            note = "Classes that are missed or wrongly found, the surest mistakes first. Look for wrong labels here."
+            note = "Classes that are missed or wrongly predicted, the most confident first. Look for wrong labels here."
             found.append(Gallery(title="Worst mistakes", tiles=tiles, note=note))
         return found
 
@@ -204,9 +206,7 @@ class _MultiLabelMeter(Meter):
             "count": len(rows),
             **_estimate("mean_ap", mean_average_precision(logits, labels)),
             **share_with_interval("exact", int(exact.sum()), len(rows)),
-            **_estimate(
-                "loss", Estimate(float(losses.mean()), *mean_interval(losses)) if len(rows) else None
-            ),
+            **_estimate("loss", _positive_mean(losses) if len(rows) else None),
             "classes": [
                 _class_scores(name, logits[:, i], labels[:, i]) for i, name in enumerate(self.classes)
             ],
@@ -277,8 +277,13 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     }
 
 
+def _positive_mean(values: Float64[np.ndarray, " N"]) -> Estimate:
+    low, high = mean_interval(values)
+    return Estimate(float(values.mean()), max(0.0, low), high)
+
+
 def _text(share: float | None) -> str:
-    return "none" if share is None else f"{share:.1%}"
+    return "undefined" if share is None else f"{share:.1%}"
 
 
 def _tensor(targets: Targets) -> Tensor:

@@ -69,7 +69,7 @@ def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) 
         **share_with_interval("top5", int(top5.sum()), len(rows)),
         **_estimate("balanced_accuracy", balanced.value, balanced.low, balanced.high),
         **_estimate("calibration_error", ece.value, ece.low, ece.high),
-        **_estimate("nll", _mean(rows["nll"]), nll.low, nll.high),
+        **_estimate("nll", _mean(rows["nll"]), max(0.0, nll.low), nll.high),
         "classes": _class_scores(rows, classes),
         "confusion": _confusion(rows, len(classes)),
         "reliability": [bin._asdict() for bin in reliability_bins(confidence, correct)],

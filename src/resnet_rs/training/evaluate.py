@@ -98,13 +98,20 @@ def gather_unreadable(mine: Iterable[Unreadable], ranks: Ranks) -> tuple[Unreada
     return tuple(Unreadable(*error) for text in ranks.gather(packed) for error in json.loads(text))
 
 
+def refuse_none_scored(evaluation: Evaluation, source: Source) -> None:
+    """Raise `ValueError` if no sample of `source` could be scored."""
+    if len(evaluation.unreadable) == len(source):
+        first = next(iter(evaluation.unreadable), "the data is empty")
+        raise ValueError(
+            f"none of {len(source)} samples could be scored; the first: {first}. Repair the files."
+        )
+
+
 def scores(evaluation: Evaluation, source: Source, task: Task) -> dict[str, Any]:
     """Scores of the first model as JSON: those of its meter, its values per sample, and the unreadable samples."""
     name, meter = next(iter(evaluation.meters.items()))
     found = meter.scores(source.key)
-    if not found["count"]:
-        first = evaluation.unreadable[0] if evaluation.unreadable else "the data is empty"
-        raise ValueError(f"none of {len(source)} samples could be scored; the first: {first}.")
+    refuse_none_scored(evaluation, source)
     missing = {error.key for error in evaluation.unreadable}
     places = {source.key(i): i for i in range(len(source)) if source.key(i) in missing} if missing else {}
     per_sample = meter.per_sample()

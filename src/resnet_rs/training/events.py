@@ -42,6 +42,8 @@ class Evaluated:
     summaries: dict[str, dict[str, float]]
     images_per_second: float
     data_wait: float
+    unreadable: tuple[str, ...] = ()
+    """Validation images that could not be scored, each with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ class Finished:
 
     scores: dict[str, Any]
     seconds: float
+    is_early: bool = False
+    """Whether `recipe.patience` ended the run before its last update."""
 
 
 Event = Started | Progressed | Evaluated | Saved | SaveFailed | Stopped | Finished

@@ -105,6 +105,11 @@ def _refuse_other_run(job: Job) -> None:
         )
     before, now = storage.read_json(job.folder / "run.json"), job.identity()
     for name, value in now.items():
+        if before.get(name) != value and name.endswith("_digest"):
+            raise ValueError(
+                f"the {name.removesuffix('_digest')} images of this data, or their labels, are others than when the "
+                f"run in {job.folder} began. Restore them to continue that run, or use a new folder for `--out`."
+            )
         if before.get(name) != value:
             raise ValueError(
                 f"{job.folder} contains a run with another {name}: {before.get(name)}, now {value}. "

@@ -48,7 +48,7 @@ def write_page(folder: Path, splits: Splits | None) -> Path:
         unreadable=scores.get("unreadable", []),
         augmented=_augmented(splits, experiment, seed=info["seed"]),
         augmented_note=experiment.data.describe_augmentation(),
-        experiment=config.to_plain(experiment),
+        experiment=config.to_plain(experiment) | ({"task": scores["task"]} if scores else {}),
         edits=_edits(info),
         environment=info["environment"],
     )

@@ -33,13 +33,13 @@ class Recipe:
     fine_tuning: FineTuning = FineTuning()
     """Which layers learn, and how fast, when a run begins with trained weights (`--from`)."""
     validation: float = 0.0
-    """Share of the training samples that is kept apart for choices and calibration, in [0, 1); 0 keeps none apart."""
+    """Share of the training samples that is held out for early stopping and calibration, in [0, 1); 0 is none."""
     patience: int | None = None
-    """Evaluations without a better validation score after which the run ends. The weights of the best evaluation are
-    then the result. None trains to the end and takes the last weights."""
+    """Early stopping: end after this many evaluations in a row without a new best validation score, and keep the best
+    weights. None trains to the end and keeps the last weights."""
     class_balance: Literal["none", "sampling", "loss"] = "none"
-    """For imbalanced classes: `sampling` draws every class equally often; `loss` weighs each loss by one over the size
-    of its class."""
+    """For imbalanced classes: `sampling` draws every class equally often; `loss` multiplies the loss of each sample by
+    the mean class size over the size of its class."""
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:

@@ -38,7 +38,7 @@ from resnet_rs.models.backbone import Model
 from resnet_rs.models.checkpointing import set_activation_checkpointing
 from resnet_rs.processes import Interrupted
 from resnet_rs.training import checkpoint
-from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, scores
+from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, refuse_none_scored, scores
 from resnet_rs.training.events import (
     Evaluated,
     Event,
@@ -262,12 +262,15 @@ class _Training:
         self.evaluation = self._score(self.state.models, self.job.splits.validation_or_test)
         if self.evaluation is None:
             return None
+        unreadable = () if self.job.splits.validation is None else self.evaluation.unreadable
+        refuse_none_scored(self.evaluation, self.job.splits.validation_or_test)
         event = Evaluated(
             step=self.state.step,
             epoch=self.timetable.epoch(self.state.step),
             loss=self.log.mean_loss(),
             split="test" if self.job.splits.validation is None else "validation",
             summaries={name: meter.summary() for name, meter in self.evaluation.meters.items()},
+            unreadable=tuple(map(str, unreadable)),
             **speed,
         )
         self.log.append("evaluation", seconds=self.pace.seconds, **asdict(event))
@@ -282,7 +285,8 @@ class _Training:
                 with suppress(OSError):  # files that stay only take space
                     storage.remove_tree(self.job.folder / CACHE)
                 storage.write_json(self.job.folder / "scores.json", found)
-            return Finished(scores=found, seconds=self.pace.seconds)
+            is_early = self.state.step < self.timetable.total_steps
+            return Finished(scores=found, seconds=self.pace.seconds, is_early=is_early)
         reasons = [text.decode() for text in self.job.ranks.gather(self.job.stop.reason.encode())]
         return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
 

@@ -30,6 +30,8 @@ from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, w
 _SHARE_FOR_MEASURING = 0.02
 _MOST_SECONDS = 20.0
 """For one measurement."""
+_NOTICED_EXCESS = 1.1
+"""A plan that takes this many times its time says so."""
 _WORTH_MEASURING = 2e12
 """Multiply-adds of a run that takes about a minute on two CPU cores; the backward pass counts twice."""
 
@@ -170,6 +172,8 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
     if selection is not None:
         seconds = selection.chosen.length.seconds
         shown["time"] = f"about {duration_text(seconds / 60)} for the whole command"
+        if resolved.minutes is not None and seconds > _NOTICED_EXCESS * 60 * resolved.minutes:
+            shown["time"] += f", more than the {resolved.minutes:g} minutes: less is not possible"
         if selection.chosen.exceeded:
             shown["limits"] = f"exceeded: {'; '.join(selection.chosen.exceeded)}"
         for label, other in (("cheaper", selection.cheaper), ("costlier", selection.costlier)):
