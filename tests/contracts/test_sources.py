@@ -60,7 +60,7 @@ SOURCES = {
     "mixture": lambda root: MIXTURE,
     "wrapped": lambda root: WrappedSource(source=DRAWN),
     "subset": lambda root: Subset(source=DRAWN, indices=tuple(range(3, 17))),
-    "balanced": lambda root: Balanced(source=Builtin(split="test")),
+    "balanced": lambda root: Balanced(source=open_folders(root).train),
 }
 
 

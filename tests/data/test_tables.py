@@ -136,13 +136,21 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
 @pytest.mark.parametrize(
     ("header", "rows", "parts"),
     [
-        ("", GOOD, ["lacks the column 'path', 'label'", "expected a first line such as", "Add it"]),
-        ("path;label", ("0.png;a",), ["begins with 'path;label'", "with commas"]),
-        ("path,split", GOOD, ["lacks the column 'label'", "Add it"]),
+        ("", GOOD, ["has no column 'path' and no column 'label'", "expected 'path,label'", "Add it"]),
+        ("path;label", ("0.png;a",), ["has semicolons or tabs between", "expected commas"]),
+        ("path,split", GOOD, ["has no column 'label'", "Add it"]),
         ("path,label,label", GOOD, ["has the column 'label' twice", "Remove"]),
         ("path,label,split", (*GOOD, "3.png,a"), ["line 5", "has 2 values; expected 3", "double quotes"]),
-        ("path,label,split", (*GOOD, '"3.png,a,train'), ["is not a CSV file", "double quotes"]),
-        ("path,label,split", (*GOOD, '3.png,"a"b,train'), ["is not a CSV file", "double quotes"]),
+        (
+            "path,label,split",
+            (*GOOD, '"3.png,a,train'),
+            ["are not those of a CSV file", "after line 4", "double quotes"],
+        ),
+        (
+            "path,label,split",
+            (*GOOD, '3.png,"a"b,train'),
+            ["are not those of a CSV file", "after line 4", "double quotes"],
+        ),
         (
             "path,label,split",
             (*GOOD, "3.png,a,holdout"),
@@ -153,7 +161,7 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
         (
             "path,label,split",
             (*GOOD, "x.png,a,train", "y.png,a,test"),
-            ["2 of 5 files", "'x.png', 'y.png'"],
+            ["2 of the 5 files that", "do not exist: 'x.png', 'y.png'"],
         ),
         ("path,label,split", (*GOOD, "./0.png,a,test"), ["listed once, got", "0.png' more than once"]),
         (

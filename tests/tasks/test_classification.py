@@ -122,7 +122,7 @@ def test_a_batch_with_soft_labels_smooths_the_labels_alone():
     losses = TASK.loss(logits, mixed, indices)
     assert losses[0] == TASK.loss(logits, labels, indices)[0]
     assert losses[1].item() == pytest.approx(-logits[1].log_softmax(0)[:2].mean().item())
-    with pytest.raises(ValueError, match="needs a Label or a SoftLabel per sample, got a Mask"):
+    with pytest.raises(ValueError, match="needs one class per sample, a Label or a SoftLabel, got Mask"):
         TASK.collate([Label(3), Mask(np.zeros((2, 2), dtype=np.int64))])
 
 
