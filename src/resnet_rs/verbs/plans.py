@@ -30,6 +30,8 @@ from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, w
 _SHARE_FOR_MEASURING = 0.02
 _MOST_SECONDS = 20.0
 """For one measurement."""
+_MOST_SECONDS_OF_TRIAL = 4.0
+"""For the measurement of a run without limits, whose expected time may be rough."""
 _NOTICED_EXCESS = 1.1
 """A plan that takes this many times its time says so."""
 _WORTH_MEASURING = 2e12
@@ -137,7 +139,9 @@ def expected_seconds(
     if resolved.stored is not None or macs < _WORTH_MEASURING:
         return None
     refuse_unfit(experiment, num_samples)
-    budget = _budget(resolved.splits, Limits(begun=begun), machine=machine)
+    budget = _budget(
+        resolved.splits, Limits(begun=begun), machine=machine, most_seconds=_MOST_SECONDS_OF_TRIAL
+    )
     speed = budget.speed(experiment)
     return budget.length(experiment, num_samples, speed, most_epochs=experiment.recipe.epochs).seconds
 
@@ -204,12 +208,14 @@ def _augmentation(experiment: Experiment) -> str:
     return ", ".join(parts)
 
 
-def _budget(splits: Splits, limits: Limits, *, machine: Machine) -> Budget:
+def _budget(
+    splits: Splits, limits: Limits, *, machine: Machine, most_seconds: float = _MOST_SECONDS
+) -> Budget:
     """The limits, with what measures on this machine whether they are kept."""
     minutes = math.inf if limits.minutes is None else limits.minutes
     begun = time.monotonic() if limits.begun is None else limits.begun
     # A measurement takes a small share of the time, because several may be needed.
-    max_seconds = min(_MOST_SECONDS, _SHARE_FOR_MEASURING * 60 * minutes)
+    max_seconds = min(most_seconds, _SHARE_FOR_MEASURING * 60 * minutes)
     return Budget(
         minutes=minutes,
         num_scored=len(splits.validation_or_test),
