@@ -14,12 +14,12 @@ demo: $(VENV)/.installed
 
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster --ignore tests/gpu
-	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests
 
-# Kills, power cuts, full disks, lost ranks. `CHAOS=full make chaos` tries each ten times as often, and every hostile
+# Kills, power cuts, full disks, lost ranks, a lost Ray node. `CHAOS=full make chaos` tries each ten times as often, and every hostile
 # file and value, of which `make test` tries a sample.
 chaos: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
+	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests
 
 # What needs a CUDA device, and a benchmark that appends to results/gpu.jsonl; without a device all of it is skipped.
 gpu: $(VENV)/.installed
