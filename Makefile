@@ -15,8 +15,8 @@ demo: $(VENV)/.installed
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/chaos --ignore tests/cluster --ignore tests/gpu
 
-# Kills, power cuts, full disks, lost ranks, a lost Ray node. `CHAOS=full make chaos` tries each ten times as often, and every hostile
-# file and value, of which `make test` tries a sample.
+# Kills, power cuts, full disks, lost ranks, a lost Ray node. `CHAOS=full make chaos` tries each ten times as often, and
+# every hostile file and value, of which `make test` tries a sample.
 chaos: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:randomly -o addopts=--import-mode=importlib $(CHAOS_TESTS)
 	$(BIN)/python -m pytest -q tests/cluster  # by themselves: what Ray leaves open would warn in other tests

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 
 from resnet_rs import draws
 from resnet_rs.data.source import Order, Source, WrappedSource
-from resnet_rs.data.target import Label, Target
+from resnet_rs.data.target import Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,7 @@ def _labels(source: Source) -> Int64[np.ndarray, " N"]:
 
 def _label(source: Source, index: int) -> int:
     """The class of a sample."""
-    try:
-        target = source.target(index)
-    except NotImplementedError:
-        target = Target()
+    target = source.target(index)
     if isinstance(target, Label):
         return target.index
     raise ValueError(

@@ -49,7 +49,8 @@ class Cached(WrappedSource):
 
     def read(self, index: int, request: Request) -> Sample:
         stamp = None if request.frames is not None else self.source.stamp(index)
-        if stamp is None:
+        target = self.source.target(index)
+        if stamp is None or target is None:
             return self.source.read(index, request)
         made_from = f"{self.key(index)}\0{stamp}\0{request.channels}\0{request.max_short_side}".encode(
             "utf-8", "surrogateescape"
@@ -57,7 +58,7 @@ class Cached(WrappedSource):
         path = self.folder / str(index)
         pixels = _read(path, made_from)
         if pixels is not None:
-            return Sample(pixels, self.source.target(index), self.key(index))
+            return Sample(pixels, target, self.key(index))
         sample = self.source.read(index, request)
         size = sample.input.nbytes
         is_small_enough = size * len(self) <= self.num_bytes

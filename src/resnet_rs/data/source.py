@@ -48,21 +48,17 @@ class Source(ABC):
         """
 
     def stamp(self, index: int) -> str | None:
-        """A text that changes when the file of sample `index` changes; None if its decoded image should not be kept.
-
-        A source that gives a stamp must also have `target`.
-        """
+        """A text that changes when the file of sample `index` changes; None if its decoded image should not be kept."""
         del index
         return None
 
-    def target(self, index: int) -> Target:
-        """The target of sample `index`, without reading its image.
+    def target(self, index: int) -> Target | None:
+        """The target of sample `index`; None if only reading tells it.
 
-        Sources with a `stamp` need this, and those whose classes are to be counted or balanced.
+        Classes can be counted, balanced and split evenly, and decoded images kept, only where it is known.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} does not know targets without reading samples, which this needs."
-        )
+        del index
+        return None
 
     def order(self, first: int, count: int, *, seed: int) -> Order:
         """Which samples stand at the global indices `first, ..., first + count - 1` of a training run.
@@ -129,7 +125,7 @@ class WrappedSource(Source):
     def stamp(self, index: int) -> str | None:
         return self.source.stamp(index)
 
-    def target(self, index: int) -> Target:
+    def target(self, index: int) -> Target | None:
         return self.source.target(index)
 
     def read(self, index: int, request: Request) -> Sample:
@@ -154,8 +150,9 @@ class Renumbered(WrappedSource):
     def classes(self) -> tuple[str, ...]:
         return self.class_names
 
-    def target(self, index: int) -> Target:
-        return self._renumbered(self.source.target(index))
+    def target(self, index: int) -> Target | None:
+        target = self.source.target(index)
+        return None if target is None else self._renumbered(target)
 
     def read(self, index: int, request: Request) -> Sample:
         sample = self.source.read(index, request)

@@ -30,7 +30,7 @@ class Subset(WrappedSource):
     def stamp(self, index: int) -> str | None:
         return self.source.stamp(self.indices[index])
 
-    def target(self, index: int) -> Target:
+    def target(self, index: int) -> Target | None:
         return self.source.target(self.indices[index])
 
     def read(self, index: int, request: Request) -> Sample:
@@ -84,10 +84,8 @@ def held_out(classes: Mapping[str, Sequence[object]], share: float) -> set[str]:
 
 def _classes_of(source: Source, index: int) -> tuple[int, ...]:
     """The classes of a sample; none if the source does not know them without reading."""
-    try:
-        return source.target(index).class_indices
-    except NotImplementedError:
-        return ()
+    target = source.target(index)
+    return () if target is None else target.class_indices
 
 
 def part_size(count: int, share: float) -> int:

@@ -48,10 +48,10 @@ def classes_without(source: Source) -> list[str]:
     """The classes that `source` has no sample of; none if it does not know targets without reading."""
     present = set[int]()
     for i in range(len(source)):
-        try:
-            present |= set(source.target(i).class_indices)
-        except NotImplementedError:
+        target = source.target(i)
+        if target is None:
             return []
+        present |= set(target.class_indices)
     return [name for i, name in enumerate(source.classes) if i not in present]
 
 

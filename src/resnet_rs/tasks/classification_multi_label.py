@@ -149,11 +149,7 @@ def task_for(task: Task, source: Source) -> Task:
     """
     if type(task) is not Classification or not len(source):
         return task
-    try:
-        is_multi_label = isinstance(source.target(0), Labels)
-    except NotImplementedError:
-        return task
-    if not is_multi_label:
+    if not isinstance(source.target(0), Labels):
         return task
     return MultiLabel(num_classes=task.num_classes, dropout=task.dropout, label_smoothing=0.0)
 
