@@ -19,7 +19,7 @@ def machine(
     *,
     precision: str | None = None,
     micro_batch: int | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     activation_checkpointing: bool = False,
 ) -> Generator[Machine]:

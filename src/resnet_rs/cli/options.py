@@ -52,7 +52,11 @@ PrecisionName = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(help="Processes that read images, a few per CPU core at most; 0 reads in this process.")
+    int | None,
+    typer.Option(
+        help="Processes that read images, a few per CPU core at most; 0 reads in this process. By default the command "
+        "measures how many are useful."
+    ),
 ]
 MaxPixels = Annotated[
     int,

@@ -45,7 +45,7 @@ def evaluate(
             help="Labels of a test set made after ImageNet: imagenet-v2, imagenet-r, imagenet-a, imagenet-real."
         ),
     ] = None,
-    workers: Workers = 0,
+    workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
     as_json: AsJson = False,

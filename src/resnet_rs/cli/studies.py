@@ -80,7 +80,9 @@ def study_run(
         bool, typer.Option("--dry-run", help="Show the trials and how long they take; run nothing.")
     ] = False,
     micro_batch: MicroBatch = None,
-    workers: Workers = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes of each trial that read images; a core is reserved for each.")
+    ] = 0,
     device: DeviceName = None,
 ) -> None:
     """Run or continue a study on any base and data.
@@ -165,7 +167,7 @@ def reproduce(
     *,
     data: Annotated[str, typer.Option(help="The validation images of ImageNet, as a folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the scores; the same command continues it.")],
-    workers: Workers = 0,
+    workers: Workers = None,
     device: DeviceName = None,
 ) -> None:
     """Compare the scores of published weights with the paper.

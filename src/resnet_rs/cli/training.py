@@ -56,7 +56,7 @@ def train(
         ),
     ] = None,
     micro_batch: MicroBatch = None,
-    workers: Workers = 0,
+    workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
     precision: PrecisionName = None,
@@ -153,7 +153,7 @@ def plan(
         float | None, typer.Option(help="Largest peak memory of a training step, in GiB.")
     ] = None,
     micro_batch: MicroBatch = None,
-    workers: Workers = 0,
+    workers: Workers = None,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,6 +6,9 @@ shared memory of containers is no limit.
 
 from __future__ import annotations
 
+import math
+import os
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -22,7 +25,11 @@ from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Batch, Collate, Unreadable, map_targets
 from resnet_rs.data.source import Source
 from resnet_rs.data.target import Target
-from resnet_rs.processes import serve_parent
+from resnet_rs.processes import num_cores, serve_parent
+
+_NUM_WARM_UP, _MIN_TIMED, _SECONDS_TIMED = 2, 4, 2.0
+_NOTICED_SHARE = 0.2
+"""Workers are started if reading takes at least this share of the time."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,27 @@ def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]
         yield IndexRange(first + start, end - start)
 
 
-def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int) -> Iterator[Batch]:
-    """The batches of `ranges`, in that order, computed by `workers` processes (0: in this process)."""
+def useful_workers(reading: float, computing: float) -> int:
+    """Workers that read as fast as this process computes, for the seconds that both take for the same images.
+
+    None if reading takes less than a fifth of the time. At most one for each CPU core but one, shared with the other
+    ranks of this machine.
+    """
+    if reading <= _NOTICED_SHARE * (reading + computing):
+        return 0
+    most = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+    return most if reading >= most * computing else math.ceil(reading / computing)
+
+
+def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int | None) -> Iterator[Batch]:
+    """The batches of `ranges`, in that order, computed by `workers` processes (0: in this process).
+
+    None: this process computes the first ones, for about two seconds. `useful_workers` then follow from the time that
+    it took to read them and to use them.
+    """
+    if workers is None:
+        ranges = iter(ranges)
+        workers = yield from _first_batches(ranges, dataset)
     if workers == 0:
         for index_range in ranges:
             yield dataset[index_range]
@@ -122,6 +148,22 @@ def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int)
         if isinstance(item, Exception):
             raise item
         yield _map(item, _tensor)
+
+
+def _first_batches(ranges: Iterator[IndexRange], dataset: Dataset[Batch]) -> Generator[Batch, None, int]:
+    """Yield batches until the number of useful workers is known, and return it."""
+    begin, reading = 0.0, 0.0
+    for i, index_range in enumerate(ranges):
+        started = time.monotonic()
+        if i == _NUM_WARM_UP:
+            begin, reading = started, 0.0
+        batch = dataset[index_range]
+        reading += time.monotonic() - started
+        yield batch
+        passed = time.monotonic() - begin
+        if i >= _NUM_WARM_UP + _MIN_TIMED - 1 and passed > _SECONDS_TIMED:
+            return useful_workers(reading, passed - reading)
+    return 0
 
 
 class _Item(NamedTuple):

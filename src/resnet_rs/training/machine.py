@@ -20,8 +20,8 @@ class Machine:
     device: Device = field(default_factory=Device.choose)
     micro_batch: int | None = None
     """Samples per forward pass. None: a continued run keeps its value, and a new run uses up to 128."""
-    workers: int = 0
-    """Processes per rank that read samples; 0 reads in the rank itself."""
+    workers: int | None = None
+    """Processes per rank that read samples; 0 reads in the rank itself. None: each run measures how many are useful."""
     activation_checkpointing: bool = False
     """Whether training recomputes the inside of blocks instead of keeping it: less memory, more time, the same bits."""
     max_pixels: int = MAX_PIXELS
@@ -33,7 +33,7 @@ class Machine:
         check_max_pixels(self.max_pixels)
         cores = num_cores()
         limit = max(_ALWAYS_ALLOWED, _MAX_WORKERS_PER_CORE * cores)
-        if not 0 <= self.workers <= limit:
+        if self.workers is not None and not 0 <= self.workers <= limit:
             raise ValueError(
                 f"workers must be 0 to {limit} here ({cores} CPU cores), got {self.workers:,}. "
                 f"{cores} is a good choice: more processes than cores rarely read faster."

@@ -14,7 +14,14 @@ from typing import NamedTuple
 import torch
 
 from resnet_rs.data.cache import cached
-from resnet_rs.data.loader import EvaluationBatches, IndexRange, TrainingBatches, load, split_range
+from resnet_rs.data.loader import (
+    EvaluationBatches,
+    IndexRange,
+    TrainingBatches,
+    load,
+    split_range,
+    useful_workers,
+)
 from resnet_rs.data.sample import Batch
 from resnet_rs.data.source import Source
 from resnet_rs.training.device import Device
@@ -54,59 +61,62 @@ def measure_speed(
     *,
     device: Device,
     micro_batch: int,
-    workers: int,
+    workers: int | None,
     max_seconds: float = 20.0,
 ) -> tuple[float, float]:
     """Images per second of training `experiment` on decoded images of `source`, and seconds to decode an image.
 
     Two batches are read twice. The difference is the time to decode them, because decoded images are kept, as in a run.
     Then the network trains on these batches: two updates to warm up, then timed updates, for which the timer and the
-    `workers` start together. The first quarter of the timed updates is left out. Waits for data count.
+    `workers` start together (None: as many as a run would find useful). The first quarter of the timed updates is left
+    out. Waits for data count.
     """
     num_samples = min(experiment.recipe.batch_size, micro_batch)
     timetable = replace(
         experiment.recipe.timetable(len(source)), batch_size=num_samples, total_steps=_MAX_TIMED
     )
     ranges = list(split_range(0, num_samples * _NUM_WARM_UP, at_most=num_samples))
-    task, enough, ends = experiment.task, max(_NUM_TIMED, 4 * workers), list[float]()
+    task, ends = experiment.task, list[float]()
     with tempfile.TemporaryDirectory() as folder:
         kept = cached(source, Path(folder))
         dataset = TrainingBatches(
             kept, experiment.data, collate=task.collate, seed=0, num_views=task.num_views
         )
         first, again = (_seconds(dataset, ranges) for _ in range(2))
-        decoding = max(0.0, first - again) / (num_samples * _NUM_WARM_UP * max(1, workers))
-        begin = 0.0
+        decoding = max(0.0, first - again) / (num_samples * _NUM_WARM_UP)
 
         def batches() -> Iterator[Batch]:
-            nonlocal begin
             yield from load(ranges, dataset, workers=0)
-            begin = time.monotonic()
             yield from load(islice(cycle(ranges), _MAX_TIMED), dataset, workers=workers)
 
         loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
-        state = new_state(experiment, device, seed=0)
-        started = time.monotonic()
-        for update in loop.updates(state, batches()):
-            passed = time.monotonic() - started
-            if update.step <= _NUM_WARM_UP and passed > max(_SECONDS_SLOW, max_seconds):
-                return num_samples * update.step / passed, decoding
-            if not begin:
-                continue
+        updates = loop.updates(new_state(experiment, device, seed=0), batches())
+        warm_up = list[float]()
+        for _ in ranges:
+            begin = time.monotonic()
+            next(updates)
+            warm_up.append(time.monotonic() - begin)
+            if sum(warm_up) > max(_SECONDS_SLOW, max_seconds):
+                return num_samples * len(warm_up) / sum(warm_up), decoding / max(1, workers or 0)
+        if workers is None:  # as a run chooses in its first epoch
+            workers = useful_workers(first / len(ranges), warm_up[-1] - again / len(ranges))
+        enough, begin = max(_NUM_TIMED, 4 * workers), time.monotonic()
+        for _ in updates:
             ends.append(time.monotonic() - begin)
             is_long = ends[-1] > min(_SECONDS_TIMED, max_seconds / 2)
             if len(ends) >= enough and is_long or len(ends) > 2 and ends[-1] > max_seconds:
                 break
     left_out = int(_SHARE_LEFT_OUT * len(ends))
     timed = ends[-1] - (ends[left_out - 1] if left_out else 0.0)
-    return num_samples * (len(ends) - left_out) / timed, decoding
+    return num_samples * (len(ends) - left_out) / timed, decoding / max(1, workers)
 
 
 @torch.no_grad()
-def measure_scoring(experiment: Experiment, source: Source, *, device: Device, workers: int) -> float:
+def measure_scoring(experiment: Experiment, source: Source, *, device: Device, workers: int | None) -> float:
     """Seconds per image of scoring all models of a run on decoded images of `source`, measured on one batch.
 
-    Reading time is divided by `workers` and added in full, so the estimate is cautious.
+    Reading time is divided by `workers` (None: as many as a run would find useful) and added in full, so the estimate
+    is cautious.
     """
     images = [IndexRange(0, min(batch_size(device), len(source)))]
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +124,7 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
             cached(source, Path(folder)), experiment.data, collate=experiment.task.collate
         )
         batch = dataset[images[0]]
-        reading = _seconds(dataset, images) / (images[0].count * max(1, workers))
+        reading = _seconds(dataset, images) / images[0].count
     if not len(batch.indices):  # nothing could be read
         return reading
     inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
@@ -126,7 +136,9 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
             with device.autocast():
                 model.eval()(inputs).float().cpu()
         passes.append(time.monotonic() - begin)
-    return reading + median(passes[1:]) / len(batch.indices)  # the first pass is slower
+    computing = median(passes[1:]) / len(batch.indices)  # the first pass is slower
+    workers = useful_workers(reading, computing) if workers is None else workers
+    return reading / max(1, workers) + computing
 
 
 def _seconds(dataset: TrainingBatches | EvaluationBatches, ranges: list[IndexRange]) -> float:
