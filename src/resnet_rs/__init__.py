@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from resnet_rs.bridges.hub import push_to_hub
     from resnet_rs.studies.one_call import study
     from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
-    from resnet_rs.training.device import Device
-    from resnet_rs.verbs import Machine, create_model, evaluate, load, save, train
+    from resnet_rs.verbs import Device, Machine, create_model, evaluate, load, save, train
     from resnet_rs.weights.share import from_pretrained, save_pretrained
     from resnet_rs.zoo import experiment, list_models
 
@@ -42,7 +41,6 @@ __all__ = [
     "train",
 ]
 _MODULES = {
-    "Device": "training.device",
     "study": "studies.one_call",
     **dict.fromkeys(("Study", "Trial", "additive", "alternatives", "grid"), "studies.study"),
     **dict.fromkeys(("experiment", "list_models"), "zoo"),

@@ -1,44 +1,23 @@
-"""The machine that the options and torchrun's environment describe."""
+"""The ranks of a command that torchrun has started."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from resnet_rs.cli.options import MAX_PIXELS
 
 if TYPE_CHECKING:
     from resnet_rs.verbs import Machine
 
 
 @contextmanager
-def machine(
-    device: str | None,
-    *,
-    precision: str | None = None,
-    micro_batch: int | None = None,
-    workers: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    activation_checkpointing: bool = False,
-) -> Generator[Machine]:
-    """This machine; if torchrun has started this process, with this rank and the others."""
-    from resnet_rs.training.device import Device
-    from resnet_rs.verbs import Machine
-
-    chosen = Machine(
-        device=Device.choose(device, precision=precision),
-        micro_batch=micro_batch,
-        workers=workers,
-        max_pixels=max_pixels,
-        activation_checkpointing=activation_checkpointing,
-    )
-    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun has not started this process
-        yield chosen
+def with_ranks(machine: Machine) -> Generator[Machine]:
+    """`machine`; if torchrun has started this process, with its ranks, of which only the first prints."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield machine
         return
-    from dataclasses import replace
-
     from resnet_rs.training.group import RankInfo, rendezvous
 
     info = RankInfo(
@@ -49,6 +28,10 @@ def machine(
         host=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
     )
-    own = chosen.device.of_rank(info.local_index, local_count=info.local_count)
+    own = machine.device.of_rank(info.local_index, local_count=info.local_count)
     with rendezvous(info, own) as ranks:
-        yield replace(chosen, device=own, ranks=ranks)
+        if ranks.is_first:
+            yield replace(machine, device=own, ranks=ranks)
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield replace(machine, device=own, ranks=ranks)

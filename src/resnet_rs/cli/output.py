@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from resnet_rs.config import as_text
 from resnet_rs.text import printable
 
 
@@ -40,7 +41,5 @@ def say_report(study: Path, *, out: Path | None = None) -> None:
 
 def train_command(base: str, edits: Mapping[str, Any], *, data: str, out: str) -> str:
     """The command that trains an experiment with edits, for a shell."""
-    from resnet_rs.config import as_text
-
     words = ["resnet-rs", "train", base, "--data", data, "--out", out]
     return shlex.join([*words, *(f"{path}={as_text(value)}" for path, value in edits.items())])

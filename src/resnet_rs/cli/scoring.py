@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from resnet_rs.cli.app import EXIT_PARTLY, app
-from resnet_rs.cli.machine import machine as chosen_machine
+from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import (
     MAX_PIXELS,
     AsJson,
@@ -20,6 +20,7 @@ from resnet_rs.cli.options import (
     edits_argument,
 )
 from resnet_rs.cli.output import say, say_json, say_lines, say_report
+from resnet_rs.config import parse_assignments
 
 FileKey = Annotated[str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")]
 
@@ -52,19 +53,17 @@ def evaluate(
 ) -> None:
     """Score trained or published weights on test images."""
     from resnet_rs import verbs
-    from resnet_rs.config import parse_assignments
 
     asked = parse_assignments(edits or [])
-    with chosen_machine(device, workers=workers, max_pixels=max_pixels) as machine:
+    here = verbs.Machine(device=verbs.Device.choose(device), workers=workers, max_pixels=max_pixels)
+    with with_ranks(here) as machine:
         scores = verbs.evaluate(
             trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
         )
-    if not machine.ranks.is_first:
-        return
-    if as_json:
-        say_json(scores)
-        return
-    say_lines(verbs.describe_scores(scores))
+        if as_json:
+            say_json(scores)
+        else:
+            say_lines(verbs.describe_scores(scores))
 
 
 @app.command()
@@ -164,7 +163,6 @@ def convert(
     No code in the file is run. Every variable must be used once and every tensor filled once, or the file is refused.
     """
     from resnet_rs import zoo
-    from resnet_rs.config import parse_assignments
     from resnet_rs.weights.convert import convert as convert_weights
     from resnet_rs.weights.reading import SourceCheckpoint
 

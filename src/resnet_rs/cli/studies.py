@@ -10,8 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
+from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import AsJson, DeviceName, MicroBatch, PrecisionName, Workers, edits_argument
 from resnet_rs.cli.output import say, say_json, say_lines, say_report, train_command
+from resnet_rs.config import describe, edit, parse_assignments
 from resnet_rs.text import macs_text
 
 if TYPE_CHECKING:
@@ -91,7 +93,6 @@ def study_run(
     signal saves and exits with code 75.
     """
     from resnet_rs import jobs as places
-    from resnet_rs.config import parse_assignments
     from resnet_rs.studies import catalog, planning
 
     catalog.refuse_unknown(name)
@@ -131,7 +132,6 @@ def study_speed(
 
     The images are noise.
     """
-    from resnet_rs.config import edit, parse_assignments
     from resnet_rs.deploy.bench import Protocol, surroundings
     from resnet_rs.processes import listening
     from resnet_rs.studies import speed
@@ -174,19 +174,17 @@ def reproduce(
 
     Each is scored by its authors' protocol and by timm's, and stands beside the published accuracy.
     """
-    from resnet_rs.cli.machine import machine as chosen_machine
+    from resnet_rs import verbs
     from resnet_rs.studies import reproduction
 
     scores: list[reproduction.Score] = []
-    with chosen_machine(device, workers=workers) as machine:
+    with with_ranks(verbs.Machine(device=verbs.Device.choose(device), workers=workers)) as machine:
         for score in reproduction.reproduce(names or [], data=data, out=out, machine=machine):
             number = score.numbers[0]
             shown = f"{number.name.label} {number.name.text(number.value)} of {score.count:,} images"
             say(f"{score.name} by {score.protocol}: {shown}", is_error=True)
             scores.append(score)
-    if not machine.ranks.is_first:
-        return
-    say_lines(reproduction.table(scores).splitlines())
+        say_lines(reproduction.table(scores).splitlines())
 
 
 @app.command()
@@ -248,7 +246,6 @@ def _timed(timing: Timing) -> str:
 
 def _show_forecast(options: Options) -> None:
     """A line for each trial, the trials that are left out, and the time of all."""
-    from resnet_rs.config import describe
     from resnet_rs.report.table import duration_text
     from resnet_rs.studies import planning
 

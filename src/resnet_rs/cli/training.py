@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from resnet_rs.cli.app import EXIT_STOPPED, app
-from resnet_rs.cli.machine import machine as chosen_machine
+from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import (
     MAX_PIXELS,
     AsJson,
@@ -25,9 +24,7 @@ from resnet_rs.cli.options import (
     Workers,
 )
 from resnet_rs.cli.output import say, say_json, say_lines, train_command
-
-if TYPE_CHECKING:  # imported in the commands, because torch takes seconds
-    from resnet_rs.training.events import Event
+from resnet_rs.config import parse_assignments
 
 Start = Annotated[
     str | None,
@@ -89,26 +86,23 @@ def train(
     """
     from resnet_rs import verbs
     from resnet_rs.cli.progress import show
-    from resnet_rs.config import parse_assignments
     from resnet_rs.processes import listening
     from resnet_rs.report.table import duration_text
     from resnet_rs.training.curves import refuse_no_tensorboard, with_tensorboard
+    from resnet_rs.training.events import Stopped
 
     if tensorboard:
         refuse_no_tensorboard()
     limits = verbs.Limits(minutes=minutes, begun=time.monotonic())
-    name, edits = _named(name, edits)
-    hardware = chosen_machine(
-        device,
-        precision=precision,
+    name, typed = _named(name, edits)
+    here = verbs.Machine(
+        device=verbs.Device.choose(device, precision=precision),
         micro_batch=micro_batch,
         workers=workers,
         max_pixels=max_pixels,
         activation_checkpointing=activation_checkpointing,
     )
-    with listening() as stop, hardware as machine:
-        is_first = machine.ranks.is_first
-        typed = parse_assignments(edits or [])
+    with listening() as stop, with_ranks(here) as machine:
         choice = verbs.choose(name, start, run_folder=out, has_limits=limits.has_any, ranks=machine.ranks)
         if limits.has_any or fit:
             resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
@@ -116,24 +110,22 @@ def train(
             resolved = verbs.resolve(
                 choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
             )
-        if is_first:
-            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+        say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
         seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
-        if is_first and seconds is not None:
+        if seconds is not None:
             say(f"the whole command takes about {duration_text(seconds / 60)}")
         events = verbs.training(
-            resolved,
-            out=out,
-            seed=seed,
-            machine=machine,
-            save_every=save_every,
-            stop=stop,
+            resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
         )
+        is_first = machine.ranks.is_first
+        last = show(with_tensorboard(events, out) if tensorboard and is_first else events)
+        if not isinstance(last, Stopped):
+            say(f"page: {out / 'page.html'}")
+    if isinstance(last, Stopped):
         if is_first:
-            last = show(with_tensorboard(events, out) if tensorboard else events)
-        else:
-            last = deque(events, maxlen=1).pop()
-    _say_end(last, out, is_first=is_first)
+            saved = f"stopped by {last.reason}, saved after update {last.step}"
+            say(f"{saved}; the same command continues.", is_error=True)
+        raise typer.Exit(EXIT_STOPPED)
 
 
 @app.command()
@@ -163,46 +155,26 @@ def plan(
     with all edits of the plan. Without NAME, `--minutes` or a limit is needed.
     """
     from resnet_rs import verbs
-    from resnet_rs.config import parse_assignments
 
-    name, edits = _named(name, edits)
+    name, typed = _named(name, edits)
     limits = verbs.Limits(minutes=minutes, latency_ms=latency_ms, memory_gib=memory_gib)
-    with chosen_machine(device, micro_batch=micro_batch, workers=workers) as machine:
+    here = verbs.Machine(device=verbs.Device.choose(device), micro_batch=micro_batch, workers=workers)
+    with with_ranks(here) as machine:
         choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
-        resolved = verbs.plan_choice(
-            choice,
-            parse_assignments(edits or []),
-            limits,
-            data=data,
-            machine=machine,
-        )
-    shown = verbs.describe_plan(resolved)
-    if as_json:
-        say_json(shown)
-        return
-    say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
-    say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
-    say_lines(f"note: {note}" for note in resolved.notes)
-    command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
-    say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
+        resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine)
+        shown = verbs.describe_plan(resolved)
+        if as_json:
+            say_json(shown)
+            return
+        say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
+        say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
+        say_lines(f"note: {note}" for note in resolved.notes)
+        command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
+        say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
 
 
-def _say_end(last: Event | None, out: Path, *, is_first: bool) -> None:
-    """Print how a run ended. A stopped one also ends the command, with its exit code."""
-    from resnet_rs.training.events import Stopped
-
-    if not isinstance(last, Stopped):
-        if is_first:
-            say(f"page: {out / 'page.html'}")
-        return
-    if is_first:
-        saved = f"stopped by {last.reason}, saved after update {last.step}"
-        say(f"{saved}; the same command continues.", is_error=True)
-    raise typer.Exit(EXIT_STOPPED)
-
-
-def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, list[str] | None]:
+def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, dict[str, str]]:
     """The name and the edits, where the first word may be an edit."""
     if name is not None and "=" in name:
-        return None, [name, *(edits or [])]
-    return name, edits
+        return None, parse_assignments([name, *(edits or [])])
+    return name, parse_assignments(edits or [])

@@ -10,6 +10,7 @@ import typer
 from resnet_rs.cli.app import app
 from resnet_rs.cli.options import AsJson, Edits, Name
 from resnet_rs.cli.output import say, say_json
+from resnet_rs.config import as_text, parse_assignments
 from resnet_rs.text import macs_text
 
 
@@ -40,7 +41,6 @@ def list_(
 def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
     """Show the fields, size and schedule of an experiment."""
     from resnet_rs import zoo
-    from resnet_rs.config import parse_assignments
 
     shown = zoo.show(name, parse_assignments(edits or []))
     if as_json:
@@ -61,8 +61,6 @@ def show(name: Name, edits: Edits = None, *, as_json: AsJson = False) -> None:
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
     """Path and text of each value in nested JSON. Types are shown by their last name."""
-    from resnet_rs.config import as_text
-
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _flat(f"{path}.{name}", item) if name != "type" else [(path, item.rpartition(".")[2])]

@@ -1,5 +1,6 @@
 """One function per command. The command line prints what they return; Python calls them directly."""
 
+from resnet_rs.training.device import Device
 from resnet_rs.training.machine import Machine
 from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
@@ -10,6 +11,7 @@ from resnet_rs.verbs.training import train, training
 from resnet_rs.zoo import experiment
 
 __all__ = [
+    "Device",
     "Limits",
     "Machine",
     "ResolvedExperiment",
