@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class Disk:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def write(self, descriptor: int, content: bytes) -> None:
-        """Write all of `content`."""
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
@@ -82,15 +81,12 @@ class Disk:
         os.replace(old, new)
 
     def make_folder(self, path: Path) -> None:
-        """Make an empty folder."""
         path.mkdir()
 
     def remove(self, path: Path) -> None:
-        """Remove a file."""
         path.unlink()
 
     def remove_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
         path.rmdir()
 
 
@@ -128,7 +124,7 @@ def write_folder(path: Path, files: Iterable[tuple[str, bytes]], *, is_sealed: b
     disk.sync_folder(path.parent)
 
 
-def manifest(listed: dict[str, dict[str, Any]]) -> bytes:
+def manifest(listed: Mapping[str, Mapping[str, Any] | None]) -> bytes:
     """The manifest of files with these sizes and hashes, with a hash of the list itself."""
     seal = hashlib.sha256(json.dumps(listed, indent=2).encode()).hexdigest()
     # Without a newline at the end, the text is invalid JSON wherever it is cut.
@@ -153,33 +149,24 @@ def is_vacant(folder: Path, *, but: Collection[str] = ()) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and its content, if it exists. The folder is renamed first, so no reader sees a part of it."""
-    if path.is_symlink():
+    """Remove a file or folder, if it exists. A folder is renamed first, so no reader sees a part of it."""
+    if path.is_dir() and not path.is_symlink():
+        if not path.name.startswith(PARTIAL):
+            partial = path.with_name(f"{PARTIAL}removed-{path.name}")
+            remove_tree(partial)
+            disk.rename(path, partial)
+            path = partial
+        for child in path.iterdir():
+            remove_tree(child)
+        disk.remove_folder(path)
+    elif os.path.lexists(path):
         disk.remove(path)
-        return
-    if not path.is_dir():
-        return
-    if not path.name.startswith(PARTIAL):
-        partial = path.with_name(f"{PARTIAL}removed-{path.name}")
-        remove_tree(partial)
-        disk.rename(path, partial)
-        path = partial
-    for child in path.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            disk.rename(child, child.with_name(f"{PARTIAL}{child.name}"))
-            remove_tree(child.with_name(f"{PARTIAL}{child.name}"))
-        else:
-            disk.remove(child)
-    disk.remove_folder(path)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the partial files that a killed process left in `folder`."""
-    for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() else ():
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        else:
-            disk.remove(path)
+    for path in folder.glob(f"{PARTIAL}*"):
+        remove_tree(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -237,18 +224,19 @@ def verify(folder: Path) -> None:
     path = folder / MANIFEST
     if not path.is_file():
         raise Damaged(f"{folder} has no {MANIFEST}: resnet-rs did not write it, or not completely.")
-    listed = _read_manifest(path)
-    found = {file.name for file in folder.iterdir()} - {MANIFEST}
-    for name in sorted(found - listed.keys()):
-        raise Damaged(f"{folder / name} is not in the manifest of its folder.")
-    for name, expected in sorted(listed.items()):
-        file = folder / name
-        if not file.is_file():
-            raise Damaged(f"{file} is missing.")
-        if file.stat().st_size != expected["bytes"]:
-            raise Damaged(f"{file} has {file.stat().st_size} bytes, expected {expected['bytes']}.")
-        if file_sha256(file) != expected["sha256"]:
-            raise Damaged(f"{file} has changed since it was written: its SHA-256 differs from the manifest.")
+    listed = read_json(path, needs=("files",))["files"]
+    names = [*listed] if isinstance(listed, dict) else []
+    there = {file.name for file in folder.iterdir()} - {MANIFEST}
+    for name in sorted(there ^ {*names}):
+        reason = "is not in the manifest of its folder" if name in there else "is missing"
+        raise Damaged(f"{folder / name} {reason}.")
+    found = {name: _entry(folder / name) for name in names}
+    for name in names:
+        if found[name] != listed[name]:
+            raise Damaged(f"{folder / name} has changed since it was written: its size or SHA-256 differs.")
+    # Compared as bytes, so that even a changed space is found.
+    if path.read_bytes() != manifest(found):
+        raise Damaged(f"{path} has changed since it was written.")
 
 
 @contextmanager
@@ -293,22 +281,9 @@ def _write_through(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The files of a manifest, checked against the manifest's own hash."""
-    content = read_json(path)
-    listed = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(listed, dict) or not all(_is_entry(entry) for entry in listed.values()):
-        raise Damaged(f"{path} does not list files.")
-    # Compared as bytes, so that even a changed space is found.
-    if path.read_bytes() != manifest(listed):
-        raise Damaged(f"{path} has changed since it was written.")
-    return listed
-
-
-def _is_entry(entry: Any) -> bool:
-    """Whether a value has the form of an entry: the size and the hash of a file."""
-    is_object = isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
-    return is_object and type(entry["bytes"]) is int and isinstance(entry["sha256"], str)
+def _entry(file: Path) -> dict[str, Any] | None:
+    """The size and the hash of a file, as in a manifest; None for anything else."""
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)} if file.is_file() else None
 
 
 def _refuse_constant(name: str) -> float:
