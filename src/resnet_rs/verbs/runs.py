@@ -6,8 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.data import dataset
@@ -16,18 +19,22 @@ from resnet_rs.data.dataset import DataSet, Split
 from resnet_rs.data.source import Splits
 from resnet_rs.data.subset import with_validation
 from resnet_rs.data.survey import Images, classes_without, measure_images
+from resnet_rs.models.backbone import ONLY_IN_TRAINING
 from resnet_rs.plan.changes import Change
 from resnet_rs.plan.options import Selection
 from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
 from resnet_rs.tasks.classification_multi_label import MultiLabel, task_for
-from resnet_rs.text import listed
+from resnet_rs.text import is_within, listed
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.verbs.models import opened
-from resnet_rs.verbs.pretrained import START_FIELDS, adapt_to_start, seen_images
+
+_ADAPTED_FIRST = (*CHANNEL_FIELDS, "arch.", "data.resampling")
+"""Fields that follow colors and pretrained weights, before a plan; `arch.` stands for all fields of the arch."""
+_NORM_MOMENTUM = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +72,7 @@ class ResolvedExperiment:
         """Sentences on lost color and resolution, several labels, untested classes, and images seen in pretraining."""
         if self.images is None:
             return ()
-        parts = {"test": self.splits.test, "validation": self.splits.validation}
-        seen = (
-            seen_images(self.trained, source, part)
-            for part, source in parts.items()
-            if self.trained is not None and source is not None
-        )
-        of_data = _about(self.splits, multi_label=isinstance(self.experiment.task, MultiLabel))
-        return (*losses(self.experiment, self.images), *of_data, *filter(None, seen))
+        return (*losses(self.experiment, self.images), *_about(self))
 
 
 def resolve(
@@ -116,12 +116,12 @@ def resolve(
     if stored is None:
         return _with_channels(resolved if start is None else _with_start(resolved, opened(start)))
     _refuse_other_start(stored, start)
-    adapted_first = (*CHANNEL_FIELDS, *START_FIELDS)
-    return with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(adapted_first)])
+    return with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(_ADAPTED_FIRST)])
 
 
-def _about(splits: Splits, *, multi_label: bool) -> Iterator[str]:
-    if multi_label:
+def _about(resolved: ResolvedExperiment) -> Iterator[str]:
+    splits, trained = resolved.splits, resolved.trained
+    if isinstance(resolved.experiment.task, MultiLabel):
         yield "some images have several labels, so each class is predicted by itself (multi-label)."
     missing = classes_without(splits.test)
     if missing:
@@ -129,21 +129,58 @@ def _about(splits: Splits, *, multi_label: bool) -> Iterator[str]:
             f"{len(missing):,} of {len(splits.train.classes):,} classes have no test images: {listed(missing)}. They "
             "are trained, but the scores say nothing about them."
         )
+    seen = set(trained.split["train"]) if trained is not None and trained.split is not None else set()
+    for part, source in (("test", splits.test), ("validation", splits.validation)):
+        keys = [source.key(i) for i in range(len(source))] if seen and source is not None else []
+        count = sum(key in seen for key in keys)
+        if count:
+            yield (
+                f"{count:,} of {len(keys):,} {part} images have the names of images that the pretrained weights were "
+                "trained on. If they are the same images, the scores will be too high."
+            )
 
 
 def _with_start(resolved: ResolvedExperiment, trained: Checkpoint) -> ResolvedExperiment:
-    chosen, changes = adapt_to_start(
-        resolved.experiment, trained.experiment, set_by_user=resolved.set_by_user
-    )
-    return replace(resolved, experiment=chosen, changes=changes, trained=trained)
+    """`resolved` for pretrained weights.
+
+    Normalization and resampling follow the weights, and so does what the shapes of an arch do not tell, such as
+    padding. Fields that act only in training stay, except that batch norm keeps the statistics of many batches.
+    """
+    experiment, known, fixed = resolved.experiment, trained.experiment, resolved.set_by_user
+    edits: dict[str, Any] = {"data.resampling": known.data.resampling}
+    if not any(is_within(path, fixed) for path in CHANNEL_FIELDS):  # a user who sets one decides on both
+        edits |= {"data.mean": known.data.mean, "data.std": known.data.std}
+    if _are_alike(experiment, known):
+        arch = config.diff(experiment.arch, known.arch)
+        edits |= {f"arch.{name}": value for name, value in arch.items() if name not in ONLY_IN_TRAINING}
+    reasons = dict.fromkeys(edits, "the pretrained weights were trained with this value")
+    if experiment.arch.needs_ema:
+        edits["arch.norm_momentum"] = _NORM_MOMENTUM
+        reasons["arch.norm_momentum"] = (
+            "with momentum 1 the statistics are those of the last batch, which are too noisy for a short run"
+        )
+    changes = [
+        Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reasons[path])
+        for path, after in edits.items()
+        if not is_within(path, fixed) and attrgetter(path)(experiment) != after
+    ]
+    adapted = config.edit(experiment, {change.path: change.after for change in changes})
+    return replace(resolved, experiment=adapted, changes=tuple(changes), trained=trained)
+
+
+def _are_alike(one: Experiment, other: Experiment) -> bool:
+    """Whether two backbones have archs of one type and tensors of the same names and shapes."""
+    with torch.device("meta"):
+        pair = [e.arch.build(in_channels=1).state_dict() for e in (one, other)]
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in pair]
+    return type(one.arch) is type(other.arch) and shapes[0] == shapes[1]
 
 
 def _refuse_other_start(stored: Mapping[str, Any], start: str | None) -> None:
     known = stored.get("start_from")
     before = None if known is None else known["name"]
-    if before is None or start is None or os.path.normpath(before) != os.path.normpath(start):
-        if before == start:
-            return
+    names = [None if name is None else os.path.normpath(name) for name in (before, start)]
+    if names[0] != names[1]:
         first, now = ("without --from" if name is None else f"with --from {name}" for name in (before, start))
         raise ValueError(
             f"the run in this folder was started {first}, and this command is {now}. Repeat the first command to "
