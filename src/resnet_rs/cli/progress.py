@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resnet_rs.cli.output import say
+from resnet_rs.report.table import duration_text
 from resnet_rs.text import printable
 from resnet_rs.training.events import Evaluated, Event, Finished, Progressed, SaveFailed, Started
 from resnet_rs.training.loop import Update
@@ -53,7 +54,7 @@ def _state(event: Progressed) -> str:
     return (
         f"epoch {event.epoch:.2f}  loss {update.loss:.3f}  lr {update.lr:.4f}  "
         f"{event.images_per_second:,.0f} images/s  waiting for data {event.data_wait:.0%}  "
-        f"{_duration(event.seconds_left)} left"
+        f"{duration_text(event.seconds_left / 60)} left"
     )
 
 
@@ -70,13 +71,16 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
     elif isinstance(event, Progressed):
         yield from _problems(event.update, named)
     elif isinstance(event, Evaluated):
-        scored = "   ".join(f"{name}: {_numbers(summary)}" for name, summary in event.summaries.items())
+        scored = [
+            f"{weights}: " + "  ".join(f"{name} {value:.3f}" for name, value in summary.items())
+            for weights, summary in event.summaries.items()
+        ]
         yield from (f"not scored: {text}" for text in event.unreadable if text not in named)
         named.update(event.unreadable)
         part = "validation   " if event.split == "validation" else ""
         yield (
             f"epoch {event.epoch:6.2f}  loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
-            f"waiting for data {event.data_wait:.0%}   {part}{scored}"
+            f"waiting for data {event.data_wait:.0%}   {part}{'   '.join(scored)}"
         )
     elif isinstance(event, SaveFailed):
         yield (
@@ -85,7 +89,7 @@ def _lines(event: Event, named: set[str]) -> Iterator[str]:
         )
     elif isinstance(event, Finished):
         why = ", early: the validation score has not got better" if event.is_early else ""
-        yield f"finished in {_duration(event.seconds)}{why}"
+        yield f"finished in {duration_text(event.seconds / 60)}{why}"
         yield from describe_scores(event.scores)
 
 
@@ -99,14 +103,3 @@ def _problems(update: Update, named: set[str]) -> Iterator[str]:
         if error.key not in named:
             named.add(error.key)
             yield f"left out, unreadable: {error.key!r}: {error.reason}"
-
-
-def _numbers(summary: Mapping[str, float]) -> str:
-    """A summary as text, such as `loss 0.312`."""
-    return "  ".join(f"{name} {value:.3f}" for name, value in summary.items())
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
