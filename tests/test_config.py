@@ -91,9 +91,9 @@ def test_edits_are_applied_all_at_once():
         ({"recipe.schedule": "cosine"}, "it must be Cosine or StepDecay or JSON"),
         (
             {"recipe.schedule.warmup_epochs": 3.0, "recipe.schedule": "Cosine"},
-            "set recipe.schedule first and then its fields",
+            "'recipe.schedule' is set after its fields, which undoes them. Set it before them.",
         ),
-        ({"data.randaugment": "none", "data.randaugment.magnitude": 3.0}, "contradict each other"),
+        ({"data.randaugment": "none", "data.randaugment.magnitude": 3.0}, "is none, which has no fields"),
         ({"recipe.epochs": "3"}, "the warm-up of 5.0 epochs must end before the run of 3.0"),
         ({"recipe.ema_decay": "none"}, "Set arch.norm_momentum=0.1 as well"),
         ({"data.mean": "123.7,116.3,103.5"}, "mean must be in [0, 1]"),

@@ -141,18 +141,15 @@ def _edit(value: Any, edits: Mapping[str, Any], *, parent: str) -> Any:
 def _edited(inner: Any, hint: Any, edits: Mapping[str, Any], *, path: str) -> Any:
     """The value of the field at `path`. The keys of `edits` are "" for the whole value, and `.name` for its fields."""
     below = {key[1:]: new for key, new in edits.items() if key}
-    is_undone = bool(below) and "" in list(edits)[1:]
+    if "" in list(edits)[1:]:
+        raise ValueError(f"{_shown(path)} is set after its fields, which undoes them. Set it before them.")
     if "" in edits:
         inner = _read(edits[""], hint, path, present=type(inner), is_edit=True)
     if not below:
         return inner
-    first = _shown(f"{path}.{next(iter(below))}")
-    if dataclasses.is_dataclass(inner) and not is_undone:
+    if dataclasses.is_dataclass(inner):
         return _edit(inner, below, parent=f"{path}.")
-    if "" in edits:
-        cure = f"set {path} first and then its fields" if is_undone else f"give {path} a value with fields"
-        raise ValueError(f"{_shown(path)} and {first} contradict each other. Keep one of them, or {cure}.")
-    kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    first, kinds = _shown(f"{path}.{next(iter(below))}"), _dataclasses(hint)
     cure = f" Set it first, as in {path}={kinds[0].__name__}." if kinds else ""
     raise ValueError(f"cannot edit {first}: {path!r} is {as_text(inner)}, which has no fields.{cure}")
 
@@ -177,7 +174,7 @@ def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_e
     is_text = is_edit and isinstance(value, str)
     if is_text and value.lower() in ("none", "null") and type(None) in _members(hint):
         return None
-    kinds: list[Any] = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    kinds = _dataclasses(hint)
     if kinds:
         value = _read_text(value, kinds, path) if is_text else value
         if isinstance(value, Mapping) and _TYPE not in value:
@@ -278,6 +275,10 @@ def _concrete(kind: type) -> list[type]:
 def _members(hint: Any) -> tuple[Any, ...]:
     """The members of a union. Another type is its own only member."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _dataclasses(hint: Any) -> list[Any]:
+    return [member for member in _members(hint) if dataclasses.is_dataclass(member)]
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
