@@ -98,7 +98,7 @@ def _closest_path(path: Path) -> Path | None:
     parent = _closest_path(path.parent)
     names: list[str] = []
     with suppress(OSError):
-        names = os.listdir(parent)[:_MAX_NAMES] if parent is not None and parent.is_dir() else []
+        names = os.listdir(parent)[:_MAX_NAMES] if parent is not None else []
     near = closest(path.name, names, at_most=1, likeness=0.6)
     return parent / near if parent is not None and near else None
 
@@ -133,14 +133,13 @@ def create_model(
     owner = asked if isinstance(source, Experiment) else known
     classes = getattr(owner.task, "num_classes", None) if num_classes is None else num_classes
     chosen = _edited(_adapted(asked, classes, in_chans), edits or {})
-    seed = int(torch.randint(2**31, ()))
-    if trained is None:
-        model = chosen.build_model(seed=seed)
-    else:
-        _refuse_other_shapes(chosen, trained)
-        if asked is not known:
-            chosen = _edited(_with_arch_and_data(chosen, known), edits or {})
-        model = _with_weights(chosen, trained, seed=seed)
+    kept = {} if trained is None else _fitting(chosen, trained)
+    if asked is not known:
+        chosen = _edited(_with_arch_and_data(chosen, known), edits or {})
+    model = chosen.build_model(seed=int(torch.randint(2**31, ())))
+    if trained is not None:
+        model.load_state_dict(kept, strict=False)
+        model.origin = trained.origin
     if features_only:
         return model.backbone
     if isinstance(model, Classifier):
@@ -228,42 +227,41 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     `save_pretrained` take the folder. Weights become float32.
     """
     names: tuple[Any, ...] = tuple(classes)
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"classes must be a list of names, got {classes!r:.100}.")
+    is_list = not isinstance(classes, str) and all(isinstance(name, str) for name in names)
+    if not is_list or len(set(names)) != len(names):
+        raise ValueError(f"classes must be a list of names, each once, got {classes!r:.100}.")
     known = _experiment_of(model).with_classes(names)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         expected = known.build_model().state_dict()
     unfit = _different(expected, tensors)
-    if unfit or len(set(names)) != len(names):
+    if unfit:
         raise ValueError(
-            f"{len(names)} class names, {len(set(names))} of them different, do not fit the network"
-            + (
-                f": {unfit[0]} is {_shape(tensors, unfit[0])}, not {_shape(expected, unfit[0])}."
-                if unfit
-                else "."
-            )
+            f"{len(names)} class names do not fit the network: {unfit[0]} is {_shape(tensors, unfit[0])}, "
+            f"not {_shape(expected, unfit[0])}."
         )
     tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
-    before = getattr(model, "origin", {})
-    origin = {f"before: {name}": text for name, text in before.items()}
+    origin = {f"before: {name}": text for name, text in getattr(model, "origin", {}).items()}
     origin["source"] = "a network in a program, saved by rs.save"
     provenance = Provenance(experiment=known, classes=names, seed=0, origin=origin)
     checkpoint.write(Path(out), tensors, provenance)
     return Path(out)
 
 
-def _refuse_other_shapes(chosen: Experiment, trained: Model) -> None:
+def _fitting(chosen: Experiment, trained: Model) -> dict[str, Tensor]:
+    """The tensors of `trained` for the network of `chosen`. Only tensors of the head may have other shapes."""
     with torch.device("meta"):
         mine = chosen.build_model().state_dict()
     theirs = trained.state_dict()
-    unfit = [name for name in _different(mine, theirs) if not name.startswith("head.")]
+    different = _different(mine, theirs)
+    unfit = [name for name in different if not name.startswith("head.")]
     if unfit:
         raise ValueError(
             f"the trained weights do not fit this network: {unfit[0]} has shape {_shape(theirs, unfit[0])} in the "
             f"weights and {_shape(mine, unfit[0])} in the network. Give the name, `edits` and `in_chans` of their "
             "training, or only their path."
         )
+    return {name: tensor for name, tensor in theirs.items() if name not in different}
 
 
 def _with_arch_and_data(chosen: Experiment, known: Experiment) -> Experiment:
@@ -274,17 +272,6 @@ def _with_arch_and_data(chosen: Experiment, known: Experiment) -> Experiment:
     names = [name for name in ONLY_IN_TRAINING if hasattr(chosen.arch, name) and hasattr(known.arch, name)]
     arch = config.edit(known.arch, {name: getattr(chosen.arch, name) for name in names})
     return replace(chosen, arch=arch, data=known.data)
-
-
-def _with_weights(chosen: Experiment, trained: Model, *, seed: int) -> Model:
-    """The network of `chosen` with the weights of `trained`, except for a head of other shapes."""
-    model = chosen.build_model(seed=seed)
-    mine, theirs = model.state_dict(), trained.state_dict()
-    fresh = _different(mine, theirs)
-    kept = {name: tensor for name, tensor in theirs.items() if name not in fresh}
-    model.load_state_dict({**{name: mine[name] for name in fresh if name in mine}, **kept})
-    model.origin = trained.origin
-    return model
 
 
 def _different(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:

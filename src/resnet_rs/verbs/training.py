@@ -43,6 +43,9 @@ def training(
         raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
     refuse_unfit(resolved.experiment, len(resolved.splits.train))
     start = _start(resolved, out=out, seed=seed, ranks=machine.ranks)
+    usual = (resolved.stored or {}).get("micro_batch") or usual_micro_batch(
+        resolved.experiment.recipe.batch_size, num_ranks=machine.ranks.count
+    )
     job = Job(
         experiment=resolved.experiment,
         splits=resolved.splits,
@@ -50,7 +53,7 @@ def training(
         seed=seed,
         start=start,
         machine=machine,
-        micro_batch=machine.micro_batch or _usual_micro_batch(resolved, machine.ranks),
+        micro_batch=machine.micro_batch or usual,
         save_every=save_every,
         num_evaluations=resolved.num_evaluations,
         stop=stop or Stop(),
@@ -63,13 +66,6 @@ def training(
         if isinstance(event, Finished):
             write_page(out, resolved.splits)
         yield event
-
-
-def _usual_micro_batch(resolved: ResolvedExperiment, ranks: Ranks) -> int:
-    """Samples that a run computes at once. A new run computes up to 128, so that every rank has some."""
-    if resolved.stored is not None:
-        return int(resolved.stored["micro_batch"])
-    return usual_micro_batch(resolved.experiment.recipe.batch_size, num_ranks=ranks.count)
 
 
 def train(  # noqa: PLR0913 - the options of one command
