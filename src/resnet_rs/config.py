@@ -18,7 +18,6 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from difflib import SequenceMatcher
 from functools import cache
 from typing import Any, TypeVar
 
@@ -32,8 +31,6 @@ TRUSTED_PACKAGES = [__name__.partition(".")[0]]
 """A stored file may name dataclasses of these packages. A program adds its own package for its own archs and tasks."""
 
 _TYPE = "type"
-_LIKENESS = 0.6
-"""How like a known word a misspelled one must be, between 0 and 1."""
 _MAX_MESSAGE = 1000
 """Longest message about values, in letters. There may be a million values."""
 _shortened = reprlib.Repr()
@@ -161,9 +158,8 @@ def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = No
     except TypeError as error:
         raise ValueError(f"cannot build {cls.__name__}: {error}.") from None
     except ValueError as error:
-        message = str(error) if len(str(error)) < _MAX_MESSAGE else f"{str(error)[:_MAX_MESSAGE]} ..."
         names = "" if among is None else f"cannot edit {', '.join(_shown(path) for path in among)}: "
-        raise ValueError(f"{names}{message}") from None
+        raise ValueError(f"{names}{str(error)[:_MAX_MESSAGE]}") from None
 
 
 def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_edit: bool = False) -> Any:
@@ -190,7 +186,7 @@ def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_e
         # `PydanticUserError`: a type that JSON cannot represent, in a file that was changed by hand.
         with suppress(ValidationError, PydanticUserError):
             return _adapter(hint).validate_json(text, strict=True)
-    near = _closest(str(value), [str(c) for m in _members(hint) for c in _choices(m)]) if is_text else ""
+    near = _closest(str(value), (str(c) for m in _members(hint) for c in _choices(m)))
     raise ValueError(f"cannot set {_shown(path)} to {_shown(value)}: {_allowed(hint)}.{near}")
 
 
@@ -215,7 +211,7 @@ def _read_text(text: str, kinds: list[Any], path: str) -> Any:
         return _build(known[text], {})
     if not text.startswith("{"):
         choices = " or ".join([*known, 'JSON, such as {"type": ...}'])
-        near = _closest(text, known, cutoff=0.3)
+        near = _closest(text, known, likeness=0.3)
         raise ValueError(f"cannot set {path!r} to {_shown(text)}: it must be {choices}.{near}")
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
@@ -225,22 +221,23 @@ def _read_text(text: str, kinds: list[Any], path: str) -> Any:
         ) from None
 
 
-def _refuse_unknown(owner: Any, names: Iterable[str], *, parent: str | None = None) -> None:
-    """Refuse names, or paths such as `schedule.cycles`, that are no fields of `owner`.
+def _refuse_unknown(owner: Any, paths: Iterable[str], *, parent: str | None = None) -> None:
+    """Refuse paths that do not begin with a field of `owner`, a value or a type.
 
-    `parent` is the path of `owner` in an edit with a point after it, such as `recipe.`, and none in a stored file.
+    `parent` is the path of a value in an edit with a point after it, such as `recipe.`, and none in a stored file.
     """
     cls = owner if isinstance(owner, type) else type(owner)
     known = [field.name for field in dataclasses.fields(cls)]
-    for path in names:
+    for path in paths:
         name = path.partition(".")[0]
         if name not in known:
-            near = _closest(name, known) if parent is None else _closest_path(path, owner, parent)
-            subject = f"cannot edit {_shown(parent + path)}: " if parent is not None else ""
-            raise ValueError(
-                f"{subject}{cls.__name__} has no field {_shown(name)}.{near} "
-                f"Its fields are: {', '.join(known)}."
-            )
+            message = f"{cls.__name__} has no field {_shown(name)}."
+            if parent is not None:
+                aliases = _aliases(owner)
+                near = closest(path, aliases, at_most=1, likeness=0.6)
+                message = f"cannot edit {_shown(parent + path)}: {message}"
+                message += f" Closest: {parent}{aliases[near]}." if near else ""
+            raise ValueError(f"{message} Its fields are: {', '.join(known)}.")
 
 
 def _stored_type(path: str) -> type:
@@ -306,25 +303,20 @@ def _allowed(hint: Any) -> str:
     return f"it must be {' or '.join(words)}"
 
 
-def _closest(word: str, known: Iterable[str], *, cutoff: float = _LIKENESS) -> str:
+def _closest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """A sentence with the word of `known` that is closest to a misspelled one, if any is close."""
-    found = closest(word, known, at_most=1, likeness=cutoff)
+    found = closest(word, known, at_most=1, likeness=likeness)
     return f" Closest: {found}." if found else ""
 
 
-def _closest_path(text: str, value: Any, parent: str) -> str:
-    """A sentence with the closest field of `value` at any depth, such as `recipe.base_lr` for `lr`."""
-    if len(text) > MAX_WORD:
-        return ""
-    word = text.rpartition(".")[2]
-
-    def likeness(path: str) -> float:
+def _aliases(value: Any) -> dict[str, str]:
+    """The paths of all fields of a dataclass, by path, by name and by each word of the name: `lr` is `base_lr`."""
+    found: dict[str, str] = {}
+    for path in _paths(value):
         name = path.rpartition(".")[2]
-        is_part = 0.9 if word in name.split("_") else 0.0
-        return max(is_part, *(SequenceMatcher(None, text, known).ratio() for known in (path, name)))
-
-    likely = max(_paths(value), key=likeness)
-    return f" Closest: {parent}{likely}." if likeness(likely) >= _LIKENESS else ""
+        for alias in (path, name, *name.split("_")):
+            found.setdefault(alias, path)
+    return found
 
 
 def _paths(value: Any) -> Iterator[str]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from resnet_rs.text import unique_keys
+from resnet_rs.text import MAX_WORD, unique_keys
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -229,7 +229,7 @@ def verify(folder: Path) -> None:
     there = {file.name for file in folder.iterdir()} - {MANIFEST}
     for name in sorted(there ^ {*names}):
         reason = "is not in the manifest of its folder" if name in there else "is missing"
-        raise Damaged(f"{folder / name} {reason}.")
+        raise Damaged(f"{folder / name[:MAX_WORD]} {reason}.")
     found = {name: _entry(folder / name) for name in names}
     for name in names:
         if found[name] != listed[name]:
