@@ -199,35 +199,27 @@ def _connected(address: str | None) -> Generator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _kept_handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
         ray.init(address=address, log_to_driver=False)
+    finally:
+        # Ray's own handlers end the process. Only the main thread can set handlers.
+        for number, handler in before.items() if _is_main_thread() else ():
+            signal.signal(number, handler)
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-@contextmanager
-def _kept_handlers() -> Generator[None]:
-    """Restore the handlers of SIGTERM and SIGINT after this block. Ray replaces them with ones that end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
     """Do the work as a Ray task. Its error is returned, since Ray takes a raised one for a failure of the node."""
     # Ray cancels a task by SIGINT, which a cluster started in the background, as by `nohup`, would ignore.
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    ):
+    if _is_main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with listening() as stop:
         return _attempt(work, payload, num_threads, stop)
@@ -236,10 +228,9 @@ def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
 def _refuse_unmet(ray: Any, needs: Resources) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
     """Raise `ValueError` for work that fits on no node of the cluster; Ray would wait for such a node silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(
-        node.get("CPU", 0) >= needs.num_cores and node.get("GPU", 0) >= needs.num_gpus for node in nodes
-    ):
-        has = ", ".join(f"{n.get('CPU', 0):g} cores and {n.get('GPU', 0):g} GPUs" for n in nodes) or "none"
+    sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    if not any(cores >= needs.num_cores and gpus >= needs.num_gpus for cores, gpus in sizes):
+        has = ", ".join(f"{cores:g} cores and {gpus:g} GPUs" for cores, gpus in sizes) or "none"
         raise ValueError(
             f"a trial needs {needs.num_cores} cores and {needs.num_gpus} GPUs on one node; the cluster's nodes have: "
             f"{has}. Lower --workers, or choose another --device."

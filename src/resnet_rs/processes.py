@@ -28,13 +28,11 @@ _SECONDS_OF_ONE_REQUEST = 1.0
 class Stop:
     """Whether a signal has asked the run to stop. A run checks this between micro-batches."""
 
-    def __init__(self) -> None:
-        self.reason = ""
-        """Name of the first signal; empty before it."""
+    reason: str = ""
+    """Name of the first signal; empty before it."""
 
     @property
     def is_requested(self) -> bool:
-        """Whether a signal has arrived."""
         return bool(self.reason)
 
 

@@ -41,13 +41,13 @@ def choose(
     need far fewer images and less time; else a ResNet-RS from scratch. A run already in `run_folder` keeps its own.
     Raises `ValueError` without a name if there are no limits, or weights whose experiment must be named.
     """
+    given = None if start == NO_START else start
     if name is not None:
-        return Choice(name, None if start == NO_START else start)
+        return Choice(name, given)
     stored = None if run_folder is None else stored_run(run_folder, ranks)
     if stored is not None:
-        before = stored.get("start_from")
-        start = start or (None if before is None else before["name"])
-        return Choice(stored["name"], None if start == NO_START else start)
+        before = stored.get("start_from") or {}
+        return Choice(stored["name"], given if start else before.get("name"))
     if not has_limits:
         raise ValueError(
             "no experiment is named. Add `--minutes 10`, and one is chosen; or name one, such as `resnet-rs-50-i160`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ def evaluate(
         keep_classes(model, [saved.classes.index(name) for name in classes])
     source = match_classes(source, classes)
     result = score_models({saved.weights: machine.device.place(model)}, source, experiment, machine=machine)
-    found = final_scores(result, source, experiment.task) | ({"is_split_lost": True} if is_split_lost else {})
+    found = final_scores(result, source, experiment.task)
+    if is_split_lost:
+        found["is_split_lost"] = True
     if labels == "imagenet-real":
         found |= real_scores(next(iter(result.meters.values())), source)
     return found
@@ -93,9 +95,8 @@ def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any
             raise ValueError(
                 f"timm evaluates none of these weights, but {', '.join(TIMM)}. Give data.size and data.crop_ratio."
             )
-        facts = {"size": theirs.size, "crop_ratio": theirs.crop_ratio, "crop_first": False}
-        facts |= {"resampling": "bicubic"}
-        experiment = config.edit(experiment, {f"data.{name}": value for name, value in facts.items()})
+        sizes = {"data.size": theirs.size, "data.crop_ratio": theirs.crop_ratio}
+        edits = {**sizes, "data.crop_first": False, "data.resampling": "bicubic", **edits}
     return config.edit(experiment, edits)
 
 
@@ -122,20 +123,13 @@ def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint)
             split = data.automatic_split(splits)
             if split is not None and split_digest(split) == saved.split_digest:
                 return splits.test, False
+    if saved.split is not None:
+        # A few names such as `cat/1.jpg` are in every folder; half of them are only in the folder that was split.
+        recorded = {*saved.split["train"], *saved.split["test"]}
+        if 2 * sum(source.key(i) in recorded for i in range(len(source))) >= len(recorded):
+            source = data.open_test(split=saved.split)
     is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
-    if saved.split is not None and _is_of_split(source, saved.split):
-        source = data.open_test(split=saved.split)
     return source, is_split_unknown and not data.has_test_part
-
-
-def _is_of_split(source: Source, split: Mapping[str, Sequence[str]]) -> bool:
-    """Whether `source` holds at least half of the files of a recorded split.
-
-    A few names such as `cat/1.jpg` are in every folder; half of them are only in the same one.
-    """
-    recorded = {*split["train"], *split["test"]}
-    found = sum(source.key(i) in recorded for i in range(len(source)))
-    return 2 * found >= len(recorded)
 
 
 def load(path: str | Path, *, device: str | None = None, max_pixels: int = MAX_PIXELS) -> Predictor:
