@@ -1,14 +1,7 @@
 """Every random number of a run: a pure function of (seed, purpose, where it is used).
 
 No random stream is kept, so the number of workers, prefetching, micro-batches, ranks and resumed runs cannot change a
-draw.
-
-- `sample_ids`: the order of the samples, by a seeded permutation per epoch.
-- `generator`: a NumPy generator for the draws of one sample in one epoch (crop, flip, RandAugment).
-- `initial`: the initial weights of a run.
-- `salts` and `uniform`: the draws inside a model (dropout, stochastic depth), by the global index of each sample.
-
-The *global sample index* counts the samples of a run from 0, over all epochs.
+draw. The *global sample index* counts the samples of a run from 0, over all epochs.
 Source: ours. Restoring the state of random streams often fails to resume exactly; a pure function has no state.
 """
 
@@ -63,7 +56,7 @@ def permute(positions: Integer[np.ndarray, " N"], *, size: int, key: int) -> Int
 
 
 def generator(seed: int, purpose: str, *where: int) -> np.random.Generator:
-    """A separate generator for `purpose` at `where`, as in `generator(seed, "view", epoch, sample)`."""
+    """A separate generator for the draws of one sample, as in `generator(seed, "view", epoch, sample)`."""
     state = _Digest(_digest(seed, purpose, *where, num_bytes=32))
     bits = np.random.PCG64(state)  # pyright: ignore[reportArgumentType] - takes any ISeedSequence, as documented
     return np.random.Generator(bits)

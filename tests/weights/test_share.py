@@ -280,8 +280,8 @@ def test_a_network_that_learned_in_a_loop_of_ones_own_is_saved_and_shared(tmp_pa
         (lambda: torch.nn.Linear(2, 3), CLASSES, "got a Linear"),
         (lambda: rs.create_model("resnet-rs-tiny", 4), CLASSES, r"3 class names .* is \[4\], not \[3\]"),
         (lambda: rs.create_model("resnet-rs-tiny", 0), CLASSES, "do not fit the network"),
-        (lambda: rs.create_model("resnet-rs-tiny", 2), "ab", "a list of names, got 'ab'"),
-        (lambda: rs.create_model("resnet-rs-tiny", 2), ["a", "a"], "a list of names, each once"),
+        (lambda: rs.create_model("resnet-rs-tiny", 2), "ab", "a list of different names, got 'ab'"),
+        (lambda: rs.create_model("resnet-rs-tiny", 2), ["a", "a"], "a list of different names"),
     ],
 )
 def test_what_cannot_be_saved_is_refused(make, classes, said, tmp_path):

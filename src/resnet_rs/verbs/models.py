@@ -229,7 +229,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     names: tuple[Any, ...] = tuple(classes)
     is_list = not isinstance(classes, str) and all(isinstance(name, str) for name in names)
     if not is_list or len(set(names)) != len(names):
-        raise ValueError(f"classes must be a list of names, each once, got {classes!r:.100}.")
+        raise ValueError(f"classes must be a list of different names, got {classes!r:.100}.")
     known = _experiment_of(model).with_classes(names)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
