@@ -56,7 +56,7 @@ def permute(positions: Integer[np.ndarray, " N"], *, size: int, key: int) -> Int
 
 
 def generator(seed: int, purpose: str, *where: int) -> np.random.Generator:
-    """A separate generator for the draws of one sample, as in `generator(seed, "view", epoch, sample)`."""
+    """A separate generator for `purpose` at `where`, as in `generator(seed, "view", epoch, sample)`."""
     state = _Digest(_digest(seed, purpose, *where, num_bytes=32))
     bits = np.random.PCG64(state)  # pyright: ignore[reportArgumentType] - takes any ISeedSequence, as documented
     return np.random.Generator(bits)

@@ -58,7 +58,7 @@ def existing(path: str | Path, *, names: Iterable[str] = ()) -> Path:
     if path.exists():
         return path
     near = _closest_path(path) or closest(str(path), names, at_most=1, likeness=0.6)
-    name = ", or the name of published weights" if names else ""
+    name = ", or a name of the zoo" if names else ""
     raise FileNotFoundError(
         f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder or a study{name}."
         f" {f'Closest: {near}.' if near else 'Check the path.'}"
@@ -160,12 +160,7 @@ def _asked(source: str | Path | Experiment, pretrained: bool | str | Path) -> tu
     if name is None and not isinstance(source, Experiment):
         if pretrained:
             raise ValueError(f"{source} holds trained weights already. Leave pretrained={pretrained!r} out.")
-        if isinstance(source, str) and not Path(source).exists():
-            raise ValueError(
-                f"{source!r} is neither in the zoo nor a folder. Give a name of `resnet-rs list`, such as "
-                f"{zoo.closest(source)}, or the path of a run, a checkpoint or a Hub folder."
-            )
-        trained = _load(existing(source))
+        trained = _load(existing(source, names=zoo.EXPERIMENTS))
         return _experiment_of(trained), trained
     asked = source if isinstance(source, Experiment) else zoo.experiment(str(name))
     if pretrained is not True:
