@@ -7,8 +7,7 @@ nothing, also after a crash or a power cut.
 Every operation that changes a file, except the lock, goes through `disk`: tests make it fail, kill the process or cut
 the power before and after each operation.
 
-Source: ours. timm, torchvision and torchtitan do not verify what they load: one flipped bit in a checkpoint loads there
-without an error.
+Source: ours. timm, torchvision and torchtitan load a checkpoint with a flipped bit without an error.
 """
 
 from __future__ import annotations

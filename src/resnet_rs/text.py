@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
-_MAX_CHARACTERS = 120
 MAX_WORD = 100
-"""Longest word for which the closest known one is searched. The search for a longer one is slow."""
+"""A longer word is cut in messages, and the closest known one is not searched, which would be slow."""
 
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))} | {9: "\t"}
 """Control characters could move the cursor or change colors, so they become escapes. A tab stays."""
@@ -22,7 +21,7 @@ def printable(text: str) -> str:
 
 def quoted(name: str) -> str:
     """`name` in quotes, with escapes for what cannot be printed; a long name is cut."""
-    return repr(name[:_MAX_CHARACTERS])
+    return repr(name[:MAX_WORD])
 
 
 def listed(names: Collection[str], *, at_most: int = 5) -> str:

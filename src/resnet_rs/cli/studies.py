@@ -40,7 +40,7 @@ study = typer.Typer(
 )
 app.add_typer(study, name="study")
 
-StudyOut = Annotated[Path | None, typer.Option(help="Folder of the study; the same command continues it.")]
+_OUT = "Folder of the study; the same command continues it."
 
 
 @study.command("list")
@@ -63,7 +63,7 @@ def study_run(
     *,
     base: Annotated[str | None, typer.Option(help="An experiment of the zoo that the trials edit.")] = None,
     data: Annotated[str | None, typer.Option(help="`builtin`, or a folder, as for `train`.")] = None,
-    out: StudyOut = None,
+    out: Annotated[Path | None, typer.Option(help=_OUT)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each trial, with the seeds 0, 1, ...")] = 1,
     jobs: Annotated[
         str | None,
@@ -125,7 +125,7 @@ def study_speed(
         edits_argument("Settings of the measurement, such as protocol.batch_size=4 protocol.num_repeats=5."),
     ] = None,
     *,
-    out: StudyOut = None,
+    out: Annotated[Path, typer.Option(help=_OUT)],
     device: DeviceName = None,
 ) -> None:
     """Measure latency and memory of all published networks.
@@ -142,8 +142,6 @@ def study_speed(
         raise ValueError(
             f"study 'speed' has settings such as protocol.batch_size=4 and measures both modes; got {unexpected[0]}."
         )
-    if out is None:
-        raise ValueError("study 'speed' needs --out FOLDER.")
     chosen = {path.removeprefix("protocol."): value for path, value in typed.items()}
     protocol = edit(Protocol(batch_size=4, num_repeats=5, device=device), chosen)
     surroundings(protocol)  # refuses a device that is not there, before anything is written
@@ -271,15 +269,13 @@ def _run(resolved: ResolvedStudy, folder: Path, runner: Runner) -> None:
     from resnet_rs.studies import record, summary
     from resnet_rs.studies.run import run
 
-    total, count, failed = len(resolved.study.trials) * len(resolved.seeds), 0, 0
-    say(
-        f"{resolved.study.title}: {len(resolved.study.trials)} trials, {len(resolved.seeds)} seeds, {total} runs"
-    )
+    num_trials, num_seeds, failed = len(resolved.study.trials), len(resolved.seeds), 0
+    total = num_trials * num_seeds
+    say(f"{resolved.study.title}: {num_trials} trials, {num_seeds} seeds, {total} runs")
     say_lines(f"note: {note}" for note in resolved.study.notes)
     earlier = record.read(folder).results if (folder / record.RECORD).is_file() else ()
     with listening() as stop:
-        for result in run(resolved, folder, runner, stop=stop):
-            count += 1
+        for count, result in enumerate(run(resolved, folder, runner, stop=stop), start=1):
             failed += result.error is not None
             when = " (done before)" if result.error is None and result in earlier else ""
             say(f"{count:>4} of {total}  {_described(result, resolved)}{when}")
