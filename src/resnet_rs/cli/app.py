@@ -62,10 +62,7 @@ def main() -> None:
 
 
 def _message(error: Exception) -> str | None:
-    """The message of an error, with what to do; None for a bug, which needs its traceback.
-
-    An error of the operating system names the path and the reason.
-    """
+    """The message of an error, with what to do; None for a bug, which needs its traceback."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         text = str(error).partition("\n")[0] or "this machine has too little memory"
         cure = "Use a smaller --micro-batch, --activation-checkpointing, or a smaller network."

@@ -229,7 +229,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
         expected = known.build_model().state_dict()
-    unfit = _different(expected, tensors)
+    unfit = different_shapes(expected, tensors)
     if unfit:
         raise ValueError(
             f"{len(names)} class names do not fit the network: {unfit[0]} is {_shape(tensors, unfit[0])}, "
@@ -248,7 +248,7 @@ def _fitting(chosen: Experiment, trained: Model) -> dict[str, Tensor]:
     with torch.device("meta"):
         mine = chosen.build_model().state_dict()
     theirs = trained.state_dict()
-    different = _different(mine, theirs)
+    different = different_shapes(mine, theirs)
     unfit = [name for name in different if not name.startswith("head.")]
     if unfit:
         raise ValueError(
@@ -260,16 +260,13 @@ def _fitting(chosen: Experiment, trained: Model) -> dict[str, Tensor]:
 
 
 def _with_arch_and_data(chosen: Experiment, known: Experiment) -> Experiment:
-    """`chosen` with the arch and the data of `known`, which also have what shapes do not tell, such as padding.
-
-    Fields of the arch that act only in training stay.
-    """
+    """`chosen` with the arch and data of `known`, except for fields of the arch that act only in training."""
     names = [name for name in ONLY_IN_TRAINING if hasattr(chosen.arch, name) and hasattr(known.arch, name)]
     arch = config.edit(known.arch, {name: getattr(chosen.arch, name) for name in names})
     return replace(chosen, arch=arch, data=known.data)
 
 
-def _different(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+def different_shapes(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
     """Names whose shapes differ, or which only one of the two has."""
     return sorted(name for name in mine.keys() | theirs.keys() if _shape(mine, name) != _shape(theirs, name))
 

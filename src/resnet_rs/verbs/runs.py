@@ -30,7 +30,7 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.ranks import Ranks
-from resnet_rs.verbs.models import opened
+from resnet_rs.verbs.models import different_shapes, opened
 
 _ADAPTED_FIRST = (*CHANNEL_FIELDS, "arch.", "data.resampling")
 """Fields that follow colors and pretrained weights, before a plan; `arch.` stands for all fields of the arch."""
@@ -172,8 +172,7 @@ def _are_alike(one: Experiment, other: Experiment) -> bool:
     """Whether two backbones have archs of one type and tensors of the same names and shapes."""
     with torch.device("meta"):
         pair = [e.arch.build(in_channels=1).state_dict() for e in (one, other)]
-    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in pair]
-    return type(one.arch) is type(other.arch) and shapes[0] == shapes[1]
+    return type(one.arch) is type(other.arch) and not different_shapes(*pair)
 
 
 def _refuse_other_start(stored: Mapping[str, Any], start: str | None) -> None:
