@@ -36,17 +36,6 @@ _LONGEST_ERROR = 2000
 """Characters. An answer must fit into the buffer of a pipe, because it is read after the process has ended."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a piece of work reserves on a node of a cluster. On one machine each piece has an equal share instead."""
-
-    num_cores: int = 1
-    num_gpus: int = 0
-
-
-ONE_CORE = Resources()
-
-
 class Outcome(NamedTuple):
     """The result of a piece of work."""
 
@@ -60,9 +49,12 @@ class Runner(ABC):
 
     @abstractmethod
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
     ) -> Iterator[Outcome]:
-        """Run `work` on every payload; yields outcomes in the order of their end. Interrupted work has none."""
+        """Run `work` on every payload; yields outcomes in the order of their end. Interrupted work has none.
+
+        On a cluster each piece reserves `num_cpus` cores and `num_gpus` GPUs; on one machine it has an equal share.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class InProcess(Runner):
     """Runs the pieces one after the other in this process."""
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
     ) -> Iterator[Outcome]:
         for key, payload in payloads.items():
             if stop.is_requested:
@@ -94,7 +86,7 @@ class Local(Runner):
             )
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
     ) -> Iterator[Outcome]:
         num_threads = max(1, num_cores() // self.num_workers)
         waiting = list(payloads.items())
@@ -128,20 +120,20 @@ class Cluster(Runner):
     address: str | None = None
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, needs: Resources = ONE_CORE
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
     ) -> Iterator[Outcome]:
         with _connected(self.address) as ray:
-            _refuse_unmet(ray, needs)
-            options = {"num_cpus": needs.num_cores, "num_gpus": needs.num_gpus}
-            task = ray.remote(**options, max_retries=_NUM_RAY_RETRIES)(_on_a_node)
-            tasks = {task.remote(work, payload, needs.num_cores): key for key, payload in payloads.items()}
+            _refuse_unmet(ray, num_cpus, num_gpus)
+            options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": _NUM_RAY_RETRIES}
+            task = ray.remote(**options)(_on_a_node)
+            tasks = {task.remote(work, payload, num_cpus): key for key, payload in payloads.items()}
             try:
                 while tasks and not stop.is_requested:
                     done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
                     for ended in done:
                         key, error = tasks.pop(ended), _result(ray, ended)
                         if error == _INTERRUPTED:  # its node has to stop; another node continues
-                            tasks[task.remote(work, payloads[key], needs.num_cores)] = key
+                            tasks[task.remote(work, payloads[key], num_cpus)] = key
                         else:
                             yield Outcome(key, error)
             finally:
@@ -225,19 +217,19 @@ def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
         return _attempt(work, payload, num_threads, stop)
 
 
-def _refuse_unmet(ray: Any, needs: Resources) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+def _refuse_unmet(ray: Any, num_cpus: int, num_gpus: int) -> None:  # noqa: ANN401 - types of Ray
     """Raise `ValueError` for work that fits on no node of the cluster; Ray would wait for such a node silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
-    if not any(cores >= needs.num_cores and gpus >= needs.num_gpus for cores, gpus in sizes):
+    if not any(cores >= num_cpus and gpus >= num_gpus for cores, gpus in sizes):
         has = ", ".join(f"{cores:g} cores and {gpus:g} GPUs" for cores, gpus in sizes) or "none"
         raise ValueError(
-            f"a trial needs {needs.num_cores} cores and {needs.num_gpus} GPUs on one node; the cluster's nodes have: "
+            f"a trial needs {num_cpus} cores and {num_gpus} GPUs on one node; the cluster's nodes have: "
             f"{has}. Lower --workers, or choose another --device."
         )
 
 
-def _stop_tasks(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray, which may not be installed
+def _stop_tasks(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of Ray
     """Ask tasks to stop, which sends SIGINT to the running ones, and kill those that still run after a while."""
     for force in (False, True):
         for task in tasks:
@@ -246,7 +238,7 @@ def _stop_tasks(ray: Any, tasks: list[Any]) -> None:  # noqa: ANN401 - types of 
             _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=_SECONDS_TO_SAVE)
 
 
-def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray, which may not be installed
+def _result(ray: Any, task: Any) -> str | None:  # noqa: ANN401 - types of Ray
     try:
         return ray.get(task)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:

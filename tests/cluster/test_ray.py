@@ -13,7 +13,7 @@ import pytest
 import torch
 from studies.conftest import STEPS, options
 
-from resnet_rs.jobs import Cluster, InProcess, Resources
+from resnet_rs.jobs import Cluster, InProcess
 from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.studies.planning import resolve
 from resnet_rs.studies.run import run
@@ -202,4 +202,4 @@ def test_what_no_node_has_room_for_is_refused(two_nodes):
     with pytest.raises(
         ValueError, match="a trial needs 100 cores and 2 GPUs on one node; the cluster's nodes have: 1"
     ):
-        list(Cluster(cluster.address).run(note, {}, stop=Stop(), needs=Resources(num_cores=100, num_gpus=2)))
+        list(Cluster(cluster.address).run(note, {}, stop=Stop(), num_cpus=100, num_gpus=2))

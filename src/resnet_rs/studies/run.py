@@ -20,7 +20,7 @@ from typing import Any
 
 from resnet_rs import config, storage, verbs, zoo
 from resnet_rs.data import dataset
-from resnet_rs.jobs import Resources, Runner
+from resnet_rs.jobs import Runner
 from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.report.score import PerSample
 from resnet_rs.studies.planning import ResolvedStudy
@@ -55,9 +55,8 @@ def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) ->
             for path, (trial, seed) in runs.items()
         }
         record.write(folder)
-        is_cuda = (options.device or "").startswith("cuda")
-        needs = Resources(num_cores=1 + options.workers, num_gpus=int(is_cuda))
-        for outcome in runner.run(work, orders, stop=stop, needs=needs):
+        num_gpus = int((options.device or "").startswith("cuda"))
+        for outcome in runner.run(work, orders, stop=stop, num_cpus=1 + options.workers, num_gpus=num_gpus):
             trial, seed = runs[outcome.key]
             result = Result(label=trial.label, seed=seed, error=outcome.error)
             if outcome.error is None:
