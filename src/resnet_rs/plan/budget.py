@@ -22,11 +22,6 @@ _BYTES_PER_SECOND = 150e6
 """Approximate speed of writing and flushing a checkpoint to a disk."""
 
 
-def _nothing(experiment: Experiment) -> tuple[str, ...]:
-    del experiment
-    return ()
-
-
 class RunLength(NamedTuple):
     """How long a run is."""
 
@@ -49,7 +44,7 @@ class Budget:
     """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
     """Measures an experiment on this machine."""
-    exceeded: Callable[[Experiment], tuple[str, ...]] = _nothing
+    exceeded: Callable[[Experiment], tuple[str, ...]] = lambda _: ()
     """A message for each limit of inference time and memory that an experiment exceeds on this machine."""
 
     def length(

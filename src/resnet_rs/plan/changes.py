@@ -30,7 +30,8 @@ class Edits:
     def __init__(self, experiment: Experiment, set_by_user: frozenset[str]) -> None:
         self.experiment = experiment
         self.set_by_user = set_by_user
-        self.changes: list[Change] = []
+        self.changes: dict[str, Change] = {}
+        """By path."""
 
     def is_set(self, path: str) -> bool:
         """Whether the user has set this field, a part of it, or all of which it is a part."""
@@ -44,9 +45,7 @@ class Edits:
         before = attrgetter(path)(self.experiment)
         if before != after:
             self.experiment = edit(self.experiment, {path: after})
-            known = next((change for change in self.changes if change.path == path), None)
-            if known is not None:
-                self.changes.remove(known)
-                before = known.before
+            earlier = self.changes.pop(path, None)
+            before = before if earlier is None else earlier.before
             if before != after:
-                self.changes.append(Change(path=path, before=before, after=after, reason=reason))
+                self.changes[path] = Change(path=path, before=before, after=after, reason=reason)

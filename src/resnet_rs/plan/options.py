@@ -146,10 +146,10 @@ def small_networks(experiment: Experiment) -> tuple[list[Option], int]:
     """
     size = experiment.data.size
     cheaper = [
-        _network(14, _SMALLEST_WIDTH, size=option.edits["data.size"], min_updates=MIN_UPDATES)
+        _network(14, _SMALLEST_WIDTH, size=option.edits["data.size"])
         for option in sizes(experiment, smallest=_SMALLEST_SHRUNK)
     ]
-    usual = _network(*_USUAL, size=size, min_updates=MIN_UPDATES)
+    usual = _network(*_USUAL, size=size)
     larger = [_network(*shape, size=size, min_updates=_MIN_UPDATES_OF_LARGER) for shape in _LARGER]
     return [*cheaper, usual, *larger], len(cheaper)
 
@@ -168,7 +168,7 @@ def large_networks(experiment: Experiment, *, side: int, num_samples: int, is_lo
     ]
 
 
-def _network(depth: int, width: float, *, size: int, min_updates: int) -> Option:
+def _network(depth: int, width: float, *, size: int, min_updates: int = MIN_UPDATES) -> Option:
     blocks = BLOCKS[depth]
     drop_path = {"arch.drop_path": _DROP_PATH} if depth >= _DEEP else {}
     return Option(

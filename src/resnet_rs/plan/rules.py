@@ -8,7 +8,7 @@ the paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
@@ -97,7 +97,13 @@ def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
     images = given.images or measure_images(given.source, channels=given.experiment.data.channels)
     if edits.is_set("data.max_short_side") and given.experiment.data.max_short_side is not None:
         images = replace(images, side=min(images.side, given.experiment.data.max_short_side))
-    _fit_images(edits, images, num_samples, has_start=has_start, has_budget=budget is not None)
+    if not has_start:
+        _fit_size(edits, images, may_grow=budget is not None)
+    edits.apply(
+        "recipe.batch_size",
+        min(edits.experiment.recipe.batch_size, fitting_batch_size(num_samples)),
+        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the learning rate is proportional",
+    )
     selection = None
     if budget is not None:
         selection = _selection(given, edits, images, budget)
@@ -105,9 +111,8 @@ def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
     steps = edits.experiment.recipe.timetable(num_samples).total_steps
     if has_start or budget is not None:
         _fit_regularization(edits, steps)
-    if given.is_head_new is not None:
-        _fit_fine_tuning(edits, steps, is_head_new=given.is_head_new)
-    if has_start or budget is not None:
+        if given.is_head_new is not None:
+            _fit_fine_tuning(edits, steps, is_head_new=given.is_head_new)
         _fit_reading(edits, images, smallest_crop=edits.experiment.data.min_area)
     decay = edits.experiment.recipe.ema_decay
     if decay is not None:
@@ -115,7 +120,7 @@ def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
         edits.apply("recipe.ema_decay", min(decay, fitting_decay(steps)), reach)
     return Plan(
         experiment=edits.experiment,
-        changes=tuple(edits.changes),
+        changes=tuple(edits.changes.values()),
         num_evaluations=MAX_EVALUATIONS if selection is None else selection.chosen.length.num_evaluations,
         selection=selection,
     )
@@ -123,43 +128,30 @@ def make_plan(given: PlanInput, budget: Budget | None = None) -> Plan:
 
 def _selection(given: PlanInput, edits: Edits, images: Images, budget: Budget) -> Selection:
     """The option to train, chosen by measuring each option at most once."""
-    experiment, num_samples = edits.experiment, len(given.source)
+    experiment = edits.experiment
     known = dict[str, MeasuredOption]()
 
     def measure(option: Option) -> MeasuredOption:
         if option.description not in known:
-            # What is measured reads the images as the run will.
-            changed = Edits(edit(experiment, dict(option.edits)), given.set_by_user)
-            area = changed.experiment.data.min_area
-            if given.is_head_new is not None and not edits.is_set("data.min_area"):
-                area = max(_SHORT_CROPS, area)
-            _fit_reading(changed, images, smallest_crop=area)
-            known[option.description] = _measured(
-                changed.experiment,
-                option,
-                num_samples=num_samples,
-                budget=budget,
-                are_epochs_set=edits.is_set("recipe.epochs"),
-            )
+            known[option.description] = _measured(option, given, edits, images, budget)
         return replace(known[option.description], option=option)
 
     if given.networks == "fixed":
-        return _cheaper(edits, is_start=given.is_head_new is not None, measure=measure)
+        # What makes an update cheaper: frozen stages, from scratch a smaller size.
+        has_start = given.is_head_new is not None
+        options = frozen_stages() if has_start else sizes(experiment, smallest=SMALL_IMAGE)
+        options = [one for one in options if not any(map(edits.is_set, one.edits))]
+        options = options or [Option(description="as it is", cost=1.0)]
+        return select(options, first=len(options) - 1, measure=measure)
     if given.networks == "small":
         options, first = small_networks(experiment)
         return select(options, first=first, measure=measure)
-    return _large_network(experiment, num_samples, side=images.side, measure=measure)
-
-
-def _fit_images(edits: Edits, images: Images, num_samples: int, *, has_start: bool, has_budget: bool) -> None:
-    """Set size and batch."""
-    if not has_start:
-        _fit_size(edits, images, may_grow=has_budget)
-    edits.apply(
-        "recipe.batch_size",
-        min(edits.experiment.recipe.batch_size, fitting_batch_size(num_samples)),
-        f"about {_UPDATES_PER_EPOCH} updates per pass over {num_samples:,} images; the learning rate is proportional",
+    # By the paper's rules, which depend on whether training is long.
+    deeper, wider = (
+        large_networks(experiment, side=images.side, num_samples=len(given.source), is_long=is_long)
+        for is_long in (True, False)
     )
+    return select(deeper if measure(deeper[0]).is_feasible else wider, first=0, measure=measure)
 
 
 def _fit_size(edits: Edits, images: Images, *, may_grow: bool) -> None:
@@ -191,33 +183,21 @@ def _fit_reading(edits: Edits, images: Images, *, smallest_crop: float) -> None:
         edits.apply("data.max_short_side", max_short_side, reason)
 
 
-def _cheaper(edits: Edits, *, is_start: bool, measure: Callable[[Option], MeasuredOption]) -> Selection:
-    """The network as it is, or with what makes an update cheaper: frozen stages, from scratch a smaller size."""
-    options = frozen_stages() if is_start else sizes(edits.experiment, smallest=SMALL_IMAGE)
-    options = [one for one in options if not any(map(edits.is_set, one.edits))]
-    options = options or [Option(description="as it is", cost=1.0)]
-    return select(options, first=len(options) - 1, measure=measure)
-
-
-def _large_network(
-    experiment: Experiment, num_samples: int, *, side: int, measure: Callable[[Option], MeasuredOption]
-) -> Selection:
-    """The network by the paper's rules, which depend on whether training is long."""
-    deeper, wider = (
-        large_networks(experiment, side=side, num_samples=num_samples, is_long=is_long)
-        for is_long in (True, False)
-    )
-    return select(deeper if measure(deeper[0]).is_feasible else wider, first=0, measure=measure)
-
-
 def _measured(
-    experiment: Experiment, option: Option, *, num_samples: int, budget: Budget, are_epochs_set: bool
+    option: Option, given: PlanInput, edits: Edits, images: Images, budget: Budget
 ) -> MeasuredOption:
-    """`option`, which has led to `experiment`, measured."""
+    """The experiment of `edits` with `option`, measured on images that are read as the run will read them."""
+    changed = Edits(edit(edits.experiment, dict(option.edits)), given.set_by_user)
+    area = changed.experiment.data.min_area
+    if given.is_head_new is not None and not edits.is_set("data.min_area"):
+        area = max(_SHORT_CROPS, area)
+    _fit_reading(changed, images, smallest_crop=area)
+    experiment, num_samples = changed.experiment, len(given.source)
     recipe, speed = experiment.recipe, budget.speed(experiment)
     # On few images, more epochs are allowed, up to 4,000 updates.
     enough = min(_MOST_EPOCHS, _ENOUGH * recipe.batch_size / num_samples)
-    wanted = recipe.epochs if are_epochs_set else max(recipe.epochs, float(f"{enough:.3g}"))
+    is_set = edits.is_set("recipe.epochs")
+    wanted = recipe.epochs if is_set else max(recipe.epochs, float(f"{enough:.3g}"))
     fitting = budget.length(experiment, num_samples, speed, most_epochs=math.inf).epochs
     return MeasuredOption(
         option=option,
@@ -290,16 +270,11 @@ def refuse_unfit(experiment: Experiment, num_samples: int) -> None:
             f"Set recipe.batch_size={fitting_batch_size(num_samples)}, or let `--fit` adapt the recipe."
         )
     steps = recipe.timetable(num_samples).total_steps
-    if recipe.ema_decay is not None and (half_life := half_life_steps(recipe.ema_decay)) > steps:
+    if recipe.ema_decay is not None and (half_life := math.log(0.5) / math.log(recipe.ema_decay)) > steps:
         raise ValueError(
             f"recipe.ema_decay={recipe.ema_decay} has a half-life of {half_life:,.0f} updates, longer than the run "
             f"of {steps:,}. Set recipe.ema_decay={fitting_decay(steps)}, or let `--fit` adapt the recipe."
         )
-
-
-def half_life_steps(decay: float) -> float:
-    """Updates after which a weight counts half in the EMA weights."""
-    return math.log(0.5) / math.log(decay)
 
 
 def with_length(experiment: Experiment, epochs: float, num_samples: int) -> Experiment:
@@ -342,10 +317,10 @@ def adapt_channels(
 
     The normalization is then ImageNet's. A user who sets `data.mean` or `data.std` decides alone.
     """
-    user_decides = any(is_within(path, set_by_user) for path in CHANNEL_FIELDS)
+    color: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
+    user_decides = any(is_within(path, set_by_user) for path in color)
     if user_decides or not images.has_color or experiment.data.channels != 1:
         return experiment, ()
-    color: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
     reason = "the images have color, so the network gets three channels with ImageNet's mean and std"
     changes = (
         Change(path=path, before=attrgetter(path)(experiment), after=after, reason=reason)
