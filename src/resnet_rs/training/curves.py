@@ -72,52 +72,43 @@ def with_results(events: Iterator[Event], folder: Path) -> Iterator[Event]:
 
 
 def with_tensorboard(events: Iterator[Event], folder: Path) -> Iterator[Event]:
-    """The same events, written to TensorBoard's event files in `folder/tensorboard` as well."""
-    board = _Board(folder / "tensorboard")
+    """The same events, written to TensorBoard's event files in `folder/tensorboard` as well.
+
+    What a run repeats after an interruption replaces what was there.
+    """
+    writer: Any = None
     try:
         for event in events:
-            board.add(event)
+            try:
+                if isinstance(event, Started):
+                    from torch.utils.tensorboard import SummaryWriter
+
+                    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=event.step + 1)
+                elif writer is not None:
+                    for name, value, step in _scalars(event):
+                        writer.add_scalar(name, value, step)
+            except OSError as error:
+                writer = None
+                warnings.warn(
+                    f"TensorBoard's files cannot be written: {error}. The run goes on.", stacklevel=2
+                )
             yield event
     finally:
-        board.close()
-
-
-class _Board:
-    """Event files of TensorBoard. What a run repeats after an interruption replaces what was there."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writer: Any = None
-
-    def add(self, event: Event) -> None:
-        try:
-            self._add_event(event)
-        except OSError as error:
-            self._writer = None
-            warnings.warn(f"TensorBoard's files cannot be written: {error}. The run goes on.", stacklevel=2)
-
-    def close(self) -> None:
-        if self._writer is not None:
+        if writer is not None:
             with suppress(OSError):
-                self._writer.close()
+                writer.close()
 
-    def _add_event(self, event: Event) -> None:
-        if isinstance(event, Started):
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=event.step + 1)
-        elif self._writer is None:
-            return
-        elif isinstance(event, Progressed):
-            if not event.update.is_skipped:
-                self._add({"train/loss": event.update.loss, "lr": event.update.lr}, event.update.step)
-        elif isinstance(event, Evaluated):
-            speed = {"images_per_second": event.images_per_second, "data_wait": event.data_wait}
-            self._add({**speed, **dict(_named_scores(event.split, event.summaries))}, event.step)
-
-    def _add(self, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+def _scalars(event: Event) -> Iterator[tuple[str, float, int]]:
+    """The name, the value and the update of each number of an event."""
+    if isinstance(event, Progressed) and not event.update.is_skipped:
+        yield "train/loss", event.update.loss, event.update.step
+        yield "lr", event.update.lr, event.update.step
+    elif isinstance(event, Evaluated):
+        yield "images_per_second", event.images_per_second, event.step
+        yield "data_wait", event.data_wait, event.step
+        for name, value in _named_scores(event.split, event.summaries):
+            yield name, value, event.step
 
 
 def _named_scores(part: str, summaries: dict[str, dict[str, float]]) -> Iterator[tuple[str, float]]:
