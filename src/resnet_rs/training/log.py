@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,22 @@ class Log:
         """The update of each evaluation, and the summary of the weights to use."""
         self._losses: list[float] = []
         self._pending = b""
-        self._is_torn = False
         self._num_bytes = 0
         self._path = path
         self._descriptor: int | None = None
         if path is None:
             return
-        lines = _lines(path)
-        if any(line is None for _, line in lines):
+        lines, is_damaged = _lines(path)
+        if is_damaged:
             # Nothing behind a damaged line is read, so a copy is kept.
             storage.write_bytes(path.with_name(f"damaged-{path.name}"), path.read_bytes())
         for text, line in lines:
-            if line is None or line["step"] > up_to_step:
+            if line["step"] > up_to_step:
                 break
             self._count(line)
             self._num_bytes += len(text) + 1
         self._descriptor = storage.disk.extend(path)
-        if path.stat().st_size > self._num_bytes:
-            storage.disk.cut(path, self._num_bytes)
+        self._write()
 
     def append(self, kind: str, *, step: int, **values: Any) -> None:  # noqa: ANN401 - any JSON value may be logged
         """Write one line. If the disk is full, the line is kept and written as soon as there is space."""
@@ -54,10 +53,8 @@ class Log:
         if self._descriptor is None:
             return
         self._pending += json.dumps(line).encode("utf-8", "surrogateescape") + b"\n"
-        try:
+        with suppress(OSError):  # `commit` raises before anything counts as saved
             self._write()
-        except OSError:
-            return  # `commit` raises before anything counts as saved
 
     def commit(self) -> None:
         """Return when every line is on the disk. Raises `OSError` if that fails."""
@@ -80,24 +77,15 @@ class Log:
             os.close(self._descriptor)
 
     def _write(self) -> None:
-        """Write the pending lines; if only a part could be written, remove that part."""
-        if self._descriptor is None or not self._pending:
+        """Write the pending lines behind the lines that count; what an earlier attempt left there is removed."""
+        if self._descriptor is None or self._path is None:
             return
-        self._mend()
-        try:
-            storage.disk.write(self._descriptor, self._pending)
-        except OSError:
-            self._is_torn = True
-            self._mend()
-            raise
-        self._num_bytes += len(self._pending)
-        self._pending = b""
-
-    def _mend(self) -> None:
-        """Remove a partial line, so that nothing is written behind it."""
-        if self._is_torn and self._path is not None:
+        if os.fstat(self._descriptor).st_size > self._num_bytes:
             storage.disk.cut(self._path, self._num_bytes)
-            self._is_torn = False
+        if self._pending:
+            storage.disk.write(self._descriptor, self._pending)
+            self._num_bytes += len(self._pending)
+            self._pending = b""
 
     def _count(self, line: dict[str, Any]) -> None:
         self.num_updates += line["kind"] in ("update", "skipped")
@@ -112,19 +100,20 @@ class Log:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, in order, up to the first line that is incomplete or invalid. Empty if there is no log."""
-    found: list[dict[str, Any]] = []
-    for _, line in _lines(path):
-        if line is None:
-            break
-        found.append(line)
-    return found
+    return [line for _, line in _lines(path)[0]]
 
 
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
-    """The text of each complete line of a log, and its value; None for an invalid one."""
+def _lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
+    """The text and the value of each line up to the first incomplete or invalid one, and whether one is invalid."""
     # Every complete line ends with a newline, so the text after the last newline is incomplete.
     texts = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [(text, _parsed(text)) for text in texts]
+    found = list[tuple[bytes, dict[str, Any]]]()
+    for text in texts:
+        line = _parsed(text)
+        if line is None:
+            break
+        found.append((text, line))
+    return found, len(found) < len(texts)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
