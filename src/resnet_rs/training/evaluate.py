@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +93,8 @@ def _update_meters(
 
 def gather_unreadable(mine: Iterable[Unreadable], ranks: Ranks) -> tuple[Unreadable, ...]:
     """The unreadable samples of all ranks."""
-    packed = json.dumps([(error.key, error.reason) for error in mine]).encode()
-    return tuple(Unreadable(*error) for text in ranks.gather(packed) for error in json.loads(text))
+    gathered = ranks.gather_values([(error.key, error.reason) for error in mine])
+    return tuple(Unreadable(*error) for errors in gathered for error in errors)
 
 
 def refuse_none_scored(evaluation: Evaluation, source: Source) -> None:

@@ -78,7 +78,7 @@ def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final
     if job.experiment.recipe.patience is not None:
         if job.ranks.is_first:
             step = _load_best(job, model, best_steps(evaluations, job.experiment.task.headline)) or step
-        step = int(job.ranks.gather(str(step).encode())[0])
+        step = job.ranks.gather_values(step)[0]
         job.ranks.copy_from_first(list(model.state_dict().values()))
     source = job.splits.validation_or_test
     count = min(len(source), _MOST_SAMPLES)

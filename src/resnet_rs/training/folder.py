@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -132,9 +131,9 @@ def _refuse_different_jobs(job: Job) -> None:
     """Raise `ValueError` if the ranks have different jobs."""
     mine = {"experiment": config.to_plain(job.experiment), **job.identity(), "save_every": job.save_every}
     mine["num_evaluations"] = job.num_evaluations
-    jobs = [json.loads(text) for text in job.ranks.gather(json.dumps(mine).encode())]
-    for i, other in enumerate(jobs):
-        different = [name for name in mine if other[name] != jobs[0][name]]
+    first, *others = job.ranks.gather_values(mine)
+    for i, other in enumerate(others, start=1):
+        different = [name for name in mine if other[name] != first[name]]
         if different:
             raise ValueError(
                 f"rank {i} has another {different[0]} than rank 0. Start every rank with the same command and data."

@@ -51,12 +51,7 @@ class Pace:
         """Seconds of training so far; the time between a stop and its continuation does not count."""
         return time.monotonic() - self._begin
 
-    @property
-    def images_per_second(self) -> float:
-        """Samples trained on per second, since the last restart."""
-        return self._num_samples / max(1e-9, time.monotonic() - self._since)
-
-    @property
-    def data_wait(self) -> float:
-        """Share of the time in which the loop waited for a batch."""
-        return self._waited / max(1e-9, time.monotonic() - self._since)
+    def speed(self) -> dict[str, float]:
+        """Samples per second, and the share of the time in which the loop waited, since the last restart."""
+        passed = max(1e-9, time.monotonic() - self._since)
+        return {"images_per_second": self._num_samples / passed, "data_wait": self._waited / passed}

@@ -7,8 +7,9 @@ many ranks there are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -41,6 +42,10 @@ class Ranks:
     def gather(self, content: bytes) -> list[bytes]:
         """The `content` of every rank, in rank order; the same list on every rank."""
         return [content]
+
+    def gather_values(self, value: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+        """The `value` of every rank, in rank order, as JSON gives it back; the same list on every rank."""
+        return [json.loads(text) for text in self.gather(json.dumps(value).encode())]
 
     def largest(self, number: int) -> int:
         """The largest `number` of all ranks; the same on every rank."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import torch
 
 from resnet_rs.storage import Damaged
@@ -64,19 +61,14 @@ def _differences(saved: Checkpoint, job: Job) -> list[str]:
 
 def _copy_to_all(job: Job, state: TrainState, log: Log) -> None:
     """Copy the state of the first rank to all ranks."""
-    known: dict[str, Any] = {
-        "step": state.step,
-        "skipped": state.skipped,
-        "momenta": sorted(state.momenta()),
-        "evaluations": log.evaluations,
-    }
-    known = json.loads(job.ranks.gather(json.dumps(known).encode())[0])
-    state.step, state.skipped = known["step"], tuple(known["skipped"])
-    log.evaluations = [(step, summary) for step, summary in known["evaluations"]]
+    known = (state.step, state.skipped, log.evaluations, sorted(state.momenta()))
+    state.step, skipped, evaluations, names = job.ranks.gather_values(known)[0]
+    state.skipped = tuple(skipped)
+    log.evaluations = [(step, summary) for step, summary in evaluations]
     if not job.ranks.is_first:
         parameters = dict(state.model.named_parameters())
-        state.set_momenta({name: torch.zeros_like(parameters[name]) for name in known["momenta"]})
+        state.set_momenta({name: torch.zeros_like(parameters[name]) for name in names})
     momenta = state.momenta()
     weights = [tensor for model in state.models.values() for tensor in model.state_dict().values()]
     pulls = [start for _, start in state.pulls]
-    job.ranks.copy_from_first([*weights, *(momenta[name] for name in known["momenta"]), *pulls])
+    job.ranks.copy_from_first([*weights, *(momenta[name] for name in names), *pulls])

@@ -14,7 +14,6 @@ stopped or killed, even many times, continues to the same weights, scores and lo
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -132,6 +131,16 @@ class _Training:
         return is_over or self.state.step == self.timetable.total_steps
 
     def events(self) -> Iterator[Event]:
+        with suppress(Interrupted):
+            yield from self._train()
+        while self.state.step > self.saved_step:
+            yield self._save()
+        end = self._end()
+        self.log.commit()
+        yield end
+
+    def _train(self) -> Iterator[Event]:
+        """Update, evaluate and save until the last update or a stop request."""
         steps = _evaluation_steps(self.job)
         # The first pass comes before any update, for a run that was killed before its evaluation.
         for event in chain([None], self._updates()):
@@ -141,15 +150,7 @@ class _Training:
             if step > self.saved_step and (step in steps or self._is_time_to_save()):
                 yield self._save()
             if step in steps and self.log.evaluated_at < step:
-                evaluated = self._evaluate()
-                if evaluated is None:
-                    break
-                yield evaluated
-        while self.state.step > self.saved_step:
-            yield self._save()
-        end = self._end()
-        self.log.commit()
-        yield end
+                yield self._evaluate()
 
     def _updates(self) -> Iterator[Progressed]:
         if self.is_trained:
@@ -170,13 +171,13 @@ class _Training:
             update = self._logged(update)
             job.ranks.at_step(update.step)
             self.pace.count(update.num_samples)
-            speed = self.pace.images_per_second
+            speed = self.pace.speed()
+            num_left = (timetable.total_steps - update.step) * timetable.batch_size
             yield Progressed(
                 update=update,
                 epoch=timetable.epoch(update.step),
-                images_per_second=speed,
-                data_wait=self.pace.data_wait,
-                seconds_left=(timetable.total_steps - update.step) * timetable.batch_size / max(1e-9, speed),
+                seconds_left=num_left / max(1e-9, speed["images_per_second"]),
+                **speed,
             )
             if self.is_trained:
                 return
@@ -204,8 +205,8 @@ class _Training:
     def _log_skipped(self, update: Update) -> None:
         """Log the samples of an update that was not finite. Raises `Diverged` if there are too many such updates."""
         source = self.job.splits.train
-        mine = json.dumps([source.key(index) for index in update.suspects]).encode()
-        keys = [key for text in self.job.ranks.gather(mine) for key in json.loads(text)]
+        gathered = self.job.ranks.gather_values([source.key(index) for index in update.suspects])
+        keys = [key for mine in gathered for key in mine]
         self.log.append("skipped", step=update.step, is_loss_finite=math.isfinite(update.loss), keys=keys)
         recent = (*self.state.skipped, update.step)
         self.state.skipped = tuple(step for step in recent if step > update.step - _SKIPPED_WINDOW)
@@ -237,7 +238,7 @@ class _Training:
             except OSError as error:
                 reason = _save_error(error, self.job, self.state)
         self.pace.saved()
-        reason = self.job.ranks.gather(reason.encode())[0].decode()
+        reason = self.job.ranks.gather_values(reason)[0]
         if not reason:
             self.saved_step, self.num_failed = step, 0
             return Saved(step=step)
@@ -256,12 +257,11 @@ class _Training:
         steps = best_steps(self.log.evaluations, job.experiment.task.headline)
         return steps[0] if steps and job.experiment.recipe.patience is not None else None
 
-    def _evaluate(self) -> Evaluated | None:
-        """Score the validation or test part and log the result; None if a stop is requested before the end."""
-        speed = {"images_per_second": self.pace.images_per_second, "data_wait": self.pace.data_wait}
+    def _evaluate(self) -> Evaluated:
+        """Score the validation or test part and log the result. Raises `Interrupted` on a stop request."""
+        speed = self.pace.speed()
+        self.evaluation = None  # if this one is interrupted, an earlier one must not be taken for it
         self.evaluation = self._score(self.state.models, self.job.splits.validation_or_test)
-        if self.evaluation is None:
-            return None
         unreadable = () if self.job.splits.validation is None else self.evaluation.unreadable
         refuse_none_scored(self.evaluation, self.job.splits.validation_or_test)
         event = Evaluated(
@@ -279,49 +279,38 @@ class _Training:
 
     def _end(self) -> Finished | Stopped:
         """The last event: `Finished` with the final scores, or `Stopped` if a stop is requested before them."""
-        found = self._final_scores() if self.is_trained else None
-        if found is not None:
-            if self.job.ranks.is_first:
-                with suppress(OSError):  # files that stay only take space
-                    storage.remove_tree(self.job.folder / CACHE)
-                storage.write_json(self.job.folder / "scores.json", found)
-            is_early = self.state.step < self.timetable.total_steps
-            return Finished(scores=found, seconds=self.pace.seconds, is_early=is_early)
-        reasons = [text.decode() for text in self.job.ranks.gather(self.job.stop.reason.encode())]
-        return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
-
-    def _final_scores(self) -> dict[str, Any] | None:
-        """The scores of the final weights on the test part; None if a stop is requested before they are known."""
-        job, test = self.job, self.job.splits.test
-        is_stop_requested = job.ranks.largest(job.stop.is_requested)
-        if job.splits.validation is None:
-            evaluation = self.evaluation
-            if evaluation is None and not is_stop_requested:
-                evaluation = self._score(self.state.models, test)
-            return None if evaluation is None else scores(evaluation, test, job.experiment.task)
-        if is_stop_requested:
-            return None
         try:
-            final = choose_final(job, self.state, self.log.evaluations)
+            if not self.is_trained:
+                raise Interrupted
+            found = self._final_scores()
         except Interrupted:
-            return None
+            reasons = self.job.ranks.gather_values(self.job.stop.reason)
+            return Stopped(step=self.state.step, reason=next(filter(None, reasons), ""))
+        if self.job.ranks.is_first:
+            with suppress(OSError):  # files that stay only take space
+                storage.remove_tree(self.job.folder / CACHE)
+            storage.write_json(self.job.folder / "scores.json", found)
+        is_early = self.state.step < self.timetable.total_steps
+        return Finished(scores=found, seconds=self.pace.seconds, is_early=is_early)
+
+    def _final_scores(self) -> dict[str, Any]:
+        """The scores of the final weights on the test part. Raises `Interrupted` on a stop request."""
+        job, test = self.job, self.job.splits.test
+        if job.splits.validation is None:
+            evaluation = self.evaluation or self._score(self.state.models, test)
+            return scores(evaluation, test, job.experiment.task)
+        final = choose_final(job, self.state, self.log.evaluations)
         if job.ranks.is_first:
             write_final(job, self.state, final, _provenance(job))
         name = next(iter(self.state.models))
         evaluation = self._score({name: final.model}, test, experiment=final.experiment)
-        if evaluation is None:
-            return None
         return {**scores(evaluation, test, final.experiment.task), "step": final.step}
 
     def _score(
         self, models: Mapping[str, Model], source: Source, *, experiment: Experiment | None = None
-    ) -> Evaluation | None:
-        """The scores of `models`; None if a stop is requested before the end."""
+    ) -> Evaluation:
         job = self.job
-        try:
-            return evaluate(models, source, experiment or job.experiment, machine=job.machine, stop=job.stop)
-        except Interrupted:
-            return None
+        return evaluate(models, source, experiment or job.experiment, machine=job.machine, stop=job.stop)
 
 
 def _with_cache(job: Job) -> Job:
