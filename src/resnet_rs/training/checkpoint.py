@@ -98,12 +98,12 @@ def save(run: Path, state: TrainState, provenance: Provenance, *, best: int | No
     values that are not finite. Earlier checkpoints are then unchanged.
     """
     path = folder_of(run, state.step)
-    if path.exists() and not _is_valid(path):
-        _set_aside(path)
-    if path.is_dir():
-        # It is complete, but its last flush failed, or an earlier attempt at this run saved it.
+    if _is_valid(path):
+        # Its last flush failed, or an earlier attempt at this run saved it.
         storage.disk.sync_folder(path.parent)
     else:
+        if path.exists():
+            _set_aside(path)
         storage.write_folder(path, _files(state, provenance))
     # An old checkpoint that cannot be removed does no harm. The next save tries again.
     with suppress(OSError):

@@ -107,7 +107,9 @@ class Loop:
         state.optimizer.zero_grad(set_to_none=True)
         statistics.begin()
         parts = list[_Part]()
-        total = self.ranks.total(self._micro_batches(work, batches, parts), self.micro_batches)
+        mine = range(*self.ranks.bounds(self.micro_batches, self.ranks.index))
+        gradients = (self._micro_batch(work, batches, parts) for _ in mine)
+        total = self.ranks.total(gradients, self.micro_batches)
         # One transfer from the device for all numbers.
         *values, norm = torch.cat([total.counts, get_total_norm(total.gradients)[None]]).tolist()
         sums = _Counts(*values)
@@ -120,32 +122,21 @@ class Loop:
                 self._update_ema(state)
         return update
 
-    def _micro_batches(
-        self, work: _Work, batches: Iterator[Batch], parts: list[_Part]
-    ) -> Iterator[MicroBatchGradient]:
-        """Compute the micro-batches of this rank in turn, and append to `parts` what the update reports of each."""
-        for _ in range(*self.ranks.bounds(self.micro_batches, self.ranks.index)):
-            part, gradient = self._micro_batch(work, batches)
-            parts.append(part)
-            yield gradient
-
-    def _micro_batch(self, work: _Work, batches: Iterator[Batch]) -> tuple[_Part, MicroBatchGradient]:
-        """Compute the next micro-batch; without a sample its gradient is zero."""
+    def _micro_batch(self, work: _Work, batches: Iterator[Batch], parts: list[_Part]) -> MicroBatchGradient:
+        """Compute the next micro-batch and append it to `parts`; without a sample its gradient is zero."""
         state, statistics = work.state, work.statistics
         batch = None if self.stop.is_requested else next(batches)
         parameters = _trained(state)
         if batch is None or not len(batch.indices):
-            nothing = parameters[0].new_zeros(())
-            zeros = [torch.zeros_like(p) for p in parameters]
-            counts = _counts(nothing, nothing, batch)
-            return _Part(batch, nothing), MicroBatchGradient(zeros, statistics.nothing(), counts)
-        loss = self._backward(work, batch)
+            loss, after = parameters[0].new_zeros(()), statistics.nothing()
+        else:
+            loss, after = self._backward(work, batch), statistics.take()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        after = statistics.take()
         # Zero times a finite statistic is zero; zero times NaN or infinity is NaN, which the check then carries.
         check = get_total_norm(gradients) + loss + 0 * after.sum()
         state.optimizer.zero_grad(set_to_none=True)
-        return _Part(batch, check), MicroBatchGradient(gradients, after, _counts(loss, check, batch))
+        parts.append(_Part(batch, check))
+        return MicroBatchGradient(gradients, after, _counts(loss, check, batch))
 
     def _backward(self, work: _Work, batch: Batch) -> Tensor:
         """Compute the gradient of `batch`'s share of the whole batch's mean loss. Returns the sum of its losses."""

@@ -58,9 +58,7 @@ def begin(
     if type(saved.experiment.task) is type(experiment.task):
         given = {name: tensor for name, tensor in theirs.items() if name.startswith(_HEAD)}
         head = experiment.task.start_head(given, before=saved.classes, after=classes)
-        if head is not None and any(
-            mine[key].shape != tensor.shape for key, tensor in head.items() if key in mine
-        ):
+        if head and any(mine[key].shape != tensor.shape for key, tensor in head.items() if key in mine):
             head = None  # of another width, say
     tensors = {**mine, **backbone, **(head or {})}
     file = storage.file_sha256(saved.path / f"{saved.weights}.safetensors")
@@ -100,11 +98,9 @@ def read(run: Path, *, summary: str) -> Start:
 
 
 def awaited(experiment: Experiment, *, sha256: str, summary: str) -> Start:
-    """The start of a rank that gets the tensors from the first one; until then they are zero."""
-    with torch.device("meta"):
-        shapes = experiment.build_model().state_dict()
-    tensors = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in shapes.items()}
+    """The start of a rank that gets the tensors from the first one; until then they are fresh."""
     provenance = Provenance(experiment=experiment, classes=(), seed=0)
+    tensors = experiment.build_model().state_dict()
     return Start(tensors=tensors, sha256=sha256, summary=summary, provenance=provenance)
 
 
