@@ -35,7 +35,7 @@ LAYERS = {
 }
 WITHOUT_TORCH = {"paper", "report", "config", "storage", "text", "zoo", "cli", "jobs", "studies"}
 ONLY_IN = {
-    "torch.distributed": {"training/group.py", "training/heartbeat.py"},
+    "torch.distributed": {"training/group.py"},
     "PIL": {"data/decode.py", "data/resample.py", "report/page.py"},
     "timm": {"bridges/timm.py"},
     "huggingface_hub": {"bridges/hub.py"},

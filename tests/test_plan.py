@@ -13,8 +13,7 @@ from resnet_rs.config import edit
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.survey import Images, measure_images
-from resnet_rs.plan.budget import Budget
-from resnet_rs.plan.options import MeasuredOption, Option, select
+from resnet_rs.plan.options import Budget, MeasuredOption, Option, select
 from resnet_rs.plan.rules import (
     PlanInput,
     adapt_channels,

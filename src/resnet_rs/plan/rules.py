@@ -17,9 +17,9 @@ from resnet_rs.config import edit
 from resnet_rs.data.pipeline import SMALLEST_SIZE, Data
 from resnet_rs.data.source import Source
 from resnet_rs.data.survey import Images, measure_images
-from resnet_rs.plan.budget import Budget
 from resnet_rs.plan.changes import Change, Edits
 from resnet_rs.plan.options import (
+    Budget,
     MeasuredOption,
     Option,
     Selection,

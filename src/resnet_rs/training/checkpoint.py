@@ -120,8 +120,7 @@ def write(
 ) -> None:
     """Write weights alone to the new checkpoint folder `path`, atomically."""
     info = info_of(provenance, step=step, skipped=())
-    files = [(f"{weights}.safetensors", content(tensors, weights)), (INFO, info)]
-    storage.write_folder(path, iter(files))
+    storage.write_folder(path, [(f"{weights}.safetensors", content(tensors, weights)), (INFO, info)])
 
 
 def _recorded_split(run: Path, digest: str) -> dict[str, list[str]] | None:
@@ -146,10 +145,8 @@ def has_any(run: Path) -> bool:
 
 def num_bytes(state: TrainState) -> int:
     """Approximate size of a checkpoint of `state`."""
-    sizes = [
-        t.numel() * t.element_size() for model in state.models.values() for t in model.state_dict().values()
-    ]
-    return sum(sizes) + sum(p.numel() * p.element_size() for p in state.model.parameters())
+    tensors = [tensor for model in state.models.values() for tensor in model.state_dict().values()]
+    return sum(tensor.nbytes for tensor in [*tensors, *state.model.parameters()])
 
 
 def recover(run: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -238,15 +235,11 @@ def _read_folder(path: Path) -> Checkpoint:
     digest = info["split"]
     return Checkpoint(
         path=path,
-        step=info["step"],
-        seed=info["seed"],
-        classes=tuple(info["classes"]),
         experiment=experiment,
         split=None if digest is None else _recorded_split(run, digest),
         split_digest=digest,
-        skipped=tuple(info["skipped"]),
-        environment=info["environment"],
-        origin=info["origin"],
+        **{name: tuple(info[name]) for name in ("classes", "skipped")},
+        **{name: info[name] for name in ("step", "seed", "environment", "origin")},
     )
 
 
@@ -263,12 +256,8 @@ def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NotFinite(f"{key} of the {name} has a value that is not finite, so it is not saved.")
-    return as_safetensors(
-        {
-            name: tensor.detach().to("cpu", memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        }
-    )
+    cpu = {key: t.detach().to("cpu", memory_format=torch.contiguous_format) for key, t in tensors.items()}
+    return as_safetensors(cpu)
 
 
 def _drop_old(run: Path, *, newest: Path, best: int | None) -> None:

@@ -1,9 +1,17 @@
-"""`ProcessGroup`: several ranks on one or more machines, started by torchrun. It uses gloo on CPUs and NCCL on CUDA."""
+"""`ProcessGroup`: several ranks on one or more machines, started by torchrun. It uses gloo on CPUs and NCCL on CUDA.
+
+A rank that is suspended, or whose machine is disconnected, keeps its connections open. The other ranks would wait for
+it until the timeout of the collective, which is long because saving or reading may take long. So every rank sends a
+`Heartbeat` from a separate thread and monitors that of one other rank.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
+import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Generator, Sequence
@@ -20,10 +28,12 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from resnet_rs.processes import end_with_parent
 from resnet_rs.training.device import Device
-from resnet_rs.training.heartbeat import EXIT_PEER_LOST, Heartbeat
-from resnet_rs.training.ranks import Ranks
-from resnet_rs.training.reduction import Subtree, TreeSum, subtrees
+from resnet_rs.training.ranks import Ranks, Subtree, TreeSum, subtrees
 
+_SECONDS = 2.0
+"""Seconds between two heartbeats."""
+_MISSED = 15
+"""Missed heartbeats in a row after which a rank counts as lost."""
 _TIMEOUT = timedelta(minutes=10)
 _POLL_SECONDS = 0.05
 _FAILURE = "failure"
@@ -47,7 +57,7 @@ _LOST = re.compile(
 class PeerLost(ConnectionError):
     """Another rank has failed or cannot be reached."""
 
-    exit_code = EXIT_PEER_LOST
+    exit_code = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,64 @@ class RankInfo:
     host: str
     """Address of the launcher's store."""
     port: int
+
+
+class Heartbeat:
+    """Sends heartbeats for rank `index` and monitors the next rank. Ends the process if that rank goes silent."""
+
+    def __init__(self, store: Store, *, index: int, count: int) -> None:
+        self.step = 0
+        """Updates that this rank has taken."""
+        self._store = store
+        self._index = index
+        self._watched = (index + 1) % count
+        self._missed = 0
+        self._last_heard = b""
+        self._is_over = threading.Event()
+
+    @contextmanager
+    def beating(self) -> Generator[None]:
+        """Send heartbeats and monitor the next rank within the block."""
+        self._store.set(self._name(self._index), "0 0")
+        for target in (self._beat, self._watch):
+            threading.Thread(target=target, daemon=True, name=target.__name__).start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+
+    def _beat(self) -> None:
+        """Exchange heartbeats. This may block for long without a network, so another thread counts."""
+        number = 0
+        while not self._is_over.wait(_SECONDS):
+            number += 1
+            with suppress(RuntimeError):
+                self._store.set(self._name(self._index), f"{number} {self.step}")
+                heard = self._store.get(self._name(self._watched))
+                if heard != self._last_heard:
+                    self._last_heard = heard
+                    self._missed = 0
+
+    def _watch(self) -> None:
+        # This counts heartbeats, not seconds: after a suspend of the whole machine none was missed.
+        while not self._is_over.wait(_SECONDS):
+            self._missed += 1
+            if self._missed > _MISSED:
+                self._report()
+                os._exit(PeerLost.exit_code)
+
+    def _report(self) -> None:
+        last = self._last_heard.decode().partition(" ")[2] or "none"
+        text = (
+            f"error: rank {self._index} has not heard from rank {self._watched} for {_MISSED * _SECONDS:.0f} s; its "
+            f"last known update is {last}. Rank {self._index} exits after {self.step} updates; its stack:\n"
+        )
+        os.write(2, text.encode())
+        faulthandler.dump_traceback()
+
+    @staticmethod
+    def _name(index: int) -> str:
+        return f"heartbeat of rank {index}"
 
 
 class ProcessGroup(Ranks):

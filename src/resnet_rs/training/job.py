@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,15 @@ class Job:
     """For `run.json`: the name of the experiment, the edits with their reasons, the data and its automatic split."""
 
     def __post_init__(self) -> None:
-        setting = self.experiment.recipe.fine_tuning.needs_start
-        if self.start is None and setting:
+        recipe = self.experiment.recipe
+        if self.start is None and recipe.fine_tuning.needs_start:
             raise ValueError(
-                f"recipe.fine_tuning.{setting} needs pretrained weights, and none are given. Add --from WEIGHTS, or "
-                "remove the edit."
+                f"recipe.fine_tuning.{recipe.fine_tuning.needs_start} needs pretrained weights, and none are given. "
+                "Add --from WEIGHTS, or remove the edit."
             )
-        if self.experiment.recipe.patience is not None and self.splits.validation is None:
+        if recipe.patience is not None and self.splits.validation is None:
             raise ValueError(
-                f"recipe.patience={self.experiment.recipe.patience} needs validation images, and there are none. Add "
+                f"recipe.patience={recipe.patience} needs validation images, and there are none. Add "
                 "recipe.validation=0.1, or a folder 'val' beside 'train' and 'test'."
             )
         device, size = self.machine.device, self.experiment.data.size
@@ -69,7 +70,7 @@ class Job:
                 f"data.size={size}. Leave out --precision, or use larger images."
             )
 
-    @property
+    @cached_property
     def timetable(self) -> Timetable:
         """The recipe in updates, for this training split."""
         return self.experiment.recipe.timetable(len(self.splits.train))

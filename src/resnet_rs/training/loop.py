@@ -1,7 +1,7 @@
 """The loop: one optimizer step per batch, yielded to whoever called.
 
 A batch is split into micro-batches, which the ranks share. Each of them gives a `MicroBatchGradient`: gradients, the
-batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`reduction`), so neither the
+batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`ranks`), so neither the
 number of ranks nor an interruption can change it.
 
 An update with NaN or infinity in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit
@@ -25,9 +25,8 @@ from resnet_rs.models.randomness import ModelRng
 from resnet_rs.processes import Stop
 from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
-from resnet_rs.training.ranks import ALONE, Ranks
+from resnet_rs.training.ranks import ALONE, MicroBatchGradient, Ranks
 from resnet_rs.training.recipe import Timetable
-from resnet_rs.training.reduction import MicroBatchGradient
 from resnet_rs.training.state import Statistics, TrainState
 
 

@@ -95,14 +95,12 @@ def _test_images(blocks: Sequence[Block], splits: Splits | None, experiment: Exp
     """The test images of all galleries, as the network sees them. Images whose key has changed are left out."""
     if splits is None:
         return {}
-    tiles = [tile for block in blocks if isinstance(block, Gallery) for tile in block.tiles]
-    found: dict[int, Pixels] = {}
-    for tile in tiles:
-        if tile.index >= len(splits.test) or splits.test.key(tile.index) != tile.key:
-            continue
-        with suppress(Unreadable):
-            sample = splits.test.read(tile.index, experiment.data.test_request())
-            found[tile.index] = _as_image(experiment.data.test_input(sample)[0])
+    test, data, found = splits.test, experiment.data, dict[int, Pixels]()
+    for tile in (tile for block in blocks if isinstance(block, Gallery) for tile in block.tiles):
+        if tile.index < len(test) and test.key(tile.index) == tile.key:
+            with suppress(Unreadable):
+                sample = test.read(tile.index, data.test_request())
+                found[tile.index] = _as_image(data.test_input(sample)[0])
     return found
 
 
@@ -110,17 +108,12 @@ def _augmented(splits: Splits | None, experiment: Experiment, *, seed: int) -> l
     """Training samples with the augmentation of the first epoch."""
     if splits is None:
         return []
-    images: list[Pixels] = []
-    source = splits.train
+    images, source, data = list[Pixels](), splits.train, experiment.data
     for i in range(min(_NUM_AUGMENTED, len(source))):
         index = len(source) * i // _NUM_AUGMENTED
-        try:
-            request = experiment.data.train_request(seed=seed, epoch=0, index=index)
-            sample = source.read(index, request)
-        except Unreadable:
-            continue
-        inputs, _ = experiment.data.train_input(sample, seed=seed, epoch=0, index=index)
-        images.append(_as_image(inputs))
+        with suppress(Unreadable):
+            sample = source.read(index, data.train_request(seed=seed, epoch=0, index=index))
+            images.append(_as_image(data.train_input(sample, seed=seed, epoch=0, index=index)[0]))
     return images
 
 
@@ -132,13 +125,8 @@ def _as_image(inputs: Tensor) -> Pixels:
 
 def _edits(info: Mapping[str, Any]) -> list[Edit]:
     """The differences from the zoo, with the reason of those that `--fit` made."""
-    changes = {change["path"]: change for change in info["changes"]}
+    reasons = {change["path"]: change["reason"] for change in info["changes"]}
     return [
-        Edit(
-            path=path,
-            before=config.as_text(before),
-            after=config.as_text(after),
-            reason=changes.get(path, {}).get("reason", ""),
-        )
-        for path, (before, after) in info["edits"].items()
+        Edit(path=path, before=config.as_text(old), after=config.as_text(new), reason=reasons.get(path, ""))
+        for path, (old, new) in info["edits"].items()
     ]

@@ -21,11 +21,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resnet_rs import storage
 from resnet_rs.data.balance import Balanced, sample_weights
@@ -56,7 +54,6 @@ from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
 from resnet_rs.training.pace import Pace
 from resnet_rs.training.provenance import Provenance
-from resnet_rs.training.recipe import Timetable
 from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
@@ -94,15 +91,14 @@ def run(job: Job) -> Iterator[Event]:
             set_activation_checkpointing(state.model)
         log, notices = resume(job, state)
         try:
-            timetable = job.timetable
             if job.start is not None and not state.step:
                 notices = [f"{job.start.summary}.", *notices]
-            if job.ranks.is_first and state.step < timetable.total_steps:
+            if job.ranks.is_first and state.step < job.timetable.total_steps:
                 refuse_full_disk(job, state)
             job = _with_cache(job)
-            yield Started(step=state.step, timetable=timetable, notices=tuple(notices))
+            yield Started(step=state.step, timetable=job.timetable, notices=tuple(notices))
             pace = Pace(seconds_before=log.seconds)
-            yield from _Training(job, timetable, state, log, pace, saved_step=state.step).events()
+            yield from _Training(job, state, log, pace, saved_step=state.step).events()
         finally:
             log.close()
 
@@ -112,7 +108,6 @@ class _Training:
     """The state of an active run."""
 
     job: Job
-    timetable: Timetable
     state: TrainState
     log: Log
     pace: Pace
@@ -128,7 +123,7 @@ class _Training:
         """Whether the last update was made."""
         recipe, score = self.job.experiment.recipe, self.job.experiment.task.headline
         is_over = is_patience_over(self.log.evaluations, score, recipe.patience)
-        return is_over or self.state.step == self.timetable.total_steps
+        return is_over or self.state.step == self.job.timetable.total_steps
 
     def events(self) -> Iterator[Event]:
         with suppress(Interrupted):
@@ -155,7 +150,10 @@ class _Training:
     def _updates(self) -> Iterator[Progressed]:
         if self.is_trained:
             return
-        job, timetable = self.job, self.timetable
+        job, timetable = self.job, self.job.timetable
+        weights = None
+        if job.experiment.recipe.class_balance == "loss":
+            weights = job.machine.device.put(torch.from_numpy(sample_weights(job.splits.train)))
         loop = Loop(
             experiment=job.experiment,
             timetable=timetable,
@@ -164,9 +162,9 @@ class _Training:
             micro_batches=len(job.ranges(0)),
             ranks=job.ranks,
             stop=job.stop,
-            weights=_sample_weights(job),
+            weights=weights,
         )
-        batches = self.pace.timed(_batches(job, timetable, first_step=self.state.step))
+        batches = self.pace.timed(_batches(job, first_step=self.state.step))
         for update in loop.updates(self.state, batches):
             update = self._logged(update)
             job.ranks.at_step(update.step)
@@ -194,7 +192,7 @@ class _Training:
             self.log.append(
                 "update",
                 step=update.step,
-                epoch=self.timetable.epoch(update.step),
+                epoch=self.job.timetable.epoch(update.step),
                 lr=update.lr,
                 loss=update.loss,
                 gradient_norm=update.gradient_norm,
@@ -266,7 +264,7 @@ class _Training:
         refuse_none_scored(self.evaluation, self.job.splits.validation_or_test)
         event = Evaluated(
             step=self.state.step,
-            epoch=self.timetable.epoch(self.state.step),
+            epoch=self.job.timetable.epoch(self.state.step),
             loss=self.log.mean_loss(),
             split="test" if self.job.splits.validation is None else "validation",
             summaries={name: meter.summary() for name, meter in self.evaluation.meters.items()},
@@ -290,7 +288,7 @@ class _Training:
             with suppress(OSError):  # files that stay only take space
                 storage.remove_tree(self.job.folder / CACHE)
             storage.write_json(self.job.folder / "scores.json", found)
-        is_early = self.state.step < self.timetable.total_steps
+        is_early = self.state.step < self.job.timetable.total_steps
         return Finished(scores=found, seconds=self.pace.seconds, is_early=is_early)
 
     def _final_scores(self) -> dict[str, Any]:
@@ -315,24 +313,19 @@ class _Training:
 
 def _with_cache(job: Job) -> Job:
     """`job` with its decoded images kept in the run's folder, for the ranks that can see this folder."""
-    folder, caches = job.folder / CACHE, dict[str, Source]()
-    if job.ranks.is_first:
-        caches = _caches(job, folder)
-    job.ranks.gather(b"")  # the folders exist now
-    if not job.ranks.is_first and folder.is_dir():
-        caches = _caches(job, folder)
-    return replace(job, splits=replace(job.splits, **caches))
-
-
-def _caches(job: Job, folder: Path) -> dict[str, Source]:
-    splits = job.splits
+    folder, splits = job.folder / CACHE, job.splits
     parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
-    return {name: cached(part, folder / name) for name, part in parts.items() if part is not None}
+    for is_turn_of_first in (True, False):  # the first rank makes the folders
+        if job.ranks.is_first == is_turn_of_first and (is_turn_of_first or folder.is_dir()):
+            caches = {name: cached(part, folder / name) for name, part in parts.items() if part is not None}
+            splits = replace(splits, **caches)
+        job.ranks.gather(b"")
+    return replace(job, splits=splits)
 
 
-def _batches(job: Job, timetable: Timetable, *, first_step: int) -> Iterator[Batch]:
+def _batches(job: Job, *, first_step: int) -> Iterator[Batch]:
     """This rank's micro-batches."""
-    steps, train = range(first_step, timetable.total_steps), job.splits.train
+    steps, train = range(first_step, job.timetable.total_steps), job.splits.train
     if job.experiment.recipe.class_balance == "sampling":
         train = Balanced(source=train)
     ranges = (index_range for step in steps for index_range in job.ranks.share(job.ranges(step)))
@@ -347,13 +340,6 @@ def _batches(job: Job, timetable: Timetable, *, first_step: int) -> Iterator[Bat
         ),
         workers=job.machine.workers,
     )
-
-
-def _sample_weights(job: Job) -> Tensor | None:
-    """A factor for the loss of each training sample; None if the recipe weighs them alike."""
-    if job.experiment.recipe.class_balance != "loss":
-        return None
-    return job.machine.device.put(torch.from_numpy(sample_weights(job.splits.train)))
 
 
 def _provenance(job: Job) -> Provenance:

@@ -14,8 +14,7 @@ from typing import Any
 from resnet_rs import config
 from resnet_rs.data.source import Splits
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
-from resnet_rs.plan.budget import Budget
-from resnet_rs.plan.options import MeasuredOption
+from resnet_rs.plan.options import Budget, MeasuredOption
 from resnet_rs.plan.rules import Networks, PlanInput, make_plan, refuse_unfit
 from resnet_rs.report.table import duration_text
 from resnet_rs.text import macs_text
