@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -116,27 +117,27 @@ def new_state(
     experiment: Experiment, device: Device, *, seed: int, start: Mapping[str, Tensor] | None = None
 ) -> TrainState:
     """The state before the first update: fresh weights, or the state dict `start`."""
-    model = _placed(experiment, device, seed=seed, start=start)
-    ema: Model | None = None
-    if experiment.recipe.ema_decay is not None:
-        ema = _placed(experiment, device, seed=seed, start=start).requires_grad_(False).eval()
-    tuning = experiment.recipe.fine_tuning
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not tuning.is_frozen(part_of(name)))
-    held = tuple(module for name, module in model.named_modules() if name and _is_held(tuning, name, module))
-    pulls = _pulls(model, start) if tuning.decay_towards == "start" and start is not None else ()
-    optimizer = _build_optimizer(model, experiment.recipe, pulled=[parameter for parameter, _ in pulls])
-    return TrainState(model=model, ema=ema, optimizer=optimizer, held=held, pulls=pulls)
-
-
-def _placed(
-    experiment: Experiment, device: Device, *, seed: int, start: Mapping[str, Tensor] | None
-) -> Model:
     model = experiment.build_model(seed=seed)
     if start is not None:
         model.load_state_dict(start)
     device.place(model)
-    return model
+    ema: Model | None = None
+    if experiment.recipe.ema_decay is not None:
+        ema = copy.deepcopy(model).requires_grad_(False).eval()
+    tuning = experiment.recipe.fine_tuning
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not tuning.is_frozen(part_of(name)))
+    held = tuple(module for name, module in model.named_modules() if name and _is_held(tuning, name, module))
+    decayed, _ = decayed_and_free(model)
+    pulls = dict[str, tuple[nn.Parameter, Tensor]]()
+    if tuning.decay_towards == "start" and start is not None:
+        pulls = {
+            name: (parameter, torch.empty_like(parameter, requires_grad=False).copy_(start[name]))
+            for name, parameter in decayed.items()
+            if parameter.requires_grad and part_of(name) != "head"
+        }
+    optimizer = _build_optimizer(model, experiment.recipe, decayed=decayed.keys() - pulls.keys())
+    return TrainState(model=model, ema=ema, optimizer=optimizer, held=held, pulls=tuple(pulls.values()))
 
 
 def _is_held(tuning: FineTuning, name: str, module: nn.Module) -> bool:
@@ -144,26 +145,13 @@ def _is_held(tuning: FineTuning, name: str, module: nn.Module) -> bool:
     return has_fixed_statistics or (name != "backbone" and tuning.is_frozen(part_of(name)))
 
 
-def _pulls(model: Model, start: Mapping[str, Tensor]) -> tuple[tuple[nn.Parameter, Tensor], ...]:
-    """The decayed parameters of the backbone that learn, with copies of their start values."""
-    decayed, _ = decayed_and_free(model)
-    return tuple(
-        (parameter, torch.empty_like(parameter, requires_grad=False).copy_(start[name]))
-        for name, parameter in decayed.items()
-        if parameter.requires_grad and part_of(name) != "head"
-    )
-
-
-def _build_optimizer(model: Model, recipe: Recipe, *, pulled: Sequence[nn.Parameter]) -> torch.optim.SGD:
+def _build_optimizer(model: Model, recipe: Recipe, *, decayed: Collection[str]) -> torch.optim.SGD:
     """SGD with a group for each pair of learning rate and weight decay."""
-    decayed, _ = decayed_and_free(model)
-    without_decay = {id(parameter) for parameter in pulled}
     groups = defaultdict[tuple[float, float], list[nn.Parameter]](list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_decayed = name in decayed and id(parameter) not in without_decay
             factor = recipe.fine_tuning.lr_factor(part_of(name))
-            groups[factor, recipe.weight_decay if is_decayed else 0.0].append(parameter)
+            groups[factor, recipe.weight_decay if name in decayed else 0.0].append(parameter)
     return torch.optim.SGD(
         [
             {"params": parameters, "lr_factor": factor, "weight_decay": weight_decay}
