@@ -88,10 +88,6 @@ def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
         return False
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
 def _is_list(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
@@ -100,20 +96,22 @@ def _is_sha256(value: object) -> bool:
     return value is None or isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, dict) and _is_list(list(value.values()), str)
-
-
+_Form = tuple[str, Callable[[object], bool]]
+"""What a field must be, in words and as a check."""
+_COUNT: _Form = ("whole number of 0 or more", lambda value: type(value) is int and 0 <= value < 2**63)
+_TEXTS: _Form = (
+    "object of texts",
+    lambda value: isinstance(value, dict) and _is_list([*value.values()], str),
+)
 _DEFAULTS: dict[str, Any] = {"skipped": [], "environment": {}, "origin": {}}
 """The oldest checkpoints of this format do not have these fields."""
-_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "format": ("whole number of 0 or more", _is_count),
-    "step": ("whole number of 0 or more", _is_count),
-    "seed": ("whole number of 0 or more", _is_count),
+_FIELDS: dict[str, _Form] = {
+    "format": _COUNT,
+    "step": _COUNT,
+    "seed": _COUNT,
     "classes": ("list of names", lambda value: _is_list(value, str)),
     "split": ("SHA-256", _is_sha256),
     "skipped": ("list of whole numbers", lambda value: _is_list(value, int)),
-    "environment": ("object of texts", _are_texts),
-    "origin": ("object of texts", _are_texts),
+    "environment": _TEXTS,
+    "origin": _TEXTS,
 }
-"""The form of each field of `checkpoint.json`, in words and as a check."""
