@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from fractions import Fraction
@@ -53,12 +54,12 @@ def is_within(path: str, others: Iterable[str]) -> bool:
 def refuse_outside(value: object, **intervals: str) -> None:
     """Raise `ValueError` for a field of `value` outside of its interval, such as `drop_path="[0, 1)"`, or NaN.
 
-    `"(0, 1] or none"` also allows None.
+    `"(0, inf)"` has no upper end, and `"(0, 1] or none"` also allows None.
     """
     for name, interval in intervals.items():
         number: float | None = getattr(value, name)
         bounds, _, alternative = interval.partition(" or ")
-        low, high = (float(Fraction(end)) for end in bounds[1:-1].split(", "))
+        low, high = (math.inf if end == "inf" else float(Fraction(end)) for end in bounds[1:-1].split(", "))
         if number is None:
             is_allowed = alternative == "none"
         else:

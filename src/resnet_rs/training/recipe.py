@@ -50,10 +50,7 @@ class Recipe:
             raise ValueError(
                 f"batch_size must be 2 (batch norm needs two samples) to {2**24:,}, got {self.batch_size}."
             )
-        if not self.base_lr > 0:
-            raise ValueError(f"base_lr must be above 0, got {self.base_lr}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
+        refuse_outside(self, base_lr="(0, inf)", weight_decay="[0, inf)")
         refuse_outside(self, momentum="[0, 1)", ema_decay="(0, 1) or none", validation="[0, 1)")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be 1 evaluation or more, or none, got {self.patience}.")
