@@ -1,11 +1,8 @@
 """The loop: one optimizer step per batch, yielded to whoever called.
 
-A batch is split into micro-batches, which the ranks share. Each of them gives a `MicroBatchGradient`: gradients, the
-batch-norm statistics after it, and a few counts. The update is their sum in a fixed order (`ranks`), so neither the
-number of ranks nor an interruption can change it.
-
-An update with NaN or infinity in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit
-for bit, on all ranks.
+A batch is split into micro-batches, which the ranks share. The update is the sum of their `MicroBatchGradient` in a
+fixed order (`ranks`), so neither the number of ranks nor an interruption can change it. An update with NaN or infinity
+in it is skipped: weights, momentum, statistics and EMA weights stay as they were, bit for bit, on all ranks.
 """
 
 from __future__ import annotations
@@ -86,9 +83,8 @@ class Loop:
     ) -> Iterator[Update]:
         """Take one optimizer step per `micro_batches` batches, of which `batches` yields this rank's, and yield it.
 
-        `forward` computes `state.model` and is the model itself by default. A compiled one leaves stored names as they
-        are. Ends after `timetable.total_steps` updates, or earlier, after the same update on all ranks, when any rank
-        is asked to stop.
+        `forward` computes `state.model`; None is the model itself. Ends after `timetable.total_steps` updates, or
+        earlier, after the same update on all ranks, when any rank is asked to stop.
         """
         state.train()
         rng = ModelRng(state.model, seed=self.seed)
@@ -118,7 +114,10 @@ class Loop:
             if not update.is_skipped:
                 self._move(state, total.gradients, factor=self.timetable.batch_size / sums.num_samples)
                 statistics.accept(total.statistics / sums.num_micro_batches)
-                self._update_ema(state)
+                decay = self.experiment.recipe.ema_decay
+                if decay is not None and state.ema is not None:
+                    now = ramped_decay(state.step - 1, decay=decay)
+                    update_ema(state.ema.state_dict(), state.model.state_dict(), decay=now)
         return update
 
     def _micro_batch(self, work: _Work, batches: Iterator[Batch], parts: list[_Part]) -> MicroBatchGradient:
@@ -196,12 +195,6 @@ class Loop:
         for group in state.optimizer.param_groups:
             group["lr"] = self.timetable.lr(state.step - 1) * group["lr_factor"]
         state.optimizer.step()
-
-    def _update_ema(self, state: TrainState) -> None:
-        decay = self.experiment.recipe.ema_decay
-        if decay is not None and state.ema is not None:
-            now = ramped_decay(state.step - 1, decay=decay)
-            update_ema(state.ema.state_dict(), state.model.state_dict(), decay=now)
 
 
 class _Counts(NamedTuple):
