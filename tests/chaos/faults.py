@@ -232,9 +232,7 @@ def _as_rank(index, count, pipe, function, arguments):
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
-    info = RankInfo(
-        index=index, count=count, local_index=index, local_count=count, host="127.0.0.1", port=port
-    )
+    info = RankInfo(index=index, count=count, host="127.0.0.1", port=port)
     with rendezvous(info, Device.choose("cpu")) as ranks:
         status = function(ranks, *arguments)
     raise SystemExit(status or 0)

@@ -23,12 +23,11 @@ def with_ranks(machine: Machine) -> Generator[Machine]:
     info = RankInfo(
         index=int(os.environ["RANK"]),
         count=int(os.environ["WORLD_SIZE"]),
-        local_index=int(os.environ["LOCAL_RANK"]),
-        local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
         host=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
     )
-    own = machine.device.of_rank(info.local_index, local_count=info.local_count)
+    local_index, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    own = machine.device.of_rank(local_index, local_count=local_count)
     with rendezvous(info, own) as ranks:
         if ranks.is_first:
             yield replace(machine, device=own, ranks=ranks)

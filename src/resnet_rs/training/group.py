@@ -30,10 +30,8 @@ from resnet_rs.processes import end_with_parent
 from resnet_rs.training.device import Device
 from resnet_rs.training.ranks import Ranks, Subtree, TreeSum, subtrees
 
-_SECONDS = 2.0
-"""Seconds between two heartbeats."""
-_MISSED = 15
-"""Missed heartbeats in a row after which a rank counts as lost."""
+_SECONDS_BETWEEN_BEATS = 2.0
+_MAX_MISSED_BEATS = 15
 _TIMEOUT = timedelta(minutes=10)
 _POLL_SECONDS = 0.05
 _FAILURE = "failure"
@@ -60,18 +58,35 @@ class PeerLost(ConnectionError):
     exit_code = 6
 
 
+@contextmanager
+def _touch() -> Generator[None]:
+    """Raise a connection error of the backend as `PeerLost`; other errors keep their type and message."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_connection_error(error):
+            raise
+        raise PeerLost(str(error).splitlines()[0]) from None
+
+
+def is_connection_error(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank cannot be reached.
+
+    torch has no type for that: gloo raises `RuntimeError`, and NCCL raises the same `DistBackendError` for a lost peer,
+    an internal error and a failed CUDA call. So the message decides.
+    """
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OWN_ERROR.search(str(error)):
+        return False
+    return isinstance(error, dist.DistNetworkError | dist.DistStoreError) or bool(_LOST.search(str(error)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankInfo:
     """This process among the ranks, as torchrun describes it in the environment."""
 
     index: int
-    """Number of this rank among all ranks."""
     count: int
     """Number of all ranks."""
-    local_index: int
-    """Number of this rank on its machine."""
-    local_count: int
-    """Number of ranks on this machine."""
     host: str
     """Address of the launcher's store."""
     port: int
@@ -86,6 +101,7 @@ class Heartbeat:
         self._store = store
         self._index = index
         self._watched = (index + 1) % count
+        self._key, self._watched_key = (f"heartbeat of rank {i}" for i in (index, self._watched))
         self._missed = 0
         self._last_heard = b""
         self._is_over = threading.Event()
@@ -93,7 +109,7 @@ class Heartbeat:
     @contextmanager
     def beating(self) -> Generator[None]:
         """Send heartbeats and monitor the next rank within the block."""
-        self._store.set(self._name(self._index), "0 0")
+        self._store.set(self._key, "0 0")
         for target in (self._beat, self._watch):
             threading.Thread(target=target, daemon=True, name=target.__name__).start()
         try:
@@ -104,35 +120,32 @@ class Heartbeat:
     def _beat(self) -> None:
         """Exchange heartbeats. This may block for long without a network, so another thread counts."""
         number = 0
-        while not self._is_over.wait(_SECONDS):
+        while not self._is_over.wait(_SECONDS_BETWEEN_BEATS):
             number += 1
             with suppress(RuntimeError):
-                self._store.set(self._name(self._index), f"{number} {self.step}")
-                heard = self._store.get(self._name(self._watched))
+                self._store.set(self._key, f"{number} {self.step}")
+                heard = self._store.get(self._watched_key)
                 if heard != self._last_heard:
                     self._last_heard = heard
                     self._missed = 0
 
     def _watch(self) -> None:
         # This counts heartbeats, not seconds: after a suspend of the whole machine none was missed.
-        while not self._is_over.wait(_SECONDS):
+        while not self._is_over.wait(_SECONDS_BETWEEN_BEATS):
             self._missed += 1
-            if self._missed > _MISSED:
+            if self._missed > _MAX_MISSED_BEATS:
                 self._report()
                 os._exit(PeerLost.exit_code)
 
     def _report(self) -> None:
         last = self._last_heard.decode().partition(" ")[2] or "none"
+        seconds = _MAX_MISSED_BEATS * _SECONDS_BETWEEN_BEATS
         text = (
-            f"error: rank {self._index} has not heard from rank {self._watched} for {_MISSED * _SECONDS:.0f} s; its "
-            f"last known update is {last}. Rank {self._index} exits after {self.step} updates; its stack:\n"
+            f"error: rank {self._index} has not heard from rank {self._watched} for {seconds:.0f} s; its last known "
+            f"update is {last}. Rank {self._index} exits after {self.step} updates; its stack:\n"
         )
         os.write(2, text.encode())
         faulthandler.dump_traceback()
-
-    @staticmethod
-    def _name(index: int) -> str:
-        return f"heartbeat of rank {index}"
 
 
 class ProcessGroup(Ranks):
@@ -144,50 +157,32 @@ class ProcessGroup(Ranks):
         self._device = device
         self._heartbeat = heartbeat
 
+    @_touch()
     def gather(self, content: bytes) -> list[bytes]:
         length = torch.tensor([len(content)])
         lengths = [torch.empty_like(length) for _ in range(self.count)]
-        with _touch():
-            dist.all_gather(lengths, length)
+        dist.all_gather(lengths, length)
         padded = torch.zeros(max(1, *map(int, lengths)), dtype=torch.uint8)
         if content:
             padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         contents = [torch.empty_like(padded) for _ in range(self.count)]
-        with _touch():
-            dist.all_gather(contents, padded)
+        dist.all_gather(contents, padded)
         return [bytes(c[: int(n)].numpy()) for c, n in zip(contents, lengths, strict=True)]
 
-    def largest(self, number: int) -> int:
-        largest = torch.tensor(number)
-        with _touch():
-            dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest)
-
+    @_touch()
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             sent = tensor.detach().contiguous()
-            with _touch():
-                dist.broadcast(sent, src=0)
+            dist.broadcast(sent, src=0)
             tensor.detach().copy_(sent)
 
+    @_touch()
     def _over_ranks(self, tree: TreeSum, num_micro_batches: int) -> list[Tensor]:
         """Every rank adds up its part of the subtrees of all ranks, in order. Then the ranks exchange the parts.
 
         If each rank holds one subtree, that moves as many bytes as a ring all-reduce.
         """
-        layouts = tree.subtrees[0].values
-        whole = self._exchange([_flat(node) for node in tree.subtrees], num_micro_batches)
-        sizes = [value.numel() for value in layouts]
-        values = whole[: sum(sizes)].split(sizes)
-        # Same strides as before: fused optimizers read weights and gradients side by side, as they lie in memory.
-        return [
-            value.as_strided(like.shape, like.stride()) for value, like in zip(values, layouts, strict=True)
-        ]
-
-    def at_step(self, step: int) -> None:
-        self._heartbeat.step = step
-
-    def _exchange(self, mine: list[Tensor], num_micro_batches: int) -> Tensor:
+        mine = [_flat(node) for node in tree.subtrees]
         held = [subtrees(*self.bounds(num_micro_batches, rank)) for rank in range(self.count)]
         part = -(-len(mine[0]) // self.count)
         received: list[list[Tensor]] = []
@@ -196,18 +191,23 @@ class ProcessGroup(Ranks):
             if i < len(mine):
                 sent[: len(mine[i])] = mine[i]
             parts = torch.empty_like(sent)
-            with _touch():
-                dist.all_to_all_single(parts, sent)
+            dist.all_to_all_single(parts, sent)
             received.append(list(parts.split(part)))
         total = TreeSum()
         for rank, nodes in enumerate(held):
             for i, (first, count) in enumerate(nodes):
                 total.add(first, count, [received[i][rank]])
         whole = mine[0].new_empty(self.count * part)
-        mine_of_total = total.total()[0].contiguous()
-        with _touch():
-            dist.all_gather(list(whole.split(part)), mine_of_total)
-        return whole
+        dist.all_gather(list(whole.split(part)), total.total()[0].contiguous())
+        # Same strides as before: fused optimizers read weights and gradients side by side, as they lie in memory.
+        layouts = tree.subtrees[0].values
+        values = whole[: len(mine[0])].split([like.numel() for like in layouts])
+        return [
+            value.as_strided(like.shape, like.stride()) for value, like in zip(values, layouts, strict=True)
+        ]
+
+    def at_step(self, step: int) -> None:
+        self._heartbeat.step = step
 
 
 @contextmanager
@@ -282,28 +282,6 @@ def _sharing_first_error(store: Store, index: int) -> Generator[None]:
             store.set(_FAILURE, f"rank {index} failed: {type(error).__name__}: {error}")
         get_error_handler().record_exception(error)
         raise
-
-
-@contextmanager
-def _touch() -> Generator[None]:
-    """Raise a connection error of the backend as `PeerLost`; other errors keep their type and message."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_connection_error(error):
-            raise
-        raise PeerLost(str(error).splitlines()[0]) from None
-
-
-def is_connection_error(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank cannot be reached.
-
-    torch has no type for that: gloo raises `RuntimeError`, and NCCL raises the same `DistBackendError` for a lost peer,
-    an internal error and a failed CUDA call. So the message decides.
-    """
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or _OWN_ERROR.search(str(error)):
-        return False
-    return isinstance(error, dist.DistNetworkError | dist.DistStoreError) or bool(_LOST.search(str(error)))
 
 
 def _flat(node: Subtree) -> Tensor:

@@ -113,7 +113,7 @@ class Ranks:
 
     def largest(self, number: int) -> int:
         """The largest `number` of all ranks; the same on every rank."""
-        return number
+        return max(self.gather_values(int(number)))
 
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with the tensors of the first rank."""
