@@ -102,7 +102,7 @@ def test_fifty_kills_of_a_real_command_at_random_times_change_nothing(tmp_path, 
         kills += 1
         last = trace(folder)[0]
         # The checkpoint counts, not its line in the log: a kill may fall between the two.
-        redo = max(redo, len(last) - (checkpoint.read(folder).step if checkpoint.has_any(folder) else 0))
+        redo = max(redo, len(last) - (checkpoint.read(folder).step if checkpoint.folders(folder) else 0))
         traces.append(last)
     with start(folder) as process:
         assert process.wait(300) == 0, process.stderr.read().decode()

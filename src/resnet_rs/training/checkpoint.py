@@ -39,8 +39,6 @@ FINAL = "final"
 _FOLDER = "checkpoints"
 _STEP = re.compile(r"step-\d{8,}")
 _NUM_KEPT = 2
-_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
-"""Read errors that mean a damaged file. Others, such as too many open files, are temporary."""
 
 Weights = Literal["ema", "model"]
 
@@ -90,12 +88,10 @@ class Checkpoint(Provenance):
 
 
 def save(run: Path, state: TrainState, provenance: Provenance, *, best: int | None = None) -> None:
-    """Write `state` below the folder `run`, atomically; then remove all but the two newest valid checkpoints.
+    """Write `state` below the folder `run`; then remove all but the two newest valid checkpoints and that of `best`.
 
-    The checkpoint of step `best` stays, too.
-
-    When this returns, the checkpoint is on the disk. Raises `OSError` if that failed, and `NotFinite` for a state with
-    values that are not finite. Earlier checkpoints are then unchanged.
+    When this returns, the checkpoint is on the disk. Raises `OSError` if that failed, and `NotFinite`. Earlier
+    checkpoints are then unchanged.
     """
     path = folder_of(run, state.step)
     if _is_valid(path):
@@ -136,11 +132,6 @@ def _recorded_split(run: Path, digest: str) -> dict[str, list[str]] | None:
 def folder_of(run: Path, step: int) -> Path:
     """Where the checkpoint of update `step` is, if it was saved."""
     return run / _FOLDER / f"step-{step:08d}"
-
-
-def has_any(run: Path) -> bool:
-    """Whether a run has checkpoints, valid or not."""
-    return bool(_folders(run))
 
 
 def num_bytes(state: TrainState) -> int:
@@ -200,7 +191,7 @@ def _read_run(path: Path) -> Checkpoint:
 def _is_final_lost(run: Path) -> bool:
     """Whether the scores of a run are those of final weights that are gone."""
     try:
-        return "step" in storage.read_json(run / "scores.json") and not (run / FINAL).is_dir()
+        return "step" in storage.read_json(run / "scores.json")
     except (OSError, storage.Damaged, TypeError):
         return False
 
@@ -208,13 +199,13 @@ def _is_final_lost(run: Path) -> bool:
 def _newest_valid(run: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
     """The newest valid checkpoint, and the damaged newer ones with the reason for each."""
     damaged: dict[Path, str] = {}
-    while folders := [path for path in _folders(run) if path not in damaged]:
+    while undamaged := [path for path in folders(run) if path not in damaged]:
         try:
-            return _read_folder(folders[-1]), list(damaged.items())
+            return _read_folder(undamaged[-1]), list(damaged.items())
         except storage.Damaged as error:
             # An active run may have removed it in the meantime; then there are newer ones.
-            if folders[-1].exists():
-                damaged[folders[-1]] = str(error)
+            if undamaged[-1].exists():
+                damaged[undamaged[-1]] = str(error)
     if damaged:
         reasons = " ".join(damaged.values())
         raise NoneValid(
@@ -262,14 +253,12 @@ def content(tensors: Mapping[str, Tensor], name: str) -> bytes:
 
 def _drop_old(run: Path, *, newest: Path, best: int | None) -> None:
     """Remove checkpoints older than the two newest valid ones, not that of step `best`. `newest` was just written."""
-    folders = _folders(run)
     num_valid = 0
-    for i in reversed(range(len(folders))):
-        if num_valid == _NUM_KEPT:
-            if best is None or folders[i] != folder_of(run, best):
-                storage.remove_tree(folders[i])
-        elif i:  # the oldest is kept in any case
-            num_valid += folders[i] == newest or _is_valid(folders[i])
+    for path in reversed(folders(run)):
+        if num_valid < _NUM_KEPT:
+            num_valid += path == newest or _is_valid(path)
+        elif best is None or path != folder_of(run, best):
+            storage.remove_tree(path)
 
 
 def _is_valid(path: Path) -> bool:
@@ -309,9 +298,8 @@ def _load(file: Path, wanted: Mapping[str, Tensor], *, may_be_empty: bool = Fals
 
 def _judged(error: OSError, path: Path) -> OSError | storage.Damaged:
     """`storage.Damaged` if the file is broken or missing; the error itself if the system lacks a resource."""
-    if error.errno in (None, *_DAMAGE):
-        return storage.Damaged(f"{path} cannot be read: {error}.")
-    return error
+    is_damage = error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+    return storage.Damaged(f"{path} cannot be read: {error}.") if is_damage else error
 
 
 def _set_aside(path: Path) -> Path:
@@ -322,8 +310,8 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _folders(run: Path) -> list[Path]:
-    """Checkpoint folders of a run, by step."""
+def folders(run: Path) -> list[Path]:
+    """Checkpoint folders of a run, valid or not, by step."""
     try:
         names = os.listdir(run / _FOLDER)
     except FileNotFoundError:

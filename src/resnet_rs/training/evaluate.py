@@ -46,10 +46,8 @@ def evaluate(
 ) -> Evaluation:
     """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
 
-    `build_meter` makes a meter for class names; None takes the task's.
-
-    The ranks share the batches, which are the same for any number of ranks, and all get the whole evaluation. Raises
-    `Interrupted` on all ranks if one of them receives a stop request.
+    `build_meter` makes a meter for class names; None takes the task's. The ranks share the batches, and all get the
+    whole evaluation. Raises `Interrupted` on all ranks if one of them receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     new_meter = build_meter or experiment.task.build_meter

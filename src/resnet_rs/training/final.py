@@ -11,8 +11,8 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,7 @@ _MOST_SAMPLES = 5000
 """Validation samples for calibration, which fits a single number. More would only take time and memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Final:
+class Final(NamedTuple):
     """The result of a run."""
 
     step: int

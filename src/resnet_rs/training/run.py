@@ -1,10 +1,9 @@
 """A run: train, log, evaluate, save, continue. One folder has all its files.
 
     RUN/experiment.json   the experiment              RUN/log.jsonl     every update and every evaluation
-    RUN/run.json          data and seed               RUN/scores.json   scores of the final weights
-    RUN/checkpoints/      weights and state           RUN/page.html     a report with figures
-    RUN/start/            the weights that it began with, if they were trained ones
-    RUN/results.csv       every evaluation, for other programs
+    RUN/run.json          data and seed               RUN/results.csv   every evaluation, for other programs
+    RUN/checkpoints/      weights and state           RUN/scores.json   scores of the final weights
+    RUN/start/            pretrained weights          RUN/page.html     a report with figures
     RUN/final/            with validation images: the weights that they chose, and a calibrated task
     RUN/.partial-cache/   decoded images, removed when the run ends
 
@@ -40,6 +39,7 @@ from resnet_rs.training.events import (
     Evaluated,
     Event,
     Finished,
+    Pace,
     Progressed,
     Saved,
     SaveFailed,
@@ -48,13 +48,11 @@ from resnet_rs.training.events import (
 )
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.final import best_steps, choose_final, is_patience_over, write_final
-from resnet_rs.training.folder import held, refuse_full_disk
+from resnet_rs.training.folder import held, refuse_full_disk, resume
 from resnet_rs.training.job import Job
 from resnet_rs.training.log import Log
 from resnet_rs.training.loop import Loop, Update
-from resnet_rs.training.pace import Pace
 from resnet_rs.training.provenance import Provenance
-from resnet_rs.training.resume import resume
 from resnet_rs.training.state import TrainState, new_state
 
 CACHE = f"{storage.PARTIAL}cache"

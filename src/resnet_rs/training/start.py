@@ -41,13 +41,10 @@ def begin(
 ) -> Start:
     """The start of a run of `experiment` for `classes` from the trained weights `saved`, which the user calls `name`.
 
-    - The backbone must fit by name and shape. The first convolution is adapted to the number of channels: from three to
-      one, its kernel is summed over the input channels; from one to three, it is copied to each and divided by three. A
-      gray image gives the same output either way, if mean and std are the same in all channels.
-    - The head is kept if the task finds every class of the data among those of the weights by name; else it is newly
-      initialized.
-
-    Raises `ValueError` if the backbone is another one.
+    - The backbone must fit by name and shape, else this raises `ValueError`. The first convolution is adapted to the
+      number of channels: from three to one, its kernel is summed over them; from one to three, it is copied to each and
+      divided by three. A gray image gives the same output, if mean and std are the same in all channels.
+    - The head is kept if the task finds every class of the data among those of the weights by name.
     """
     theirs = saved.load_model().state_dict()
     mine = experiment.build_model(seed=seed).state_dict()
