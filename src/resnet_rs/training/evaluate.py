@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resnet_rs.config import to_plain
 from resnet_rs.data.loader import EvaluationBatches, load, split_range
+from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Batch, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
@@ -47,7 +47,8 @@ def evaluate(
     """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
 
     `build_meter` makes a meter for class names; None takes the task's. The ranks share the batches, and all get the
-    whole evaluation. Raises `Interrupted` on all ranks if one of them receives a stop request.
+    whole evaluation. Raises `ValueError` if no sample could be scored, and `Interrupted` on all ranks if one of them
+    receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     new_meter = build_meter or experiment.task.build_meter
@@ -65,14 +66,18 @@ def evaluate(
         batch = next(batches, None)
         if batch is not None:
             unreadable += batch.unreadable
-            if len(batch.indices):
-                inputs = device.layout(data.normalize(device.put(batch.inputs)))
-                _update_meters(meters, models, inputs, batch, device)
+            _update_meters(meters, models, batch, data, device)
     whole = {name: new_meter(source.classes) for name in models}
     for name, meter in meters.items():
         for packed in ranks.gather(meter.pack()):
             whole[name].merge(packed)
-    return Evaluation(meters=whole, unreadable=gather_unreadable(unreadable, ranks))
+    everywhere = gather_unreadable(unreadable, ranks)
+    if len(everywhere) == len(source):
+        first = next(iter(everywhere), "the data is empty")
+        raise ValueError(
+            f"none of {len(source)} samples could be scored; the first: {first}. Repair the files."
+        )
+    return Evaluation(meters=whole, unreadable=everywhere)
 
 
 def batch_size(device: Device) -> int:
@@ -81,8 +86,11 @@ def batch_size(device: Device) -> int:
 
 
 def _update_meters(
-    meters: Mapping[str, Meter], models: Mapping[str, Model], inputs: Tensor, batch: Batch, device: Device
+    meters: Mapping[str, Meter], models: Mapping[str, Model], batch: Batch, data: Data, device: Device
 ) -> None:
+    if not len(batch.indices):
+        return
+    inputs = device.layout(data.normalize(device.put(batch.inputs)))
     for name, model in models.items():
         with device.autocast():
             prediction = model(inputs)
@@ -95,27 +103,16 @@ def gather_unreadable(mine: Iterable[Unreadable], ranks: Ranks) -> tuple[Unreada
     return tuple(Unreadable(*error) for errors in gathered for error in errors)
 
 
-def refuse_none_scored(evaluation: Evaluation, source: Source) -> None:
-    """Raise `ValueError` if no sample of `source` could be scored."""
-    if len(evaluation.unreadable) == len(source):
-        first = next(iter(evaluation.unreadable), "the data is empty")
-        raise ValueError(
-            f"none of {len(source)} samples could be scored; the first: {first}. Repair the files."
-        )
-
-
 def scores(evaluation: Evaluation, source: Source, task: Task) -> dict[str, Any]:
     """Scores of the first model as JSON: those of its meter, its values per sample, and the unreadable samples."""
     name, meter = next(iter(evaluation.meters.items()))
-    found = meter.scores(source.key)
-    refuse_none_scored(evaluation, source)
     missing = {error.key for error in evaluation.unreadable}
     places = {source.key(i): i for i in range(len(source)) if source.key(i) in missing} if missing else {}
     per_sample = meter.per_sample()
     return {
         "task": to_plain(task),
         "headline": task.headline.key,
-        **found,
+        **meter.scores(source.key),
         "per_sample": None if per_sample is None else per_sample.to_plain(),
         "weights": name,
         "summaries": {name: meter.summary() for name, meter in evaluation.meters.items()},

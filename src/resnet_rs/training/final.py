@@ -46,7 +46,6 @@ class Final(NamedTuple):
     """The update after which these weights were saved."""
     model: Model
     experiment: Experiment
-    """The experiment of the run with a calibrated task."""
 
 
 def best_steps(evaluations: Evaluations, score: ScoreName) -> list[int]:
@@ -86,7 +85,7 @@ def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final
         {name: model}, some, job.experiment, machine=job.machine, stop=job.stop, build_meter=_Predictions
     )
     meter, task = found.meters[name], job.experiment.task
-    if isinstance(meter, _Predictions) and meter.parts:
+    if isinstance(meter, _Predictions):
         task = task.calibrated(*meter.sorted())
     return Final(step=step, model=model, experiment=replace(job.experiment, task=task))
 

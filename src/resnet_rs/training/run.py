@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -34,7 +34,7 @@ from resnet_rs.models.backbone import Model
 from resnet_rs.models.checkpointing import set_activation_checkpointing
 from resnet_rs.processes import Interrupted
 from resnet_rs.training import checkpoint
-from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, refuse_none_scored, scores
+from resnet_rs.training.evaluate import Evaluation, evaluate, gather_unreadable, scores
 from resnet_rs.training.events import (
     Evaluated,
     Event,
@@ -88,7 +88,7 @@ def run(job: Job) -> Iterator[Event]:
         if job.machine.activation_checkpointing:
             set_activation_checkpointing(state.model)
         log, notices = resume(job, state)
-        try:
+        with closing(log):
             if job.start is not None and not state.step:
                 notices = [f"{job.start.summary}.", *notices]
             if job.ranks.is_first and state.step < job.timetable.total_steps:
@@ -97,8 +97,6 @@ def run(job: Job) -> Iterator[Event]:
             yield Started(step=state.step, timetable=job.timetable, notices=tuple(notices))
             pace = Pace(seconds_before=log.seconds)
             yield from _Training(job, state, log, pace, saved_step=state.step).events()
-        finally:
-            log.close()
 
 
 @dataclass
@@ -112,9 +110,7 @@ class _Training:
     saved_step: int
     """The step of the last successful save, or the step at which this process started."""
     num_failed: int = 0
-    """Failed saves since the last successful one."""
     evaluation: Evaluation | None = None
-    """The last evaluation of this process."""
 
     @property
     def is_trained(self) -> bool:
@@ -259,7 +255,6 @@ class _Training:
         self.evaluation = None  # if this one is interrupted, an earlier one must not be taken for it
         self.evaluation = self._score(self.state.models, self.job.splits.validation_or_test)
         unreadable = () if self.job.splits.validation is None else self.evaluation.unreadable
-        refuse_none_scored(self.evaluation, self.job.splits.validation_or_test)
         event = Evaluated(
             step=self.state.step,
             epoch=self.job.timetable.epoch(self.state.step),
