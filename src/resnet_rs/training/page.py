@@ -12,8 +12,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from resnet_rs import config, storage
+from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Unreadable
-from resnet_rs.data.source import Splits
+from resnet_rs.data.source import Source, Splits
 from resnet_rs.report.blocks import Block, Gallery
 from resnet_rs.report.page import Edit, RunPage, render_run_page
 from resnet_rs.report.score import Number, ScoreName
@@ -44,9 +45,9 @@ def write_page(folder: Path, splits: Splits | None) -> Path:
         is_finished=bool(scores),
         numbers=task.numbers(scores),
         blocks=blocks,
-        images=_test_images(blocks, splits, experiment),
+        images={} if splits is None else _test_images(blocks, splits.test, experiment.data),
         unreadable=scores.get("unreadable", []),
-        augmented=_augmented(splits, experiment, seed=info["seed"]),
+        augmented=[] if splits is None else _augmented(splits.train, experiment.data, seed=info["seed"]),
         augmented_note=experiment.data.describe_augmentation(),
         experiment=config.to_plain(experiment) | ({"task": scores["task"]} if scores else {}),
         edits=_edits(info),
@@ -91,11 +92,9 @@ def _epochs(log: list[dict[str, Any]], score: ScoreName) -> list[dict[str, float
     ]
 
 
-def _test_images(blocks: Sequence[Block], splits: Splits | None, experiment: Experiment) -> dict[int, Pixels]:
+def _test_images(blocks: Sequence[Block], test: Source, data: Data) -> dict[int, Pixels]:
     """The test images of all galleries, as the network sees them. Images whose key has changed are left out."""
-    if splits is None:
-        return {}
-    test, data, found = splits.test, experiment.data, dict[int, Pixels]()
+    found = dict[int, Pixels]()
     for tile in (tile for block in blocks if isinstance(block, Gallery) for tile in block.tiles):
         if tile.index < len(test) and test.key(tile.index) == tile.key:
             with suppress(Unreadable):
@@ -104,11 +103,9 @@ def _test_images(blocks: Sequence[Block], splits: Splits | None, experiment: Exp
     return found
 
 
-def _augmented(splits: Splits | None, experiment: Experiment, *, seed: int) -> list[Pixels]:
+def _augmented(source: Source, data: Data, *, seed: int) -> list[Pixels]:
     """Training samples with the augmentation of the first epoch."""
-    if splits is None:
-        return []
-    images, source, data = list[Pixels](), splits.train, experiment.data
+    images = list[Pixels]()
     for i in range(min(_NUM_AUGMENTED, len(source))):
         index = len(source) * i // _NUM_AUGMENTED
         with suppress(Unreadable):
