@@ -31,7 +31,6 @@ class Edits:
         self.experiment = experiment
         self.set_by_user = set_by_user
         self.changes: dict[str, Change] = {}
-        """By path."""
 
     def is_set(self, path: str) -> bool:
         """Whether the user has set this field, a part of it, or all of which it is a part."""

@@ -80,7 +80,6 @@ class Budget:
     elapsed: Callable[[], float]
     """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
-    """Measures an experiment on this machine."""
     exceeded: Callable[[Experiment], tuple[str, ...]] = lambda _: ()
     """A message for each limit of inference time and memory that an experiment exceeds on this machine."""
 
@@ -126,11 +125,9 @@ class MeasuredOption:
     speed: Speed
     length: RunLength
     num_updates: float
-    """Updates that fit into the time."""
     fits_whole: bool = False
     """Whether the whole run fits, however few updates it has."""
     exceeded: tuple[str, ...] = ()
-    """A message for each limit that it exceeds."""
 
     @property
     def is_feasible(self) -> bool:
@@ -146,7 +143,6 @@ class Selection(NamedTuple):
     cheaper: MeasuredOption | None
     costlier: MeasuredOption | None
     is_costliest: bool = False
-    """Whether no option was costlier than the chosen one."""
 
 
 def select(

@@ -65,7 +65,6 @@ class PlanInput:
 
     experiment: Experiment
     source: Source
-    """The training images."""
     images: Images | None = None
     """Size and color of the images; None measures them."""
     set_by_user: frozenset[str] = frozenset()
@@ -241,12 +240,11 @@ def _rounded(number: float) -> str:
 
 def _fit_regularization(edits: Edits, steps: int) -> None:
     """Turn off regularization in short runs, where overfitting is unlikely."""
-    if steps >= _LONG:
-        return
     reason = f"a short run ({steps:,} updates); the paper leaves this out of its 10-epoch runs too"
-    edits.apply("data.randaugment", None, reason)
-    edits.apply("task.dropout", 0.0, reason)
-    edits.apply("arch.drop_path", 0.0, reason)
+    if steps < _LONG:
+        edits.apply("data.randaugment", None, reason)
+        edits.apply("task.dropout", 0.0, reason)
+        edits.apply("arch.drop_path", 0.0, reason)
 
 
 def _fit_fine_tuning(edits: Edits, steps: int, *, is_head_new: bool) -> None:

@@ -63,7 +63,6 @@ class Checkpoint(Provenance):
     step: int
     split_digest: str | None = None
     skipped: tuple[int, ...] = ()
-    """Recent updates that were skipped because they were not finite."""
 
     @property
     def is_split_lost(self) -> bool:

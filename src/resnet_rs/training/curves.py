@@ -72,10 +72,7 @@ def with_results(events: Iterator[Event], folder: Path) -> Iterator[Event]:
 
 
 def with_tensorboard(events: Iterator[Event], folder: Path) -> Iterator[Event]:
-    """The same events, written to TensorBoard's event files in `folder/tensorboard` as well.
-
-    What a run repeats after an interruption replaces what was there.
-    """
+    """The same events, also written to `folder/tensorboard`; what a run repeats replaces what was there."""
     writer: Any = None
     try:
         for event in events:

@@ -109,17 +109,16 @@ def _refuse_other_run(job: Job) -> None:
             "Use a new folder for `--out`, or undo these edits to continue that run."
         )
     before, now = storage.read_json(job.folder / "run.json"), job.identity()
-    for name, value in now.items():
-        if before.get(name) != value and name.endswith("_digest"):
+    for name in (name for name in now if before.get(name) != now[name]):
+        if name.endswith("_digest"):
             raise ValueError(
                 f"the {name.removesuffix('_digest')} images of this data, or their labels, are others than when the "
                 f"run in {job.folder} began. Restore them to continue that run, or use a new folder for `--out`."
             )
-        if before.get(name) != value:
-            raise ValueError(
-                f"{job.folder} contains a run with another {name}: {before.get(name)}, now {value}. "
-                "Use a new folder for `--out`, or the same settings and data to continue that run."
-            )
+        raise ValueError(
+            f"{job.folder} contains a run with another {name}: {before.get(name)}, now {now[name]}. "
+            "Use a new folder for `--out`, or the same settings and data to continue that run."
+        )
 
 
 def _refuse_more_ranks_than_micro_batches(job: Job) -> None:

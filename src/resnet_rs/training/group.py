@@ -86,7 +86,6 @@ class RankInfo:
 
     index: int
     count: int
-    """Number of all ranks."""
     host: str
     """Address of the launcher's store."""
     port: int
@@ -97,7 +96,6 @@ class Heartbeat:
 
     def __init__(self, store: Store, *, index: int, count: int) -> None:
         self.step = 0
-        """Updates that this rank has taken."""
         self._store = store
         self._index = index
         self._watched = (index + 1) % count

@@ -24,7 +24,6 @@ class Log:
         self.seconds = 0.0
         """Seconds of training up to the last checkpoint."""
         self.num_updates = 0
-        """Updates that were taken or skipped."""
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         """The update of each evaluation, and the summary of the weights to use."""
         self._losses: list[float] = []
@@ -121,8 +120,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
         return None
-    if not (
-        isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str)
-    ):
-        return None
-    return line if all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ())) else None
+    if isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("kind"), str):
+        is_valid = all(isinstance(line.get(key), float) for key in _NUMBERS.get(line["kind"], ()))
+        return line if is_valid else None
+    return None

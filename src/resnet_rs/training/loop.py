@@ -172,6 +172,11 @@ class Loop:
             first = f"; the first: {unreadable[0]}" if unreadable else ""
             raise ValueError(f"no sample of update {state.step + 1} could be read{first}.")
         is_finite = math.isfinite(counts.check) and math.isfinite(norm)
+        suspects = list[int]()
+        # Batch norm mixes the samples of a micro-batch, so the culprit is not known.
+        for part in () if is_finite else parts:
+            if part.batch is not None and not math.isfinite(part.check.item()):
+                suspects += part.batch.indices.tolist()
         return Update(
             step=state.step + 1,
             lr=self.timetable.lr(state.step),
@@ -180,7 +185,7 @@ class Loop:
             gradient_norm=norm,
             num_unreadable=int(counts.num_unreadable),
             unreadable=unreadable,
-            suspects=() if is_finite else _suspects(parts),
+            suspects=tuple(suspects),
             is_skipped=not is_finite,
         )
 
@@ -230,16 +235,6 @@ def _counts(loss: Tensor, check: Tensor, batch: Batch | None) -> Tensor:
 
 def _twice(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor])
-
-
-def _suspects(parts: list[_Part]) -> tuple[int, ...]:
-    """Samples of the micro-batches that were not finite. Batch norm mixes them, so the culprit is not known."""
-    return tuple(
-        int(index)
-        for part in parts
-        if part.batch is not None and not math.isfinite(part.check.item())
-        for index in part.batch.indices
-    )
 
 
 def _trained(state: TrainState) -> list[nn.Parameter]:

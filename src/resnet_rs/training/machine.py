@@ -27,7 +27,6 @@ class Machine:
     max_pixels: int = MAX_PIXELS
     """Images in folders with more pixels (width times height) are unreadable, which bounds the memory of workers."""
     ranks: Ranks = ALONE
-    """The processes that train together."""
 
     def __post_init__(self) -> None:
         check_max_pixels(self.max_pixels)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,10 @@ def read_info(folder: Path) -> tuple[dict[str, Any], Experiment]:
         experiment = from_plain(info["experiment"], kinds=(Experiment,))
     except ValueError as error:  # not damaged: a newer version may have more types and fields
         raise ValueError(f"{path} has no experiment that this version can read: {error}") from None
-    if not _suits(experiment, tuple(info["classes"])):
-        raise storage.Damaged(f"{path} has {len(info['classes'])} class names, which do not match its task.")
-    return info, experiment
-
-
-def _suits(experiment: Experiment, classes: tuple[str, ...]) -> bool:
-    try:
-        return experiment.with_classes(classes) == experiment
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        if experiment.with_classes(tuple(info["classes"])) == experiment:
+            return info, experiment
+    raise storage.Damaged(f"{path} has {len(info['classes'])} class names, which do not match its task.")
 
 
 def _is_list(value: object, kind: type) -> bool:

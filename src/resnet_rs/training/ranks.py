@@ -86,9 +86,7 @@ class Ranks:
     """One process that trains alone."""
 
     index: int = 0
-    """Number of this rank."""
     count: int = 1
-    """Number of ranks."""
 
     @property
     def is_first(self) -> bool:

@@ -28,7 +28,6 @@ class Start:
     """The complete weights before the first update."""
 
     tensors: Mapping[str, Tensor]
-    """State dict of the model."""
     sha256: str
     """Of the tensors: part of a run's identity."""
     summary: str
