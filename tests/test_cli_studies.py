@@ -154,7 +154,7 @@ def test_study_list_names_all():
         (["study", "speed", "data.size=3"], "settings such as protocol.batch_size=4"),
         (["study", "speed", "--device", "abacus"], "device must be cpu"),
         (["bench", "resnet-50"], "'resnet-50' is not in the zoo"),
-        (["bench", "resnet-rs-tiny", "--train", "--batch", "1"], "2 or more for batch norm"),
+        (["bench", "resnet-rs-tiny", "--train", "--batch", "1"], "batch_size must be 2 or more to train"),
         (["bench", "resnet-rs-tiny", "--device", "abacus"], "device"),
         (["report", "nothing.jsonl"], "nothing.jsonl does not exist"),
     ],

@@ -111,11 +111,11 @@ def test_no_process_is_left_when_nobody_wants_the_rest():
     ("fields", "said"),
     [
         ({"mode": "fly"}, "cannot set 'mode' to 'fly'"),
-        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"mode": "train", "batch_size": 1}, "2 or more for batch norm, got 1"),
-        ({"num_repeats": 1}, "num_repeats must be 2 or more, got 1"),
-        ({"max_seconds": 0.0}, "max_seconds must be above 0 or none, got 0.0"),
-        ({"num_threads": -1}, "num_threads must be above 0 or none, got -1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more to infer, got 0"),
+        ({"mode": "train", "batch_size": 1}, "batch_size must be 2 or more to train, got 1"),
+        ({"num_repeats": 1}, "num_repeats must be 2 or more to infer, got 1"),
+        ({"max_seconds": 0.0}, "max_seconds must be 0.001 or more to infer, got 0.0"),
+        ({"num_threads": -1}, "num_threads must be 1 or more to infer, got -1"),
     ],
 )
 def test_a_protocol_that_cannot_be_is_refused(fields, said):

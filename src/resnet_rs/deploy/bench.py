@@ -1,8 +1,8 @@
 """Benchmark of image classifiers on this machine: latency, throughput and peak memory of training or inference.
 
 Each network runs in its own process, so the peak memory is its own. Several rounds measure the networks in turn, so a
-machine that slows down affects all of them. Only the computation is timed. The images are made before it. A training
-step includes the copy of its images to the device, as in a run.
+machine that slows down affects all of them. Only the computation is timed: the images are made before it. A training
+step copies them to the device, as in a run.
 
 The paper gives latencies of a *training step* at batch 128, halved until it fits (README of the TF1 release).
 """
@@ -15,10 +15,10 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,16 +61,16 @@ class Protocol:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be train or infer, got {self.mode!r}.")
-        for name, least in {"batch_size": 1, "num_warmup": 1, "num_repeats": 2, "num_rounds": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}.")
-        if self.mode == "train" and self.batch_size < 2:
-            raise ValueError("a training step needs a batch_size of 2 or more for batch norm, got 1.")
-        for name in ("max_seconds", "num_threads"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0 or none, got {getattr(self, name)}.")
+        # Batch norm needs two images in training.
+        least = {
+            "batch_size": 2 if self.mode == "train" else 1,
+            "num_warmup": 1,
+            "num_repeats": _FEWEST_REPEATS,
+        }
+        for name, bound in {**least, "num_rounds": 1, "num_threads": 1, "max_seconds": 0.001}.items():
+            value = getattr(self, name)
+            if value is not None and not value >= bound:
+                raise ValueError(f"{name} must be {bound} or more to {self.mode}, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Timing:
 
 
 def bench(experiments: Mapping[str, Experiment], protocol: Protocol) -> Iterator[Timing]:
-    """Measure each of `experiments` and yield its row, in order. With several rounds, rows come in the last round.
+    """Measure each of `experiments` and yield its row, in order, during the last round.
 
     A network that fails, or whose process is killed for its memory, gives a row with its error. Raises `ValueError` for
     an experiment that does not classify images, and for a device or precision that this machine does not have.
@@ -126,7 +126,8 @@ def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
     if protocol.num_threads is not None:
         torch.set_num_threads(protocol.num_threads)
     device = Device.choose(protocol.device, precision=protocol.precision)
-    _restart_peak()
+    with suppress(OSError):  # on Linux the peak of a process starts with that of its parent; 5 resets it
+        Path("/proc/self/clear_refs").write_text("5")
     before = _resident_peak()
     steps = (_training if protocol.mode == "train" else _inference)(experiment, protocol, device)
     seconds: list[float] = []
@@ -141,7 +142,10 @@ def measure(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
         is_late = protocol.max_seconds is not None and time.perf_counter() - begin > protocol.max_seconds
         if is_late and len(seconds) >= _FEWEST_REPEATS:
             break
-    return {"seconds": seconds, "memory": _peak_memory(device, before), **surroundings(protocol)}
+    memory = None if device.name == "mps" else _resident_peak() - before
+    if device.is_cuda:
+        memory = torch.cuda.max_memory_allocated(device.torch) / _MIB
+    return {"seconds": seconds, "memory": memory, **surroundings(protocol)}
 
 
 def surroundings(protocol: Protocol) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def surroundings(protocol: Protocol) -> dict[str, Any]:
     described = device.describe()
     return {
         "num_threads": protocol.num_threads or int(described["threads"]),
-        "precision": described["precision"],
+        "precision": device.precision,
         "device_name": described["device"] if device.name != "cpu" else described["processor"],
         "torch": described["torch"],
     }
@@ -181,13 +185,12 @@ def _training(experiment: Experiment, protocol: Protocol, device: Device) -> Ite
 def _refuse_other_inputs(name: str, experiment: Experiment) -> None:
     """Raise `ValueError` unless `experiment` classifies single images: `_batch` makes nothing else."""
     task, frames = experiment.task, experiment.data.frames
-    if isinstance(task, Classification) and task.num_views == 1 and frames is None:
-        return
-    given = f"the task {type(task).__name__}" if frames is None else f"clips of {frames.count} frames"
-    raise ValueError(
-        f"bench measures classifiers of images, and {name!r} has {given}. Use an experiment with the task "
-        "Classification and data.frames=none."
-    )
+    if not isinstance(task, Classification) or task.num_views != 1 or frames is not None:
+        given = f"the task {type(task).__name__}" if frames is None else f"clips of {frames.count} frames"
+        raise ValueError(
+            f"bench measures classifiers of images, and {name!r} has {given}. Use an experiment with the task "
+            "Classification and data.frames=none."
+        )
 
 
 def _batch(experiment: Experiment, batch_size: int) -> Batch:
@@ -201,16 +204,8 @@ def _batch(experiment: Experiment, batch_size: int) -> Batch:
 
 def _wait(device: Device) -> None:
     """Wait until the device has finished its work."""
-    if device.is_cuda:
-        torch.cuda.synchronize(device.torch)
-    elif device.name == "mps":
-        torch.mps.synchronize()
-
-
-def _restart_peak() -> None:
-    """Reset the peak memory of this process; on Linux it starts with the peak of its parent."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    if device.name != "cpu":
+        torch.accelerator.synchronize(device.torch)
 
 
 def _resident_peak() -> float:
@@ -222,26 +217,17 @@ def _resident_peak() -> float:
     return peak / _MIB if platform.system() == "Darwin" else peak / 1024
 
 
-def _peak_memory(device: Device, before: float) -> float | None:
-    if device.is_cuda:
-        return torch.cuda.max_memory_allocated(device.torch) / _MIB
-    return None if device.name == "mps" else _resident_peak() - before
-
-
 def _in_a_child(experiment: Experiment, protocol: Protocol) -> dict[str, Any]:
     """One round in a new process: the result of `measure`, or an `error`."""
-    order = json.dumps({"experiment": config.to_plain(experiment), "protocol": asdict(protocol)})
-    answer = run_in_child(_measured, order)
+    answer = run_in_child(_measured, experiment, protocol)
     if isinstance(answer, int):
         return {"error": f"its process ended with exit code {answer}; the memory may be too small"}
     return json.loads(answer)
 
 
-def _measured(order: str) -> bytes:
-    plain = json.loads(order)
+def _measured(experiment: Experiment, protocol: Protocol) -> bytes:
     try:
-        experiment = config.from_plain(plain["experiment"], kinds=(Experiment,))
-        found = measure(experiment, Protocol(**plain["protocol"]))
+        found = measure(experiment, protocol)
     except Exception as error:  # any error goes into the row of this network
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
     return json.dumps(found).encode()
@@ -249,30 +235,31 @@ def _measured(order: str) -> bytes:
 
 def _row(name: str, experiment: Experiment, protocol: Protocol, rounds: list[dict[str, Any]]) -> Timing:
     cost = experiment.count_cost()
-    row = Timing(
+    measured = next(({"error": found["error"]} for found in rounds if "error" in found), None)
+    return Timing(
         name=name,
         mode=protocol.mode,
         size=experiment.data.size,
         batch_size=protocol.batch_size,
         params=cost.params,
         macs=cost.macs,
+        **(measured or _pooled(rounds, protocol)),
     )
-    error = next((found["error"] for found in rounds if "error" in found), None)
-    if error is not None:
-        return replace(row, error=error)
+
+
+def _pooled(rounds: list[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
+    """The measured fields of a row, over all rounds."""
     seconds = [value for found in rounds for value in found["seconds"]]
-    low, median, high = (1000 * float(v) for v in np.quantile(seconds, [0.1, 0.5, 0.9]))
-    memory = [found["memory"] for found in rounds if found["memory"] is not None]
-    last = rounds[-1]
-    return replace(
-        row,
-        latency_ms=median,
-        latency_ms_p10=low,
-        latency_ms_p90=high,
-        images_per_second=1000 * protocol.batch_size / median,
-        peak_memory_mib=max(memory) if memory else None,
-        num_repeats=len(seconds),
-        num_warmup=protocol.num_warmup,
-        num_rounds=protocol.num_rounds,
-        **{key: last[key] for key in ("num_threads", "precision", "device_name", "torch")},
-    )
+    low, median, high = 1000 * np.quantile(seconds, [0.1, 0.5, 0.9])
+    memory = [found["memory"] for found in rounds]
+    return {
+        "latency_ms": float(median),
+        "latency_ms_p10": float(low),
+        "latency_ms_p90": float(high),
+        "images_per_second": float(1000 * protocol.batch_size / median),
+        "peak_memory_mib": None if None in memory else max(memory),
+        "num_repeats": len(seconds),
+        "num_warmup": protocol.num_warmup,
+        "num_rounds": protocol.num_rounds,
+        **{key: rounds[-1][key] for key in ("num_threads", "precision", "device_name", "torch")},
+    }
