@@ -24,7 +24,6 @@ _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _EMA_SLOT = "/.OPTIMIZER_SLOT/optimizer/average"
 _SLOT = re.compile(r"/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
 _MODEL_GARDEN_LAYER = re.compile(r"backbone/layer_with_weights-(\d{1,4})/")
-MODEL_GARDEN_BIAS = f"model/layer_with_weights-1/bias{_ATTRIBUTE}"
 _MODEL_GARDEN_STEM = 8
 """Layers with weights before the first block: four convolutions and their norms."""
 _MODEL_GARDEN_BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}

@@ -26,7 +26,6 @@ from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.paper import RELEASED
 from resnet_rs.training.experiment import Experiment
 
-KINDS = ("tf1", "tf2", "keras", "timm", "torchvision", "efficientnet-lite", "hub")
 Shapes = Mapping[str, tuple[int, ...]]
 
 NUM_IMAGENET = 1000
@@ -87,32 +86,20 @@ class ReadPlan(NamedTuple):
     file: TensorFile
     experiment: Experiment
     mappings: list[KeyMapping]
-    bias: str
-    """The variable with one value per class."""
     ignored: Callable[[str], bool]
     """Tells which variables do not belong to the network."""
     variables: str = "as stored"
     """Which variables are used: `EMA`, `raw` or `as stored`."""
-    num_classes: int = NUM_IMAGENET
-    """Number of classes if there is no `bias`."""
     hub: hub_folder.HubConfig | None = None
     """Only of Hub folders: class names, origin and license."""
 
 
 def plan_read(source: SourceCheckpoint) -> ReadPlan:
     """How to read `source`. Raises `ValueError` if the file does not tell its experiment."""
-    readers = {
-        "tf1": _tf1,
-        "tf2": _tf2,
-        "keras": _keras,
-        "timm": _timm,
-        "torchvision": _torchvision,
-        "efficientnet-lite": _efficientnet_lite,
-        "hub": _hub,
-    }
-    plan = readers[source.kind](source)
-    num_classes = (plan.file.shapes.get(plan.bias) or (plan.num_classes,))[0]
-    return plan._replace(experiment=with_num_classes(plan.experiment, num_classes))
+    plan = _READERS[source.kind](source)
+    bias = next((m.source for m in plan.mappings if m.target == "head.classifier.bias"), "")
+    shape = plan.file.shapes.get(bias)
+    return plan._replace(experiment=with_num_classes(plan.experiment, shape[0])) if shape else plan
 
 
 def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
@@ -132,53 +119,46 @@ def _tf1(source: SourceCheckpoint) -> ReadPlan:
     ema = tensorflow.has_ema(file.shapes) and not source.raw
     mappings = tensorflow.tf1_mappings(_resnet(base), ema=ema)
     ignored = tensorflow.ignored_by_tf1(mappings)
-    return ReadPlan(file, base, mappings, "dense/bias", ignored, variables="EMA" if ema else "raw")
+    return ReadPlan(file, base, mappings, ignored, variables="EMA" if ema else "raw")
 
 
 def _tf2(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
     found = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes))
     base = config.edit(found, {**_MODEL_GARDEN, **source.edits})
-    base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
+    arch = ModelGardenArch.like(_resnet(base))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
-    mappings = tensorflow.model_garden_mappings(_resnet(base), ema=ema)
-    return ReadPlan(
-        file,
-        base,
-        mappings,
-        tensorflow.MODEL_GARDEN_BIAS,
-        tensorflow.ignored_by_model_garden(mappings),
-        variables="EMA" if ema else "raw",
-        num_classes=NUM_IMAGENET + 1,
-    )
+    mappings = tensorflow.model_garden_mappings(arch, ema=ema)
+    ignored = tensorflow.ignored_by_model_garden(mappings)
+    return ReadPlan(file, replace(base, arch=arch), mappings, ignored, variables="EMA" if ema else "raw")
 
 
 def _keras(source: SourceCheckpoint) -> ReadPlan:
     file = keras.H5File(source.path)
     base = config.edit(find_experiment(source, keras.count_blocks(file.shapes)), source.edits)
     mappings = keras.keras_mappings(_resnet(base), file.shapes)
-    return ReadPlan(file, base, mappings, keras.HEAD_BIAS, keras.is_ignored)
+    return ReadPlan(file, base, mappings, keras.is_ignored)
 
 
 def _timm(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
     base = config.edit(find_experiment(source, sum(timm_names.count_blocks(file.shapes))), source.edits)
     _resnet(base)
-    return ReadPlan(file, base, timm_names.mappings(file.shapes), "fc.bias", torchvision.is_ignored)
+    return ReadPlan(file, base, timm_names.mappings(file.shapes), torchvision.is_ignored)
 
 
 def _torchvision(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
     if "features.0.0.weight" in file.shapes:
         base, mappings = _efficientnet(source, file.shapes)
-        return ReadPlan(file, base, mappings, "classifier.1.bias", torchvision.is_ignored)
+        return ReadPlan(file, base, mappings, torchvision.is_ignored)
     detected = {
         "arch.blocks": timm_names.count_blocks(file.shapes),
         "data.resampling": "bilinear",
         "data.crop_first": False,
     }
     base = config.edit(zoo.experiment(source.name or "resnet-50-2015"), {**detected, **source.edits})
-    return ReadPlan(file, base, torchvision.resnet_mappings(_resnet(base)), "fc.bias", torchvision.is_ignored)
+    return ReadPlan(file, base, torchvision.resnet_mappings(_resnet(base)), torchvision.is_ignored)
 
 
 def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
@@ -187,7 +167,7 @@ def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
     if not isinstance(base.arch, EfficientNetArch) or base.arch.se_ratio is not None:
         raise ValueError(f"--from efficientnet-lite is for {efficientnet_lite.NAME}, got {source.name}.")
     mappings = efficientnet_lite.mappings(base.arch, expected_tensors(base))
-    return ReadPlan(file, base, mappings, efficientnet_lite.HEAD_BIAS, torchvision.is_ignored)
+    return ReadPlan(file, base, mappings, torchvision.is_ignored)
 
 
 def _hub(source: SourceCheckpoint) -> ReadPlan:
@@ -195,16 +175,22 @@ def _hub(source: SourceCheckpoint) -> ReadPlan:
     hub = hub_folder.read_config(source.path)
     file = TorchFile(source.path / hub_folder.WEIGHTS)
     base = _hub_experiment(source, hub, file.shapes)
-    if "conv1.0.weight" in file.shapes:
-        mappings, bias = timm_names.mappings(file.shapes), "fc.bias"
-    else:
-        mappings, bias = [KeyMapping(n, n) for n in expected_tensors(base)], "head.classifier.bias"
-    return ReadPlan(file, base, mappings, bias, _ignore_nothing, hub=hub)
+    has_timms_names = "conv1.0.weight" in file.shapes
+    ours = [KeyMapping(name, name) for name in expected_tensors(base)]
+    mappings = timm_names.mappings(file.shapes) if has_timms_names else ours
+    return ReadPlan(file, base, mappings, lambda name: False, hub=hub)
 
 
-def _ignore_nothing(name: str) -> bool:
-    """Hub folders hold only the network's tensors."""
-    return False
+_READERS = {
+    "tf1": _tf1,
+    "tf2": _tf2,
+    "keras": _keras,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "efficientnet-lite": _efficientnet_lite,
+    "hub": _hub,
+}
+KINDS = tuple(_READERS)
 
 
 def _hub_experiment(source: SourceCheckpoint, hub: hub_folder.HubConfig, shapes: Shapes) -> Experiment:
@@ -234,8 +220,8 @@ def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | No
     if source.name is not None:
         return zoo.experiment(source.name)
     path = source.path
-    candidates = {name: zoo.experiment(name) for name in RELEASED}
-    candidates = {name: e for name, e in candidates.items() if sum(_resnet(e).blocks) == num_blocks}
+    released = {name: zoo.experiment(name) for name in RELEASED}
+    candidates = {name: e for name, e in released.items() if sum(_resnet(e).blocks) == num_blocks}
     # A TensorFlow checkpoint is several files, and their folder has the name.
     texts = (path.name, path.parent.name) if source.kind in ("tf1", "tf2") else (path.name,)
     detected = [
