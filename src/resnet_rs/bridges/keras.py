@@ -23,8 +23,7 @@ from resnet_rs.models.resnet import ResNetArch
 _HEAD = "predictions"
 HEAD_BIAS = f"{_HEAD}/bias:0"
 """Has one value per class."""
-_MAX_ENTRIES = 20_000
-_MAX_DEPTH = 8
+_MAX_ARRAYS = 20_000
 _BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
 
 
@@ -57,25 +56,24 @@ def count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a variable can be ignored: it belongs to the optimizer, or to the normalization inside the network."""
-    return name.startswith(("normalization", "optimizer_weights/", "top_level_model_weights/"))
+    """Whether a variable can be ignored: it belongs to the normalization inside the network."""
+    return name.startswith(("normalization", "top_level_model_weights/"))
 
 
 class H5File:
     """The arrays of a file of Keras weights, or of a whole Keras model, by the names of their variables.
 
-    Only plain arrays in the file itself are read. Raises `ValueError` for any other content and for damage.
+    Only plain arrays in the file itself are read; links to other places are not followed. Raises `ValueError` for any
+    other content and for damage.
     """
 
     def __init__(self, path: Path) -> None:
         require()
         self.path = path
         self._paths: dict[str, str] = {}
-        self._num_groups = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         with naming(str(path)), self._opened() as opened:
-            is_model = "model_weights" in opened
-            self._collect(_member(opened, "model_weights", "") if is_model else opened, "")
+            opened.visititems(self._record)  # visits every array once, whatever hard links the file has
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of `names`, one at a time."""
@@ -93,30 +91,20 @@ class H5File:
         except OSError as error:
             raise Unreadable(f"it is not an HDF5 file ({' '.join(str(error).split())}).") from None
 
-    def _collect(self, group: Any, path: str) -> None:  # noqa: ANN401 - types of h5py
-        """Record every array below `group`."""
-        self._num_groups += 1
-        if self._num_groups > _MAX_ENTRIES or path.count("/") > _MAX_DEPTH:
-            raise Unreadable("it holds more groups than any file of weights.")
-        for name in group:
-            item = _member(group, name, path)
-            if hasattr(item, "keys"):
-                self._collect(item, f"{path}/{name}")
-            else:
-                self._record(item, f"{path}/{name}")
-
-    def _record(self, item: Any, path: str) -> None:  # noqa: ANN401 - a dataset of h5py
+    def _record(self, path: str, item: Any) -> None:  # noqa: ANN401 - an array or group of h5py
         """Record an array. The name of a variable is `layer/part`, the end of its path."""
+        if hasattr(item, "keys") or path.startswith("optimizer_weights/"):
+            return
         num_bytes = self.path.stat().st_size
         sizes = [math.prod(shape) * item.dtype.itemsize for shape in (item.shape, item.chunks or ())]
         is_plain = item.dtype.kind in "fiu" and not item.external and not item.is_virtual
         if not is_plain or max(sizes) > num_bytes:
             raise Unreadable(f"{path!r} in it is not a plain array inside the file.")
-        name = "/".join(path.strip("/").split("/")[-2:])
-        if name in self.shapes or len(self.shapes) >= _MAX_ENTRIES:
-            raise Unreadable(f"it has two arrays named {name!r}, or more than {_MAX_ENTRIES:,} arrays.")
+        name = "/".join(path.split("/")[-2:])
+        if name in self.shapes or len(self.shapes) >= _MAX_ARRAYS:
+            raise Unreadable(f"it has two arrays named {name!r}, or more than {_MAX_ARRAYS:,} arrays.")
         self.shapes[name] = tuple(item.shape)
-        self._paths[name] = item.name
+        self._paths[name] = path
 
 
 def require() -> None:
@@ -125,12 +113,3 @@ def require() -> None:
         raise ValueError(
             "Keras files need h5py, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
         )
-
-
-def _member(group: Any, name: str, path: str) -> Any:  # noqa: ANN401 - types of h5py
-    """The member `name` of a group; links to other places are refused."""
-    import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
-
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise Unreadable(f"{path}/{name} in it is a link to another place; expected an array or a group.")
-    return group[name]

@@ -18,6 +18,7 @@ from resnet_rs.text import closest, quoted
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
 LICENSE = "apache-2.0"
+"""Of these weights and of EfficientNet-Lite0's."""
 MD5 = {
     "resnet-rs-50-i160": "69d9d925319f00a8bdd4af23c04e4102",
     "resnet-rs-101-i160": "544b3434d00efc199d66e9058c7f3379",

@@ -1,7 +1,4 @@
-"""Published weights by name, from the network or an installed package, converted to a checkpoint in the cache.
-
-`bridges/released.py` and `bridges/efficientnet_lite.py` know the files.
-"""
+"""Published weights by name, from the network or an installed package, converted to a checkpoint in the cache."""
 
 from __future__ import annotations
 
@@ -27,19 +24,15 @@ def pull(name: str, out: Path, *, progress: object = None) -> Converted:
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
+    url = address(name)
     if hub.is_repo(name):
-        return convert(SourceCheckpoint(path=hub.fetch_folder(name), kind="hub", url=address(name)), out)
+        return convert(SourceCheckpoint(path=hub.fetch_folder(name), kind="hub", url=url), out)
     if name == efficientnet_lite.NAME:
-        kind, file, license = (
-            "efficientnet-lite",
-            efficientnet_lite.installed_file(),
-            efficientnet_lite.LICENSE,
-        )
+        kind, file = "efficientnet-lite", efficientnet_lite.installed_file()
     else:
-        remote = released.remote_file(name)
         keras.require()
-        kind, file, license = "keras", fetch(remote, progress=progress), released.LICENSE
-    return convert(SourceCheckpoint(path=file, kind=kind, name=name, url=address(name), license=license), out)
+        kind, file = "keras", fetch(released.remote_file(name), progress=progress)
+    return convert(SourceCheckpoint(path=file, kind=kind, name=name, url=url, license=released.LICENSE), out)
 
 
 def pretrained(name: str) -> Path:
