@@ -85,14 +85,14 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
             raise FileNotFoundError(
                 f"{folder} holds no {name}; expected a folder that `save_pretrained` wrote."
             )
-    library = _library()
+    library, plain = _library(), plain_name(repo)
     refuse_no_repo(repo)
-    files[CARD] = Path(folder, CARD).read_bytes().replace(NO_REPO.encode(), plain_name(repo).encode())
+    files[CARD] = Path(folder, CARD).read_bytes().replace(NO_REPO.encode(), plain.encode())
     api = library.HfApi(library_name="resnet-rs")
     try:
-        api.create_repo(plain_name(repo), private=private, exist_ok=True)
+        api.create_repo(plain, private=private, exist_ok=True)
         done = api.create_commit(
-            plain_name(repo),
+            plain,
             [library.CommitOperationAdd(name, content) for name, content in files.items()],
             commit_message="Weights, configuration and card, written by resnet-rs",
         )
@@ -103,32 +103,26 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = False) -> str:
 
 def _verify(weights: Path) -> None:
     """Compare weights in the cache with their SHA-256, which is their name there; the library only checks the size."""
-    name = weights.resolve().name
-    if _SHA256.fullmatch(name):
-        found = storage.file_sha256(weights)
-        if found != name:
-            raise storage.Damaged(
-                f"{weights} has SHA-256 {found}, not that of the Hub, {name}. Remove {weights.resolve()} and pull "
-                "it again."
-            )
+    stored = weights.resolve()
+    if _SHA256.fullmatch(stored.name) and (found := storage.file_sha256(stored)) != stored.name:
+        raise storage.Damaged(
+            f"{weights} has SHA-256 {found}, not that of the Hub, {stored.name}. Remove {stored} and pull it again."
+        )
 
 
 def reason(error: BaseException) -> str:
     """Why a request to the Hub failed, and then what the user can do, in sentences."""
+    if variable := offline_variable():
+        return f"{variable} is set, which forbids the use of the network. Unset it."
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     statuses = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
     status = next((status for status in statuses if isinstance(status, int)), 0)
-    if variable := offline_variable():
-        return f"{variable} is set, which forbids the use of the network. Unset it."
-    if status in (401, 403):
-        advice = "Check the name, your login (`hf auth login`, HF_TOKEN) and your permissions."
-        return f"the Hub refused access (HTTP {status}). {advice}"
-    if status == 404:
+    if status in (401, 403, 404):
         return (
-            "the Hub has no such repository or revision, or it is private and you lack permission (HTTP 404). Check "
-            "the name and the revision."
+            f"the Hub has no such repository or revision, or refuses access to it (HTTP {status}). Check the name and "
+            "the revision, your login (`hf auth login`, HF_TOKEN) and your permissions."
         )
     if status == 429 or status >= 500:
         return f"the Hub cannot answer at the moment (HTTP {status}). Try again later."

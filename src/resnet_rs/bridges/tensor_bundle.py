@@ -21,7 +21,7 @@ import numpy as np
 
 from resnet_rs.bridges.archive import ENDINGS, Files, Unreadable, is_archive, naming
 from resnet_rs.bridges.bundle_index import ITEM_BYTES, Entry, entries, extend_crc, masked_crc
-from resnet_rs.text import closest, listed, quoted
+from resnet_rs.text import listed, quoted
 
 MAX_BYTES = 1 << 32
 """Largest variable that is read."""
@@ -67,8 +67,8 @@ class TensorBundle:
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Variables with their names, one at a time, in the order of the files; bfloat16 as float32.
 
-        Raises `ValueError` at once if one of the names is missing or cannot be read, and later at a variable whose
-        bytes have changed since they were written.
+        Raises `ValueError` at once for a variable of a kind that is not supported, and later at one whose bytes have
+        changed since they were written.
         """
         wanted = dict.fromkeys(names)
         for name in wanted:
@@ -110,14 +110,9 @@ class TensorBundle:
             )
 
     def _check_readable(self, name: str) -> None:
-        """Refuse a variable that is missing, or of a kind that is not supported."""
-        label = f"{self._files.path}/{self.prefix}"
-        if name not in self.entries:
-            near = closest(name, self.entries, at_most=5, likeness=0.6)
-            has = f"Closest: {near}." if near else f"It has {listed(self.entries)}."
-            raise ValueError(f"{quoted(name)} is not in {label}. {has}")
+        """Refuse a variable of a kind that is not supported."""
         entry = self.entries[name]
-        with naming(f"{quoted(name)} of {label}"):
+        with naming(f"{quoted(name)} of {self._files.path}/{self.prefix}"):
             if entry.dtype not in ITEM_BYTES:
                 raise Unreadable(f"it holds {entry.dtype}; expected one of {', '.join(sorted(ITEM_BYTES))}.")
             if entry.num_slices:
