@@ -15,8 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resnet_rs import storage
-from resnet_rs.bridges.network import KeyMapping
-from resnet_rs.bridges.torchvision import mappings_by_prefix
+from resnet_rs.bridges.network import KeyMapping, key_mappings
 from resnet_rs.models.efficientnet import EfficientNetArch
 
 NAME = "efficientnet-lite0-i224"
@@ -65,4 +64,4 @@ def mappings(arch: EfficientNetArch, expected: Mapping[str, Tensor]) -> list[Key
             prefixes[f"backbone.{path}.block.{j}.0."] = f"_blocks.{i}.{conv}."
             prefixes[f"backbone.{path}.block.{j}.1."] = f"_blocks.{i}.{norm}."
     prefixes |= {f"backbone.{arch.last_path}.0.": "_conv_head.", f"backbone.{arch.last_path}.1.": "_bn1."}
-    return mappings_by_prefix({**prefixes, "head.classifier.": "_fc."}, expected)
+    return key_mappings(expected, {**prefixes, "head.classifier.": "_fc."})

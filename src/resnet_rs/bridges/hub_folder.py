@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_rs import config, storage
-from resnet_rs.bridges.timm_names import depth_of, input_facts
+from resnet_rs.bridges.timm_names import FIRST_AND_LAST, depth_of, input_facts
 from resnet_rs.models.backbone import Arch
 from resnet_rs.training.checkpoint import Checkpoint
 from resnet_rs.training.experiment import Experiment
@@ -32,8 +32,7 @@ _MOST_CHANNELS = 1024
 """A `config.json` must not take more memory than a network that exists."""
 _UNDERSTOOD = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "arch")
 """timm's arguments for a network that we accept. Any other may change what it computes, so it is refused."""
-_IN_OURS = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"}
-_IN_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
+_FIRST_AND_LAST_OF_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
 
 
 class HubConfig(NamedTuple):
@@ -58,37 +57,27 @@ def data_edits(inputs: Mapping[str, Any]) -> dict[str, Any]:
     size = inputs.get("input_size", [3, 224, 224])
     is_square = isinstance(size, list) and [type(n) for n in size] == 3 * [int] and size[1] == size[2]
     channels = size[0] if is_square and 1 <= size[0] <= _MOST_CHANNELS else 0
-    mean = inputs.get("mean", channels * [0.0])
-    expected = {
-        "interpolation": (
-            inputs.get("interpolation", "bicubic") in ("bicubic", "bilinear"),
-            "bicubic or bilinear",
-        ),
-        "input_size": (
-            channels > 0,
-            f"[channels, pixels, pixels], square, with 1 to {_MOST_CHANNELS} channels",
-        ),
-        "crop_pct": (type(inputs.get("crop_pct", 0.875)) in (int, float), "a number"),
-        "mean": (
-            isinstance(mean, list) and len(mean) == channels,
-            f"one number for each of {channels} channels",
-        ),
-        "crop_mode": (inputs.get("crop_mode", "center") == "center", "'center'"),
-    }
-    for name, (is_fine, words) in expected.items():
+    mean, resampling = inputs.get("mean", channels * [0.0]), inputs.get("interpolation", "bicubic")
+
+    def refuse_unless(is_fine: bool, name: str, words: str) -> None:
         if not is_fine:
             raise ValueError(f"{CONFIG} has {name} {inputs.get(name)!r:.50}; expected {words}.")
-    edits: dict[str, Any] = {
-        "data.resampling": inputs.get("interpolation", "bicubic"),
-        "data.crop_first": False,
+
+    layout = f"[channels, pixels, pixels], square, with 1 to {_MOST_CHANNELS} channels"
+    refuse_unless(resampling in ("bicubic", "bilinear"), "interpolation", "bicubic or bilinear")
+    refuse_unless(channels > 0, "input_size", layout)
+    refuse_unless(type(inputs.get("crop_pct", 0.875)) in (int, float), "crop_pct", "a number")
+    is_mean = isinstance(mean, list) and len(mean) == channels
+    refuse_unless(is_mean, "mean", f"one number for each of {channels} channels")
+    refuse_unless(inputs.get("crop_mode", "center") == "center", "crop_mode", "'center'")
+    given = {
+        "size": size[-1] if "input_size" in inputs else None,
+        "crop_ratio": inputs.get("crop_pct"),
+        "mean": inputs.get("mean"),
+        "std": inputs.get("std"),
     }
-    if "input_size" in inputs:
-        edits["data.size"] = size[-1]
-    for theirs, ours in {"crop_pct": "crop_ratio", "mean": "mean", "std": "std"}.items():
-        if theirs in inputs:
-            value = inputs[theirs]
-            edits[f"data.{ours}"] = tuple(value) if isinstance(value, list) else value
-    return edits
+    edits = {f"data.{name}": value for name, value in given.items() if value is not None}
+    return {"data.resampling": resampling, "data.crop_first": False, **edits}
 
 
 def as_config(
@@ -100,18 +89,16 @@ def as_config(
     license: str | None,
 ) -> dict[str, Any]:
     """`config.json` of a classifier."""
-    depth = depth_of(experiment.arch)
+    described, depth = _described(experiment), depth_of(experiment.arch)
     return {
-        "architecture": _OURS if depth is None else f"resnetrs{depth}",
-        "num_classes": len(classes),
+        **described,
         "num_features": num_features,
         "global_pool": "avg",
         "label_names": list(classes),
         **({"model_args": {"arch": config.to_plain(experiment.arch)}} if depth is None else {}),
         "pretrained_cfg": {
-            **_inputs(experiment),
-            "num_classes": len(classes),
-            **(_IN_OURS if depth is None else _IN_TIMM),
+            **described["pretrained_cfg"],
+            **(FIRST_AND_LAST if depth is None else _FIRST_AND_LAST_OF_TIMM),
             **({} if license is None else {"license": license}),
             "paper_ids": "arXiv:2103.07579",
         },
@@ -119,9 +106,12 @@ def as_config(
     }
 
 
-def _inputs(experiment: Experiment) -> dict[str, Any]:
-    """Preprocessing in timm's fields, as JSON."""
-    return json.loads(json.dumps(input_facts(experiment.data)))
+def _described(experiment: Experiment) -> dict[str, Any]:
+    """What timm's fields tell of an experiment, as JSON."""
+    depth, num_classes = depth_of(experiment.arch), getattr(experiment.task, "num_classes", None)
+    inputs = {**json.loads(json.dumps(input_facts(experiment.data))), "num_classes": num_classes}
+    architecture = _OURS if depth is None else f"resnetrs{depth}"
+    return {"architecture": architecture, "num_classes": num_classes, "pretrained_cfg": inputs}
 
 
 def as_begun(saved: Checkpoint) -> dict[str, str]:
@@ -202,25 +192,16 @@ def _refuse_contradictions(
     experiment: Experiment, found: dict[str, Any], inputs: dict[str, Any], arch: Arch | None, path: Path
 ) -> None:
     """Refuse a folder whose fields for timm contradict its experiment."""
-    classes = getattr(experiment.task, "num_classes", None)
-    depth = depth_of(experiment.arch)
-    expected = _inputs(experiment) | {
-        "architecture": _OURS if depth is None else f"resnetrs{depth}",
-        "arch": experiment.arch if depth is None else None,
-        "num_classes": classes,
-        "num_classes of pretrained_cfg": classes,
-    }
-    given = inputs | {
-        "architecture": found["architecture"],
-        "arch": arch,
-        "num_classes": found.get("num_classes"),
-        "num_classes of pretrained_cfg": inputs.get("num_classes", classes),
-    }
-    for name, value in expected.items():
-        if given.get(name) != value:
+    expected = _described(experiment)
+    pairs = {name: (found.get(name), expected[name]) for name in ("architecture", "num_classes")}
+    pairs["arch"] = (arch, None if arch is None else experiment.arch)
+    for name, value in expected["pretrained_cfg"].items():
+        pairs[f"{name} of pretrained_cfg"] = (inputs.get(name, value), value)
+    for name, (given, value) in pairs.items():
+        if given != value:
             raise ValueError(
-                f"{path} has {name} {given.get(name)!r:.80} for timm, and {value!r:.80} in its experiment. Push the "
-                "network again, or make the two equal."
+                f"{path} has {name} {given!r:.80} for timm, and {value!r:.80} in its experiment. Push the network "
+                "again, or make the two equal."
             )
 
 

@@ -15,39 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from resnet_rs.bridges.archive import Unreadable, naming
-from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, key_mappings
-from resnet_rs.models.resnet import ResNetArch
+from resnet_rs.bridges.network import KeyMapping, key_mappings
 
-_HEAD = "predictions"
-HEAD_BIAS = f"{_HEAD}/bias:0"
+HEAD_BIAS = "predictions/bias:0"
 """Has one value per class."""
 _MAX_ARRAYS = 20_000
-_BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
+_NAMES = {
+    **{f"backbone.stem.{3 * i}.": f"stem_1_stem_conv_{i + 1}/" for i in range(4)},
+    **{f"backbone.stem.{3 * i + 1}.": f"stem_1_stem_batch_norm_{i + 1}/" for i in range(4)},
+    **{f"backbone.c{stage}.": f"BlockGroup{stage}__block_" for stage in (2, 3, 4, 5)},
+    ".shortcut.conv.": "__projection_conv/",
+    ".shortcut.norm.": "__projection_batch_norm/",
+    # The first norm of a block has one underscore, the others have two.
+    ".reduce.0.": "__conv_1/",
+    ".reduce.1.": "_batch_norm_1/",
+    ".spatial.0.": "__conv_2/",
+    ".spatial.1.": "__batch_norm_2/",
+    ".expand.0.": "__conv_3/",
+    ".expand.1.": "__batch_norm_3/",
+    ".excite.reduce.": "__se_se_reduce/",
+    ".excite.expand.": "__se_se_expand/",
+    "head.classifier.": "predictions/",
+}
 
 
-def keras_mappings(arch: ResNetArch, shapes: Mapping[str, tuple[int, ...]]) -> list[KeyMapping]:
-    """The mappings of a Keras file; without its top, the classifier is left out."""
-
-    def names(layer: LayerId) -> LayerNames:
-        if layer.role == "classifier":
-            return LayerNames(_HEAD)
-        if layer.role == "stem":
-            return LayerNames(
-                f"stem_1_stem_conv_{layer.block + 1}", f"stem_1_stem_batch_norm_{layer.block + 1}"
-            )
-        block = f"BlockGroup{layer.stage}__block_{layer.block}"
-        if layer.role == "shortcut":
-            return LayerNames(f"{block}__projection_conv", f"{block}__projection_batch_norm")
-        if layer.role in _BLOCK:
-            number = _BLOCK[layer.role]
-            # The first norm of a block has one underscore, the others have two.
-            gap = "_" if number == "1" else "__"
-            return LayerNames(f"{block}__conv_{number}", f"{block}{gap}batch_norm_{number}")
-        return LayerNames(f"{block}__se_se_{'reduce' if layer.role == 'squeeze' else 'expand'}")
-
-    return key_mappings(arch, names, "{}/{}:0".format, library="tensorflow", has_head=HEAD_BIAS in shapes)
+def keras_mappings(expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[KeyMapping]:
+    """The mappings of a Keras file to our tensors `expected`; without its top, the classifier is left out."""
+    found = key_mappings(expected, _NAMES, library="tensorflow", suffix=":0")
+    return [mapping for mapping in found if HEAD_BIAS in shapes or not mapping.target.startswith("head.")]
 
 
 def count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:

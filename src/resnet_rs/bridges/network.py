@@ -1,12 +1,13 @@
-"""Layers and tensors of our ResNets, and how the tensors of another library are mapped to ours.
+"""How the tensors of another library are mapped to ours.
 
-A bridge knows the names in the other library: it names the convolution and the norm of every `LayerId`. From these
-names comes one `KeyMapping` per tensor, which `map_state_dict` applies: it uses every variable of the source once, sets
-each of our tensors once, and refuses what is unknown or missing by name.
+A bridge has a table from the paths of our layers to theirs. From it comes one `KeyMapping` per tensor, which
+`map_state_dict` applies: it uses every variable of the source once, sets each of our tensors once, and refuses what is
+unknown or missing by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,42 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.text import listed
 
-Role = Literal["stem", "shortcut", "reduce", "spatial", "expand", "squeeze", "excite", "classifier"]
 Library = Literal["tensorflow", "torch"]
 """TensorFlow's kernels are HWIO and its matrices IO; PyTorch's and ours are OIHW and OI."""
 COUNTER = "num_batches_tracked"
 """Update counter of a norm in PyTorch. Only norms without momentum read it, and many files lack it."""
-_NORM: dict[Library, dict[str, str]] = {
-    "tensorflow": {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    },
-    "torch": {part: part for part in ("weight", "bias", "running_mean", "running_var", COUNTER)},
-}
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+"""TensorFlow's names of the parts of a norm."""
 _MAX_LISTED = 20
-_STEM_CONVS = {"2015": 1, "small": 3, "released": 4}
-
-
-class LayerId(NamedTuple):
-    """A convolution or linear layer of a ResNet."""
-
-    role: Role
-    stage: int = 0
-    """2 to 5; 0 in the stem and the head."""
-    block: int = 0
-    """Index in the stage; in the stem the index of the convolution."""
-
-
-class LayerNames(NamedTuple):
-    """The names of a layer and of the norm behind it; `norm` is empty where there is none."""
-
-    layer: str
-    norm: str = ""
 
 
 class KeyMapping(NamedTuple):
@@ -75,56 +49,46 @@ class TensorFile(Protocol):
         ...
 
 
-def layer_ids(arch: ResNetArch) -> Iterator[LayerId]:
-    """All layers of a ResNet except the classifier, in the order in which the TF1 release creates them."""
-    for i in range(_STEM_CONVS[arch.stem]):
-        yield LayerId("stem", block=i)
-    for stage, num_blocks in enumerate(arch.blocks, start=2):
-        for block in range(num_blocks):
-            if block == 0:
-                yield LayerId("shortcut", stage, block)
-            roles: tuple[Role, ...] = ("reduce", "spatial", "expand")
-            excite: tuple[Role, ...] = ("squeeze", "excite") if arch.se_ratio is not None else ()
-            for role in (*roles, *excite):
-                yield LayerId(role, stage, block)
+def layer_path(name: str, expected: Mapping[str, Tensor]) -> str:
+    """The path of the layer of our tensor `name`, such as `backbone.stem.0.`.
 
-
-def our_names(layer: LayerId, arch: ResNetArch) -> LayerNames:
-    """Our names of a layer and its norm."""
-    if layer.role == "classifier":
-        return LayerNames("head.classifier")
-    if layer.role == "stem":
-        return LayerNames(f"backbone.stem.{3 * layer.block}", f"backbone.stem.{3 * layer.block + 1}")
-    block = f"backbone.c{layer.stage}.{layer.block}"
-    if layer.role in ("squeeze", "excite"):
-        return LayerNames(f"{block}.excite.{'reduce' if layer.role == 'squeeze' else 'expand'}")
-    # A pool may come before the convolution of a shortcut.
-    has_pool = layer.role == "shortcut" and arch.shortcut_pool(stride=1 if layer.stage == 2 else 2)
-    first = 1 if has_pool else 0
-    return LayerNames(f"{block}.{layer.role}.{first}", f"{block}.{layer.role}.{first + 1}")
+    A pool may come before the convolution of a shortcut, so its layers are `shortcut.conv.` and `shortcut.norm.`.
+    """
+    layer = name.rpartition(".")[0]
+    kind = "norm" if f"{layer}.running_mean" in expected else "conv"
+    return re.sub(r"shortcut\.\d\.$", f"shortcut.{kind}.", f"{layer}.")
 
 
 def key_mappings(
-    arch: ResNetArch,
-    names: Callable[[LayerId], LayerNames],
-    variable: Callable[[str, str], str],
+    expected: Mapping[str, Tensor],
+    names: Mapping[str, str],
     *,
-    library: Library,
-    has_head: bool = True,
+    library: Library = "torch",
+    suffix: str = "",
+    has_counters: bool = False,
 ) -> list[KeyMapping]:
-    """A mapping for each of our tensors: `names(layer)` and `variable(layer, part)` are names in the other library."""
+    """A mapping for each of our tensors `expected`, with or without the update counters of norms.
+
+    `names` are replaced in the paths of our layers, in order; `suffix` ends every name of the other library.
+    """
     found: list[KeyMapping] = []
-    weight = "kernel" if library == "tensorflow" else "weight"
-    for layer in (*layer_ids(arch), *([LayerId("classifier")] if has_head else [])):
-        ours, theirs = our_names(layer, arch), names(layer)
-        is_matrix = layer.role in ("squeeze", "excite")
-        found.append(KeyMapping(variable(theirs.layer, weight), f"{ours.layer}.weight", library, is_matrix))
-        if ours.norm:
-            for part, our_part in _NORM[library].items():
-                found.append(KeyMapping(variable(theirs.norm, part), f"{ours.norm}.{our_part}"))
-        else:
-            found.append(KeyMapping(variable(theirs.layer, "bias"), f"{ours.layer}.bias"))
+    for ours, tensor in expected.items():
+        if is_counter(ours) and not has_counters:
+            continue
+        theirs, (layer, _, part) = layer_path(ours, expected), ours.rpartition(".")
+        for path, their_path in names.items():
+            theirs = theirs.replace(path, their_path)
+        if library == "tensorflow":
+            is_norm = f"{layer}.running_mean" in expected
+            part = _NORM[part] if is_norm else {"weight": "kernel", "bias": "bias"}[part]
+        is_matrix = ".excite." in ours and tensor.dim() == 2
+        found.append(KeyMapping(f"{theirs}{part}{suffix}", ours, library, is_matrix))
     return found
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor is the update counter of a norm."""
+    return name.endswith(COUNTER)
 
 
 def map_state_dict(
@@ -144,11 +108,15 @@ def map_state_dict(
     used = [name for name in file.shapes if name in by_source or not ignored(name)]
     refuse_unmatched(used, by_source, message=f"{origin} does not hold the weights of this network")
     for mapping in mappings:  # before anything is read
-        _refuse_shape(file.shapes[mapping.source], mapping, expected, origin)
+        shape, target = file.shapes[mapping.source], expected.get(mapping.target)
+        ours = in_our_layout(torch.empty(shape, device="meta"), mapping).shape
+        if target is None or ours != target.shape:
+            needed = "is not in this network" if target is None else f"needs {list(target.shape)}"
+            raise ValueError(
+                f"{mapping.source} of {origin} has shape {list(shape)}; {mapping.target} {needed}."
+            )
     found = {
-        name: torch.zeros_like(tensor, device="cpu")
-        for name, tensor in expected.items()
-        if name.endswith(COUNTER)
+        name: torch.zeros_like(tensor, device="cpu") for name, tensor in expected.items() if is_counter(name)
     }
     for name, array in file.read_many(by_source):
         target, tensor = by_source[name].target, torch.from_numpy(np.asarray(array, order="C"))
@@ -181,13 +149,3 @@ def refuse_unmatched(given: Iterable[str], known: Iterable[str], *, message: str
     mismatches = [f"{kind}: {listed(names, at_most=_MAX_LISTED)}" for kind, names in kinds.items() if names]
     if mismatches:
         raise ValueError(f"{message}; {'; '.join(mismatches)}.")
-
-
-def _refuse_shape(
-    shape: tuple[int, ...], mapping: KeyMapping, expected: Mapping[str, Tensor], origin: str
-) -> None:
-    ours = tuple(in_our_layout(torch.empty(shape, device="meta"), mapping).shape)
-    target = expected.get(mapping.target)
-    if target is None or ours != tuple(target.shape):
-        needed = "is not in this network" if target is None else f"needs {list(target.shape)}"
-        raise ValueError(f"{mapping.source} of {origin} has shape {list(shape)}; {mapping.target} {needed}.")

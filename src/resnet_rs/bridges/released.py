@@ -56,5 +56,5 @@ def tensors(name: str, arch: ResNetArch) -> dict[str, Tensor]:
     file = keras.H5File(fetch(remote_file(name)))
     with torch.device("meta"):
         expected = Classifier.build(arch, num_classes=file.shapes[keras.HEAD_BIAS][0]).state_dict()
-    mappings = keras.keras_mappings(arch, file.shapes)
+    mappings = keras.keras_mappings(expected, file.shapes)
     return map_state_dict(file, mappings, expected, ignored=keras.is_ignored, origin=f"{name}.h5")

@@ -12,10 +12,13 @@ Source: TF1 release (`resnet_model.py`, its graph); Model Garden (`official/visi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import groupby
 
-from resnet_rs.bridges.network import KeyMapping, LayerId, LayerNames, key_mappings, layer_ids
-from resnet_rs.models.resnet import ResNetArch
+from torch import Tensor
+
+from resnet_rs.bridges.network import KeyMapping, key_mappings, layer_path
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,26 +26,36 @@ _EMA = "/ExponentialMovingAverage"
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _EMA_SLOT = "/.OPTIMIZER_SLOT/optimizer/average"
 _SLOT = re.compile(r"/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
-_MODEL_GARDEN_LAYER = re.compile(r"backbone/layer_with_weights-(\d{1,4})/")
-_MODEL_GARDEN_STEM = 8
-"""Layers with weights before the first block: four convolutions and their norms."""
-_MODEL_GARDEN_BLOCK = {"reduce": "1", "spatial": "2", "expand": "3"}
+_LAYER = "backbone/layer_with_weights-"
+_OUR_STEM = [f"backbone.stem.{i}." for i in (0, 1, 3, 4, 6, 7, 9, 10)]
+_OUR_BLOCK = re.compile(r"backbone\.c\d\.\d+\.")
+_MODEL_GARDEN_NAMES = {
+    "shortcut.conv.": "_shortcut1/",
+    "shortcut.norm.": "_norm0/",
+    "reduce.0.": "_conv1/",
+    "reduce.1.": "_norm1/",
+    "spatial.0.": "_conv2/",
+    "spatial.1.": "_norm2/",
+    "expand.0.": "_conv3/",
+    "expand.1.": "_norm3/",
+    "excite.reduce.": "_squeeze_excitation/_se_reduce/",
+    "excite.expand.": "_squeeze_excitation/_se_expand/",
+    "head.classifier.": "model/layer_with_weights-1/",
+}
 
 
-def tf1_mappings(arch: ResNetArch, *, ema: bool) -> list[KeyMapping]:
-    """The mappings of the TF1 release's variables, or of their EMA."""
-    names: dict[LayerId, LayerNames] = {}
-    num_convs = num_norms = 0
-    for layer in layer_ids(arch):
-        has_norm = layer.role not in ("squeeze", "excite")
-        norm = _numbered("batch_normalization", num_norms) if has_norm else ""
-        names[layer] = LayerNames(_numbered("conv2d", num_convs), norm)
-        num_convs, num_norms = num_convs + 1, num_norms + has_norm
-    names[LayerId("classifier")] = LayerNames("dense")
-    suffix = _EMA if ema else ""
-    return key_mappings(
-        arch, names.__getitem__, lambda layer, part: f"{layer}/{part}{suffix}", library="tensorflow"
-    )
+def tf1_mappings(expected: Mapping[str, Tensor], *, ema: bool) -> list[KeyMapping]:
+    """The mappings of the TF1 release's variables, or of their EMA, to our tensors `expected`."""
+    names, counts = {"head.classifier.": "dense/"}, Counter[str]()
+    layers = dict.fromkeys(layer_path(name, expected) for name in expected if name.startswith("backbone."))
+    for _, block in groupby(layers, lambda path: path.split(".")[:3]):
+        # The shortcut of a block is created first.
+        for layer in sorted(block, key=lambda path: ".shortcut." not in path):
+            is_norm = layer.endswith(".norm.") or f"{layer}running_mean" in expected
+            kind = "batch_normalization" if is_norm else "conv2d"
+            names[layer] = f"{kind}_{counts[kind]}/" if counts[kind] else f"{kind}/"
+            counts[kind] += 1
+    return key_mappings(expected, names, library="tensorflow", suffix=_EMA if ema else "")
 
 
 def ignored_by_tf1(mappings: list[KeyMapping]) -> Callable[[str], bool]:
@@ -56,30 +69,12 @@ def _base(name: str) -> str:
     return name.removesuffix(_EMA).removesuffix("/Momentum")
 
 
-def model_garden_mappings(arch: ResNetArch, *, ema: bool) -> list[KeyMapping]:
-    """The mappings of the Model Garden's variables, or of their EMA."""
-    indices: dict[tuple[int, int], int] = {}
-    for stage, num_blocks in enumerate(arch.blocks, start=2):
-        for block in range(num_blocks):
-            indices[stage, block] = _MODEL_GARDEN_STEM + len(indices)
-
-    def names(layer: LayerId) -> LayerNames:
-        if layer.role == "classifier":
-            return LayerNames("model/layer_with_weights-1")
-        if layer.role == "stem":
-            return LayerNames(_layer(2 * layer.block), _layer(2 * layer.block + 1))
-        block = _layer(indices[layer.stage, layer.block])
-        if layer.role == "shortcut":
-            return LayerNames(f"{block}/_shortcut1", f"{block}/_norm0")
-        if number := _MODEL_GARDEN_BLOCK.get(layer.role):
-            return LayerNames(f"{block}/_conv{number}", f"{block}/_norm{number}")
-        part = "reduce" if layer.role == "squeeze" else "expand"
-        return LayerNames(f"{block}/_squeeze_excitation/_se_{part}")
-
-    slot = _EMA_SLOT if ema else ""
-    return key_mappings(
-        arch, names, lambda layer, part: f"{layer}/{part}{slot}{_ATTRIBUTE}", library="tensorflow"
-    )
+def model_garden_mappings(expected: Mapping[str, Tensor], *, ema: bool) -> list[KeyMapping]:
+    """The mappings of the Model Garden's variables, or of their EMA, to our tensors `expected`."""
+    blocks = dict.fromkeys(match[0] for match in map(_OUR_BLOCK.match, expected) if match)
+    numbered = {path: f"{_LAYER}{i}/" for i, path in enumerate((*_OUR_STEM, *blocks))}
+    suffix = f"{_EMA_SLOT if ema else ''}{_ATTRIBUTE}"
+    return key_mappings(expected, numbered | _MODEL_GARDEN_NAMES, library="tensorflow", suffix=suffix)
 
 
 def ignored_by_model_garden(mappings: list[KeyMapping]) -> Callable[[str], bool]:
@@ -101,13 +96,5 @@ def count_tf1_blocks(shapes: Shapes) -> int:
 
 def count_model_garden_blocks(shapes: Shapes) -> int:
     """All blocks of a Model Garden network."""
-    indices = [int(match[1]) for match in map(_MODEL_GARDEN_LAYER.match, shapes) if match]
-    return max(indices, default=-1) + 1 - _MODEL_GARDEN_STEM
-
-
-def _numbered(name: str, i: int) -> str:
-    return name if i == 0 else f"{name}_{i}"
-
-
-def _layer(i: int) -> str:
-    return f"backbone/layer_with_weights-{i}"
+    layers = {name.split("/")[1] for name in shapes if name.startswith(_LAYER)}
+    return len(layers) - len(_OUR_STEM)

@@ -12,11 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from resnet_rs import config
 from resnet_rs.bridges import released
-from resnet_rs.bridges.timm_names import DEPTHS, accept_timm_names, with_our_names
+from resnet_rs.bridges.timm_names import (
+    DEPTHS,
+    FIRST_AND_LAST,
+    accept_timm_names,
+    input_facts,
+    with_our_names,
+)
+from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.paper import RELEASED
@@ -36,24 +43,19 @@ except ModuleNotFoundError as error:
         "pip install 'resnet-rs[timm]'."
     ) from error
 
-_PAPER = "arXiv:2103.07579"
-
 
 def _published(name: str) -> dict[str, Any]:
     """timm's fields of the published weights of an experiment."""
     size = int(name.rpartition("-i")[2])
     return {
+        **input_facts(Data(size=size, resampling="tf1_bicubic")),
+        **FIRST_AND_LAST,
         "url": released.remote_file(name).url,
-        "input_size": (3, size, size),
         "pool_size": (-(-size // 32), -(-size // 32)),
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
         "num_classes": 1000,
-        "first_conv": "backbone.stem.0",
-        "classifier": "head.classifier",
         "license": released.LICENSE,
         "origin_url": "https://github.com/tensorflow/tpu/tree/master/models/official/resnet/resnet_rs",
-        "paper_ids": _PAPER,
+        "paper_ids": "arXiv:2103.07579",
     }
 
 
@@ -66,7 +68,7 @@ def _tagged(name: str) -> str:
 default_cfgs = generate_default_cfgs(
     {
         **{_tagged(name): _published(name) for name in reversed(RELEASED)},
-        "resnet_rs.untrained": {"first_conv": "backbone.stem.0", "classifier": "head.classifier"},
+        "resnet_rs.untrained": FIRST_AND_LAST,
     }
 )
 
@@ -118,7 +120,7 @@ def _create(
         variant,
         pretrained,
         pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=_ours,
+        pretrained_filter_fn=with_our_names,
         feature_cfg={"feature_cls": "getter"},
         arch=arch,
         **kwargs,
@@ -147,8 +149,3 @@ def _published_tensors(
     if not is_ours or chosen.file or chosen.state_dict or chosen.hf_hub_id:
         return {}
     return {"state_dict": released.tensors(name, arch)}
-
-
-def _ours(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm calls it before it adapts the first and the last layer."""
-    return with_our_names(state_dict)

@@ -13,17 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from resnet_rs.bridges.network import (
-    COUNTER,
-    KeyMapping,
-    LayerId,
-    LayerNames,
-    in_our_layout,
-    key_mappings,
-    refuse_unmatched,
-)
+from resnet_rs.bridges.network import KeyMapping, in_our_layout, is_counter, key_mappings, refuse_unmatched
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
@@ -32,13 +25,35 @@ from resnet_rs.training.experiment import Experiment
 
 DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 """Depths of timm's ResNet-RS, `resnetrs50` to `resnetrs420`."""
+FIRST_AND_LAST = {"first_conv": "backbone.stem.0", "classifier": "head.classifier"}
+"""The layers of our ResNets that timm adapts to other channels and classes, in its fields."""
 
-_STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"), ("maxpool.0", "maxpool.1"))
-"""Convolutions and norms. The fourth convolution replaces the max-pool, hence its name."""
-_BLOCK = {"reduce": "1", "spatial": "2", "expand": "3", "squeeze": "1", "excite": "2"}
+BLOCK_NAMES = {
+    **{f"backbone.c{i + 1}.": f"layer{i}." for i in (1, 2, 3, 4)},
+    "reduce.0.": "conv1.",
+    "reduce.1.": "bn1.",
+    "spatial.0.": "conv2.",
+    "spatial.1.": "bn2.",
+    "expand.0.": "conv3.",
+    "expand.1.": "bn3.",
+    "head.classifier.": "fc.",
+}
+"""Names that timm and torchvision share."""
+_NAMES = {
+    "backbone.stem.7.": "bn1.",
+    # The fourth convolution replaces the max-pool, hence its name.
+    "backbone.stem.9.": "maxpool.0.",
+    "backbone.stem.10.": "maxpool.1.",
+    "backbone.stem.": "conv1.",
+    # Layer 0 is the pool, in c2 an identity.
+    "shortcut.conv.": "downsample.1.",
+    "shortcut.norm.": "downsample.2.",
+    "excite.reduce.": "se.fc1.",
+    "excite.expand.": "se.fc2.",
+    **BLOCK_NAMES,
+}
 # Three digits, so that a forged index cannot create a billion names.
-_TIMM_BLOCK = re.compile(r"layer([1-4])\.(\d{1,3})\.")
-_OUR_BLOCK = re.compile(r"backbone\.c([2-5])\.(\d{1,3})\.")
+_BLOCK = re.compile(r"(?:layer([1-4])|backbone\.c([2-5]))\.(\d{1,3})\.")
 
 
 def depth_of(arch: Arch) -> int | None:
@@ -64,8 +79,8 @@ def from_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {known[n].target: in_our_layout(tensor, known[n]) for n, tensor in state_dict.items()}
 
 
-def with_our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names; those given may have timm's names or ours."""
+def with_our_names(state_dict: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
+    """Weights under our names; those given may have timm's names or ours. timm calls it with the model as well."""
     return from_timm(state_dict) if "conv1.0.weight" in state_dict else state_dict
 
 
@@ -87,26 +102,10 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def mappings(names: Iterable[str]) -> list[KeyMapping]:
     """The mappings of a timm `resnetrs*` model with these names, timm's or ours; update counters only if present."""
     given = set(names)
-    all_of_them = key_mappings(
-        ResNetArch(blocks=count_blocks(given)), _timm_names, "{}.{}".format, library="torch"
-    )
-    return [
-        m for m in all_of_them if m.source in given or m.target in given or not m.source.endswith(COUNTER)
-    ]
-
-
-def _timm_names(layer: LayerId) -> LayerNames:
-    if layer.role == "classifier":
-        return LayerNames("fc")
-    if layer.role == "stem":
-        return LayerNames(*_STEM[layer.block])
-    block = f"layer{layer.stage - 1}.{layer.block}"
-    if layer.role == "shortcut":  # its layer 0 is the pool, in c2 an identity
-        return LayerNames(f"{block}.downsample.1", f"{block}.downsample.2")
-    number = _BLOCK[layer.role]
-    if layer.role in ("squeeze", "excite"):
-        return LayerNames(f"{block}.se.fc{number}")
-    return LayerNames(f"{block}.conv{number}", f"{block}.bn{number}")
+    with torch.device("meta"):
+        expected = Classifier.build(ResNetArch(blocks=count_blocks(given))).state_dict()
+    found = key_mappings(expected, _NAMES, has_counters=True)
+    return [m for m in found if m.source in given or m.target in given or not is_counter(m.source)]
 
 
 def count_blocks(names: Iterable[str]) -> tuple[int, int, int, int]:
@@ -116,13 +115,9 @@ def count_blocks(names: Iterable[str]) -> tuple[int, int, int, int]:
     """
     counts = {1: 1, 2: 1, 3: 1, 4: 1}
     for name in names:
-        if match := _TIMM_BLOCK.match(name):
-            stage = int(match[1])
-        elif match := _OUR_BLOCK.match(name):
-            stage = int(match[1]) - 1
-        else:
-            continue
-        counts[stage] = max(counts[stage], int(match[2]) + 1)
+        if match := _BLOCK.match(name):
+            group = int(match[1] or int(match[2]) - 1)
+            counts[group] = max(counts[group], int(match[3]) + 1)
     return counts[1], counts[2], counts[3], counts[4]
 
 
@@ -150,7 +145,7 @@ def accept_timm_names(model: Classifier) -> None:
 
 def _rename(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *more: object) -> None:
     if not prefix:
-        renamed = dict(with_our_names(state_dict))
+        renamed = {**with_our_names(state_dict)}
         state_dict.clear()
         state_dict.update(renamed)
 

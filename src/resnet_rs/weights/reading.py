@@ -18,7 +18,7 @@ from torch import Tensor
 from resnet_rs import config, zoo
 from resnet_rs.bridges import efficientnet_lite, hub_folder, keras, tensorflow, timm_names, torchvision
 from resnet_rs.bridges.model_garden import ModelGardenArch
-from resnet_rs.bridges.network import KeyMapping, TensorFile
+from resnet_rs.bridges.network import KeyMapping, TensorFile, is_counter
 from resnet_rs.bridges.tensor_bundle import TensorBundle
 from resnet_rs.bridges.torch_file import TorchFile
 from resnet_rs.models.efficientnet import EfficientNetArch
@@ -86,7 +86,7 @@ class ReadPlan(NamedTuple):
     file: TensorFile
     experiment: Experiment
     mappings: list[KeyMapping]
-    ignored: Callable[[str], bool]
+    ignored: Callable[[str], bool] = is_counter
     """Tells which variables do not belong to the network."""
     variables: str = "as stored"
     """Which variables are used: `EMA`, `raw` or `as stored`."""
@@ -117,7 +117,7 @@ def _tf1(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
     base = config.edit(find_experiment(source, tensorflow.count_tf1_blocks(file.shapes)), source.edits)
     ema = tensorflow.has_ema(file.shapes) and not source.raw
-    mappings = tensorflow.tf1_mappings(_resnet(base), ema=ema)
+    mappings = tensorflow.tf1_mappings(_resnet_tensors(base), ema=ema)
     ignored = tensorflow.ignored_by_tf1(mappings)
     return ReadPlan(file, base, mappings, ignored, variables="EMA" if ema else "raw")
 
@@ -126,17 +126,17 @@ def _tf2(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
     found = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes))
     base = config.edit(found, {**_MODEL_GARDEN, **source.edits})
-    arch = ModelGardenArch.like(_resnet(base))
+    base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
-    mappings = tensorflow.model_garden_mappings(arch, ema=ema)
+    mappings = tensorflow.model_garden_mappings(_resnet_tensors(base), ema=ema)
     ignored = tensorflow.ignored_by_model_garden(mappings)
-    return ReadPlan(file, replace(base, arch=arch), mappings, ignored, variables="EMA" if ema else "raw")
+    return ReadPlan(file, base, mappings, ignored, variables="EMA" if ema else "raw")
 
 
 def _keras(source: SourceCheckpoint) -> ReadPlan:
     file = keras.H5File(source.path)
     base = config.edit(find_experiment(source, keras.count_blocks(file.shapes)), source.edits)
-    mappings = keras.keras_mappings(_resnet(base), file.shapes)
+    mappings = keras.keras_mappings(_resnet_tensors(base), file.shapes)
     return ReadPlan(file, base, mappings, keras.is_ignored)
 
 
@@ -144,21 +144,20 @@ def _timm(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
     base = config.edit(find_experiment(source, sum(timm_names.count_blocks(file.shapes))), source.edits)
     _resnet(base)
-    return ReadPlan(file, base, timm_names.mappings(file.shapes), torchvision.is_ignored)
+    return ReadPlan(file, base, timm_names.mappings(file.shapes))
 
 
 def _torchvision(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
     if "features.0.0.weight" in file.shapes:
-        base, mappings = _efficientnet(source, file.shapes)
-        return ReadPlan(file, base, mappings, torchvision.is_ignored)
+        return ReadPlan(file, *_efficientnet(source, file.shapes))
     detected = {
         "arch.blocks": timm_names.count_blocks(file.shapes),
         "data.resampling": "bilinear",
         "data.crop_first": False,
     }
     base = config.edit(zoo.experiment(source.name or "resnet-50-2015"), {**detected, **source.edits})
-    return ReadPlan(file, base, torchvision.resnet_mappings(_resnet(base)), torchvision.is_ignored)
+    return ReadPlan(file, base, torchvision.resnet_mappings(_resnet_tensors(base)))
 
 
 def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
@@ -167,7 +166,7 @@ def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
     if not isinstance(base.arch, EfficientNetArch) or base.arch.se_ratio is not None:
         raise ValueError(f"--from efficientnet-lite is for {efficientnet_lite.NAME}, got {source.name}.")
     mappings = efficientnet_lite.mappings(base.arch, expected_tensors(base))
-    return ReadPlan(file, base, mappings, torchvision.is_ignored)
+    return ReadPlan(file, base, mappings)
 
 
 def _hub(source: SourceCheckpoint) -> ReadPlan:
@@ -178,7 +177,7 @@ def _hub(source: SourceCheckpoint) -> ReadPlan:
     has_timms_names = "conv1.0.weight" in file.shapes
     ours = [KeyMapping(name, name) for name in expected_tensors(base)]
     mappings = timm_names.mappings(file.shapes) if has_timms_names else ours
-    return ReadPlan(file, base, mappings, lambda name: False, hub=hub)
+    return ReadPlan(file, base, mappings, hub=hub)
 
 
 _READERS = {
@@ -272,3 +271,8 @@ def _resnet(experiment: Experiment) -> ResNetArch:
             f"these are weights of a ResNet, but --name has the architecture {type(experiment.arch).__name__}."
         )
     return experiment.arch
+
+
+def _resnet_tensors(experiment: Experiment) -> dict[str, Tensor]:
+    _resnet(experiment)
+    return expected_tensors(experiment)
