@@ -22,6 +22,7 @@ from resnet_rs.data.decode import (
     pixels_of,
     shrunk,
 )
+from resnet_rs.data.listing import images_below
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.data.target import Target
 from resnet_rs.tasks.task import Answer
@@ -100,13 +101,10 @@ class Predictor:
     def _read(self, image: ImageInput, *, number: int) -> tuple[str, np.ndarray | Unreadable]:
         """The key of the image, and its pixels or the reason why there are none."""
         if isinstance(image, np.ndarray):
-            self._refuse_shape(image)
             return f"array {number}", self._as_read(image)
-        limits: dict[str, Any] = {
-            "channels": self._data.channels,
-            "max_pixels": self._max_pixels,
-            "max_short_side": self._data.max_short_side,
-        }
+        request = self._data.test_request()
+        limits: dict[str, Any] = {"channels": request.channels, "max_short_side": request.max_short_side}
+        limits["max_pixels"] = self._max_pixels
         key = f"image {number}" if isinstance(image, PillowImage) else str(image)
         try:
             if isinstance(image, PillowImage):
@@ -120,17 +118,15 @@ class Predictor:
     def _as_read(self, pixels: np.ndarray) -> np.ndarray:
         """The frames of a clip that evaluation takes; an image, shrunk as evaluation shrinks it."""
         request = self._data.test_request()
+        kind, dims = ("[H, W", 3) if request.frames is None else ("[T, H, W", 4)
+        if pixels.dtype != np.uint8 or pixels.ndim != dims or pixels.shape[-1] != request.channels:
+            raise ValueError(
+                f"an array must be uint8 of shape {kind}, {request.channels}], got {pixels.dtype} of shape "
+                f"{list(pixels.shape)}."
+            )
         if request.frames is None:
             return shrunk(pixels, request.max_short_side)
         return pixels[request.frames.indices(len(pixels))]
-
-    def _refuse_shape(self, pixels: np.ndarray) -> None:
-        kind, dims = ("[H, W", 3) if self._data.frames is None else ("[T, H, W", 4)
-        if pixels.dtype != np.uint8 or pixels.ndim != dims or pixels.shape[-1] != self._data.channels:
-            raise ValueError(
-                f"an array must be uint8 of shape {kind}, {self._data.channels}], got {pixels.dtype} of shape "
-                f"{list(pixels.shape)}."
-            )
 
 
 def find_images(paths: Sequence[str | PathLike[str]]) -> list[Path]:
@@ -138,7 +134,7 @@ def find_images(paths: Sequence[str | PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if _is_image(p, path))
+            inside = sorted(path / name for name in images_below(str(path), "."))
             if not inside:
                 raise ValueError(
                     f"{path} holds no images. Known file extensions: {', '.join(sorted(EXTENSIONS))}."
@@ -149,10 +145,3 @@ def find_images(paths: Sequence[str | PathLike[str]]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path} is neither a file nor a folder. Check the path.")
     return found
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    """Whether `path` has the extension of an image, and is neither hidden nor part of `__MACOSX`."""
-    names = path.relative_to(folder).parts
-    is_hidden = any(name.startswith(".") or name == "__MACOSX" for name in names)
-    return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()
