@@ -81,13 +81,10 @@ def cached_path(remote: RemoteFile) -> Path:
 
 
 def cache_folder() -> Path:
-    """`RESNET_RS_CACHE`, else `resnet-rs` in `XDG_CACHE_HOME` or in `~/.cache`."""
-    try:
-        if own := os.environ.get("RESNET_RS_CACHE"):
-            return Path(own).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnet-rs"
-    except RuntimeError:
-        raise ValueError("there is no home folder for the cache. Set RESNET_RS_CACHE to a folder.") from None
+    """`RESNET_RS_CACHE`, else `resnet-rs` in the user's cache folder: `XDG_CACHE_HOME` or `~/.cache` on Linux."""
+    import pooch  # pyright: ignore[reportMissingTypeStubs]: as above
+
+    return Path(os.environ.get("RESNET_RS_CACHE") or pooch.os_cache("resnet-rs")).expanduser()
 
 
 def offline_variable() -> str | None:
