@@ -20,7 +20,7 @@ import resnet_rs as rs
 from resnet_rs import zoo
 from resnet_rs.bridges.model_garden import ModelGardenArch
 from resnet_rs.bridges.network import map_state_dict
-from resnet_rs.bridges.tensorflow import count_tf1_blocks, ignored_by_tf1, model_garden_mappings, tf1_mappings
+from resnet_rs.bridges.tensorflow import count_tf1_blocks, ignored_beside, model_garden_mappings, tf1_mappings
 from resnet_rs.config import edit
 from resnet_rs.data import imagenet
 from resnet_rs.data.sample import Sample
@@ -96,7 +96,7 @@ def model_garden_shapes(num_classes, *, ema):
     """Those of a small Model Garden checkpoint, with EMA slots or without."""
     experiment = edit(zoo.experiment("resnet-rs-50-i160"), {**reading._MODEL_GARDEN, **SMALL})
     experiment = replace(experiment, arch=ModelGardenArch.like(experiment.arch))
-    expected = reading.expected_tensors(reading.with_num_classes(experiment, num_classes))
+    expected = reading.expected_tensors(edit(experiment, {"task.num_classes": num_classes}))
     mappings = model_garden_mappings(expected, ema=False)
     shapes = {}
     for mapping, slot in zip(mappings, model_garden_mappings(expected, ema=True), strict=True):
@@ -261,7 +261,7 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
         expected = zoo.experiment("resnet-rs-50-i160").build_model().state_dict()
     file = Drawn(shapes)
     mappings = tf1_mappings(expected, ema=True)
-    filled = map_state_dict(file, mappings, expected, ignored=ignored_by_tf1(mappings), origin="it")
+    filled = map_state_dict(file, mappings, expected, ignored=ignored_beside(mappings), origin="it")
     assert filled.keys() == expected.keys()
     used = {name for name, count in file.reads.items() if count == 1}
     assert used == {name for name in shapes if name.endswith("/ExponentialMovingAverage")}
@@ -269,7 +269,7 @@ def test_the_rules_use_every_variable_of_the_released_graph_once():
     small = {name: tensor for name, tensor in expected.items() if not name.startswith("backbone.c5.2.")}
     fewer = tf1_mappings(small, ema=True)
     with pytest.raises(ValueError, match="unknown: "):  # a block too many for that network
-        map_state_dict(Drawn(shapes), fewer, expected, ignored=ignored_by_tf1(fewer), origin="it")
+        map_state_dict(Drawn(shapes), fewer, expected, ignored=ignored_beside(fewer), origin="it")
 
 
 def test_a_resnet_of_torchvision_gives_its_logits(tmp_path):
@@ -356,7 +356,7 @@ def test_classes_of_imagenet_are_its_identifiers():
         ({"kind": "tf1", "path": "gone"}, "gone does not exist"),
         ({"kind": "tf1", "edits": {"arch.width": 0.5}}, "Give --name as well"),
         ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is not an HDF5 file"),
-        ({"kind": "tf1"}, "5 blocks, which no released ResNet-RS has"),
+        ({"kind": "tf1"}, "5 blocks and may be no released ResNet-RS"),
         ({"kind": "tf1", "name": "efficientnet-b0"}, "the architecture EfficientNetArch"),
         ({"kind": "tf1", "background": True}, "--background is for weights of tf2"),
         ({"kind": "keras", "raw": True}, "--raw is for weights of tf1 or tf2"),

@@ -1,10 +1,7 @@
 """The files of a folder or of an archive (`.tar`, `.tar.gz`, `.tgz`, `.zip`), read without unpacking the archive.
 
-Nothing is written to disk, and links in an archive are ignored. The sizes that an archive states may be false, and its
-content may be a thousand times larger than its file. So files are read in pieces of at most 1 MiB, and callers limit
-how much they read.
-
-Source: ours.
+Nothing is written to disk, and links in an archive are ignored. Stated sizes may be false, and the content may be a
+thousand times larger than the file. So files are read in pieces of at most 1 MiB, and callers limit how much they read.
 """
 
 from __future__ import annotations
@@ -19,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from resnet_rs.text import quoted
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -155,13 +154,11 @@ def _zip_parts(path: Path) -> dict[str, Part]:
         for member in archive.infolist():
             if member.is_dir() or stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
                 continue
-            name, method = f"{member.filename[:100]!r} in it", member.compress_type
-            if member.flag_bits & _ENCRYPTED:
-                raise Unreadable(f"{name} is encrypted. Unpack it, and give the folder.")
             # Other methods unpack a piece as a whole, however large it becomes.
-            if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            is_deflated = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if not is_deflated or member.flag_bits & _ENCRYPTED:
                 raise Unreadable(
-                    f"{name} is compressed by method {method}; expected deflate. Unpack it, and give the folder."
+                    f"{quoted(member.filename)} in it is encrypted or not deflated. Unpack it, and give the folder."
                 )
             if member.filename.isprintable():
                 found[member.filename] = Part(member.file_size)

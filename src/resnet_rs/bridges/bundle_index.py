@@ -20,14 +20,11 @@ ITEM_BYTES = {
     "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint8": 1, "bool": 1,
 }  # fmt: skip
 """Types that can be read, and the bytes of one value."""
-_DTYPES = dict(
-    enumerate(
-        "float32 float64 int32 uint8 int16 int8 string complex64 int64 bool qint8 quint8 qint32 bfloat16 qint16 "
-        "quint16 uint16 complex128 float16 resource variant uint32 uint64 float8_e5m2 float8_e4m3fn".split(),
-        start=1,
-    )
-)
-"""TensorFlow's number of a type -> its name (`types.proto`)."""
+_DTYPES = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 7: "string", 8: "complex64", 9: "int64", 10: "bool",
+    14: "bfloat16", 19: "float16",
+}  # fmt: skip
+"""TensorFlow's numbers of types (`types.proto`); other types get no name."""
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 """The last bytes of every index."""
 _FOOTER = 48

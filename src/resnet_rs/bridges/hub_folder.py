@@ -137,7 +137,7 @@ def read_config(folder: Path) -> HubConfig:
         if not isinstance(value, dict):
             raise ValueError(f"{path} has no object under {name!r}; expected timm's fields.")
     _refuse_other_network(found, arguments, path)
-    arch = _arch(arguments, path) if found["architecture"] == _OURS else None
+    arch = _stored(arguments.get("arch"), Arch, path) if found["architecture"] == _OURS else None
     names, license = found.get("label_names", inputs.get("label_names")), inputs.get("license")
     if names is not None and not _is_texts(names, list):
         raise ValueError(f"{path} has no list of texts under 'label_names'.")
@@ -154,16 +154,6 @@ def read_config(folder: Path) -> HubConfig:
         classes=None if names is None else tuple(names),
         license=license if isinstance(license, str) else None,
     )
-
-
-def _arch(arguments: dict[str, Any], path: Path) -> Arch:
-    """The arch in timm's arguments for `resnet_rs`."""
-    if "arch" not in arguments:
-        raise ValueError(
-            f"{path} has no arch under model_args. Save the network again: save_for_hf(..., "
-            'model_args={"arch": resnet_rs.config.to_plain(arch)}), or rs.save and `resnet-rs push`.'
-        )
-    return _stored(arguments["arch"], Arch, path)
 
 
 def _experiment(ours: Any, path: Path) -> tuple[Experiment, dict[str, str]]:  # noqa: ANN401 - any JSON
@@ -209,7 +199,10 @@ def _stored(plain: Any, kind: type, path: Path) -> Any:  # noqa: ANN401 - any JS
     try:
         return config.from_plain(plain, kinds=(kind,))
     except ValueError as error:
-        raise ValueError(f"{path} holds no {kind.__name__.lower()} of this version: {error}") from None
+        raise ValueError(
+            f"{path} holds no {kind.__name__.lower()} of this version: {error} Save the network again by rs.save and "
+            '`resnet-rs push`, or by save_for_hf(..., model_args={"arch": resnet_rs.config.to_plain(arch)}).'
+        ) from None
 
 
 def _is_texts(value: Any, kind: type) -> bool:  # noqa: ANN401 - any JSON

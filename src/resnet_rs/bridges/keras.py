@@ -1,8 +1,5 @@
 """Keras 2's ResNet-RS (`keras.applications.resnet_rs`): its names, and its HDF5 files.
 
-Keras' own files hold the paper's weights: the EMA weights of the TF1 release under other names. Keras normalizes images
-inside the network; that part has no variables.
-
 Source: Keras 2.15, run (`ResNetRS50` and its siblings, with and without top).
 """
 

@@ -14,7 +14,7 @@ from resnet_rs.bridges.download import RemoteFile, fetch
 from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.tasks.classifier import Classifier
-from resnet_rs.text import closest, quoted
+from resnet_rs.text import quoted
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
 LICENSE = "apache-2.0"
@@ -38,10 +38,9 @@ MD5 = {
 def remote_file(name: str) -> RemoteFile:
     """The file with the weights of an experiment. Raises `ValueError` if none are published."""
     if name not in MD5:
-        published = closest(name, MD5, at_most=len(MD5), likeness=0.0) or ", ".join(MD5)
         raise ValueError(
-            f"no weights of {quoted(name)} are published. Published, the closest first: {published}. To convert "
-            "weights of torchvision: `resnet-rs convert FILE --from torchvision --out FOLDER`."
+            f"no weights of {quoted(name)} are published, only those of {', '.join(MD5)}. To convert weights of "
+            "torchvision: `resnet-rs convert FILE --from torchvision --out FOLDER`."
         )
     return RemoteFile(f"{ADDRESS}/{name}.h5", "md5", MD5[name])
 

@@ -1,10 +1,10 @@
 """TensorFlow checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) -> arrays, without TensorFlow.
 
-`tf.compat.v1.train.Saver` and `tf.train.Checkpoint` write this format, which TensorFlow calls a tensor bundle. The
-index (`bundle_index.py`) tells the data file (shard), place and checksum of each variable.
+`tf.compat.v1.train.Saver` and `tf.train.Checkpoint` write this format, a tensor bundle. Its index (`bundle_index.py`)
+tells the data file (shard), place and checksum of each variable.
 
-No code in a file is run. Every number is checked before it is used, and every variable before it is returned. A forged
-file cannot take much more memory than its size; a compressed one not more than `MAX_BYTES`.
+Every number is checked before it is used, and every variable before it is returned. A forged file cannot take much more
+memory than its size; a compressed one not more than `MAX_BYTES`.
 
 Source: the format as TensorFlow's `tensor_bundle.proto` and `tensor_bundle.cc` define it.
 """
@@ -31,7 +31,6 @@ _MAX_INDEX = 1 << 26
 _LATEST = "checkpoint"
 """The text file in which TensorFlow records the newest checkpoint of a folder."""
 _NAMED = re.compile(r'^\s*model_checkpoint_path\s*:\s*"([^"\n]*)"', re.MULTILINE)
-_MAX_LATEST = 1 << 20
 
 
 class TensorBundle:
@@ -48,8 +47,6 @@ class TensorBundle:
             self.prefix = _choose(self._files) if prefix is None else prefix
         index = self.prefix + _INDEX
         with naming(f"{place}/{index}"):
-            if self._files.parts[index].num_bytes > _MAX_INDEX:
-                raise Unreadable(f"expected an index of at most {_MAX_INDEX:,} bytes.")
             self._num_shards, self.entries = entries(_content(self._files, index))
         for name in self.entries:
             self._check_place(name)
@@ -67,15 +64,12 @@ class TensorBundle:
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Variables with their names, one at a time, in the order of the files; bfloat16 as float32.
 
-        Raises `ValueError` at once for a variable of a kind that is not supported, and later at one whose bytes have
-        changed since they were written.
+        Raises `ValueError` for a variable of a kind that is not supported, before any is read, and for one whose bytes
+        have changed since they were written.
         """
-        wanted = dict.fromkeys(names)
-        for name in wanted:
+        names = sorted(names, key=self._position)
+        for name in names:
             self._check_readable(name)
-        return self._arrays(sorted(wanted, key=self._position))
-
-    def _arrays(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         with ExitStack() as stack:
             with naming(f"{self._files.path}"):
                 read = stack.enter_context(self._files.reading())
@@ -160,7 +154,7 @@ def _choose(files: Files) -> str:
         "".join([folder, slash, re.split(r"[/\\]", found)[-1]])
         for name, (folder, slash, last) in names.items()
         if last == _LATEST
-        for found in _NAMED.findall(_content(files, name, at_most=_MAX_LATEST).decode(errors="replace"))
+        for found in _NAMED.findall(_content(files, name).decode(errors="replace"))
     }
     chosen = latest.intersection(prefixes)
     if len(chosen) != 1:
@@ -169,10 +163,13 @@ def _choose(files: Files) -> str:
     return chosen.pop()
 
 
-def _content(files: Files, name: str, *, at_most: int = _MAX_INDEX) -> bytes:
-    """A small file, up to a size."""
+def _content(files: Files, name: str) -> bytes:
+    """An index, or the text file `checkpoint`."""
+    num_bytes = files.parts[name].num_bytes
+    if num_bytes > _MAX_INDEX:
+        raise Unreadable(f"expected at most {_MAX_INDEX:,} bytes.")
     with files.reading() as read:
-        return b"".join(read(name, 0, min(files.parts[name].num_bytes, at_most)))
+        return b"".join(read(name, 0, num_bytes))
 
 
 def _array(pieces: Iterator[bytes], entry: Entry) -> np.ndarray:

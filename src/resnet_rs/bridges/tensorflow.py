@@ -25,7 +25,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 _EMA = "/ExponentialMovingAverage"
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _EMA_SLOT = "/.OPTIMIZER_SLOT/optimizer/average"
-_SLOT = re.compile(r"/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
+_OUTSIDE = ("global_step", "_CHECKPOINTABLE_OBJECT_GRAPH")
+_BESIDE = re.compile(r"/(ExponentialMovingAverage|Momentum)|/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
+"""The end of the name of an EMA or momentum variable, and the slot in the name of one of the optimizer."""
 _LAYER = "backbone/layer_with_weights-"
 _OUR_STEM = [f"backbone.stem.{i}." for i in (0, 1, 3, 4, 6, 7, 9, 10)]
 _OUR_BLOCK = re.compile(r"backbone\.c\d\.\d+\.")
@@ -58,17 +60,6 @@ def tf1_mappings(expected: Mapping[str, Tensor], *, ema: bool) -> list[KeyMappin
     return key_mappings(expected, names, library="tensorflow", suffix=_EMA if ema else "")
 
 
-def ignored_by_tf1(mappings: list[KeyMapping]) -> Callable[[str], bool]:
-    """Tells which variables can be ignored: the step, and the EMA or momentum of a variable that is used."""
-    used = {_base(mapping.source) for mapping in mappings}
-    return lambda name: name == "global_step" or _base(name) in used
-
-
-def _base(name: str) -> str:
-    """The variable to which an EMA or momentum variable belongs."""
-    return name.removesuffix(_EMA).removesuffix("/Momentum")
-
-
 def model_garden_mappings(expected: Mapping[str, Tensor], *, ema: bool) -> list[KeyMapping]:
     """The mappings of the Model Garden's variables, or of their EMA, to our tensors `expected`."""
     blocks = dict.fromkeys(match[0] for match in map(_OUR_BLOCK.match, expected) if match)
@@ -77,10 +68,15 @@ def model_garden_mappings(expected: Mapping[str, Tensor], *, ema: bool) -> list[
     return key_mappings(expected, numbered | _MODEL_GARDEN_NAMES, library="tensorflow", suffix=suffix)
 
 
-def ignored_by_model_garden(mappings: list[KeyMapping]) -> Callable[[str], bool]:
-    """Tells which variables can be ignored: those outside the network, and the slots of a variable that is used."""
-    used = {_SLOT.sub("", mapping.source) for mapping in mappings}
-    return lambda name: not name.startswith(("backbone/", "model/")) or _SLOT.sub("", name) in used
+def ignored_beside(mappings: list[KeyMapping]) -> Callable[[str], bool]:
+    """Tells which variables can be ignored: those outside of the network, and EMA, momentum and slots of used ones."""
+    used = {_BESIDE.sub("", mapping.source) for mapping in mappings}
+
+    def is_ignored(name: str) -> bool:
+        is_outside = name.endswith(_ATTRIBUTE) and not name.startswith(("backbone/", "model/"))
+        return is_outside or name in _OUTSIDE or _BESIDE.sub("", name) in used
+
+    return is_ignored
 
 
 def has_ema(shapes: Shapes) -> bool:

@@ -1,6 +1,5 @@
 """timm's names: of tensors in its `resnetrs*` models, and of the fields that describe a network (`pretrained_cfg`).
 
-Ours is a `Model` of a `ResNet` (released stem, pooled shortcuts, squeeze-and-excitation) and a `ClassificationHead`.
 Networks of any depth can be renamed: the names tell the number of blocks in each stage. timm itself is not needed.
 
 Source: timm 1.0 (`timm/models/resnet.py`, `timm/layers/squeeze_excite.py`).

@@ -9,30 +9,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from resnet_rs import config
 from resnet_rs.bridges.hub_folder import WEIGHTS
 from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.bridges.tensor_bundle import TensorBundle
 from resnet_rs.data import imagenet
 from resnet_rs.storage import file_sha256
 from resnet_rs.training import checkpoint
-from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.provenance import Provenance
-from resnet_rs.weights.reading import (
-    NUM_IMAGENET,
-    ReadPlan,
-    SourceCheckpoint,
-    expected_tensors,
-    plan_read,
-    with_num_classes,
-)
+from resnet_rs.weights.reading import ReadPlan, SourceCheckpoint, expected_tensors, plan_read
 
 _HEAD = "head."
-_BACKGROUND = "background"
+_NUM_IMAGENET = 1000
 
 
 class Converted(NamedTuple):
@@ -60,14 +53,13 @@ def load(given: SourceCheckpoint) -> Converted:
     """The weights of a source checkpoint under our names. Raises `ValueError` as `convert` does."""
     plan = plan_read(given)
     tensors, head = _mapped(plan, given)
-    experiment = plan.experiment
-    has_background = given.kind == "tf2" and _num_classes(experiment) == NUM_IMAGENET + 1
-    if has_background and not given.background:
-        head = "as in the source, without its class 0 of 1,001, the background"
-        experiment = with_num_classes(experiment, NUM_IMAGENET)
+    experiment, count = plan.experiment, len(tensors.get("head.classifier.bias", ()))
+    if given.kind == "tf2" and count == _NUM_IMAGENET + 1 and not given.background:
+        head, count = "as in the source, without its class 0 of 1,001, the background", _NUM_IMAGENET
+        experiment = config.edit(experiment, {"task.num_classes": count})
         tensors |= {name: tensor[1:].clone() for name, tensor in tensors.items() if name.startswith(_HEAD)}
     _refuse_bad_values(tensors, given.path)
-    classes, names_origin = _classes(given, plan, experiment)
+    classes, names_origin = _classes(given, plan, count)
     source, digest = _digest(given, plan)
     license = given.license or (None if plan.hub is None else plan.hub.license)
     before = {} if plan.hub is None else plan.hub.origin
@@ -100,19 +92,23 @@ def _mapped(plan: ReadPlan, given: SourceCheckpoint) -> tuple[dict[str, Tensor],
     return {**plan.experiment.build_model(seed=0).state_dict(), **tensors}, "fresh: the source has none"
 
 
-def _classes(given: SourceCheckpoint, plan: ReadPlan, experiment: Experiment) -> tuple[tuple[str, ...], str]:
-    """Names of the classes, and the origin of these names."""
-    count = _num_classes(experiment)
-    if plan.hub is not None and plan.hub.classes is not None:
-        _refuse_wrong_count(plan.hub.classes, count, f"{given.path} has")
-        return plan.hub.classes, "as in the source"
-    if given.classes is not None:
-        _refuse_wrong_count(given.classes, count, "there are")
-        return given.classes, "as given"
-    if count in (NUM_IMAGENET, NUM_IMAGENET + 1):
-        background = (_BACKGROUND,) if count > NUM_IMAGENET else ()
-        origin = "ImageNet's identifiers, assumed from the number of classes"
-        return (*background, *imagenet.classes()), origin
+def _classes(given: SourceCheckpoint, plan: ReadPlan, count: int) -> tuple[tuple[str, ...], str]:
+    """Names of `count` classes, and the origin of these names."""
+    names, origin = (
+        (given.classes, "as given") if plan.hub is None else (plan.hub.classes, "as in the source")
+    )
+    if names is not None:
+        if not len(names) == len(set(names)) == count:
+            raise ValueError(
+                f"there are {len(names)} class names, {len(set(names))} different, for a network of {count} classes."
+            )
+        return names, origin
+    if count in (_NUM_IMAGENET, _NUM_IMAGENET + 1):
+        background = ("background",) if count > _NUM_IMAGENET else ()
+        return (
+            *background,
+            *imagenet.classes(),
+        ), "ImageNet's identifiers, assumed from the number of classes"
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
 
 
@@ -123,18 +119,6 @@ def _refuse_bad_values(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise ValueError(f"{name} of {path} holds a value that is not finite.")
         if name.endswith("running_var") and (tensor < 0).any():
             raise ValueError(f"{name} of {path} holds a negative variance.")
-
-
-def _refuse_wrong_count(names: tuple[str, ...], count: int, subject: str) -> None:
-    if not len(names) == len(set(names)) == count:
-        raise ValueError(
-            f"{subject} {len(names)} class names, {len(set(names))} different, for a network of {count} classes."
-        )
-
-
-def _num_classes(experiment: Experiment) -> int:
-    num_classes: Any = getattr(experiment.task, "num_classes", 0)
-    return num_classes
 
 
 def _digest(given: SourceCheckpoint, plan: ReadPlan) -> tuple[str, str]:

@@ -28,7 +28,6 @@ from resnet_rs.training.experiment import Experiment
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-NUM_IMAGENET = 1000
 _MODEL_GARDEN = {"data.resampling": "tf2_bilinear"}
 """How the Model Garden's images differ from the paper's."""
 _WITH_TORCHS_EPSILON = ("-b0", "-b1", "-b2", "-b3", "-b4")
@@ -99,7 +98,8 @@ def plan_read(source: SourceCheckpoint) -> ReadPlan:
     plan = _READERS[source.kind](source)
     bias = next((m.source for m in plan.mappings if m.target == "head.classifier.bias"), "")
     shape = plan.file.shapes.get(bias)
-    return plan._replace(experiment=with_num_classes(plan.experiment, shape[0])) if shape else plan
+    edits = {"task.num_classes": shape[0]} if shape else {}
+    return plan._replace(experiment=config.edit(plan.experiment, edits))
 
 
 def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
@@ -108,41 +108,36 @@ def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
         return experiment.build_model().state_dict()
 
 
-def with_num_classes(experiment: Experiment, num_classes: int) -> Experiment:
-    """The experiment with another number of classes."""
-    return config.edit(experiment, {"task.num_classes": num_classes})
-
-
 def _tf1(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
-    base = config.edit(find_experiment(source, tensorflow.count_tf1_blocks(file.shapes)), source.edits)
+    base = find_experiment(source, tensorflow.count_tf1_blocks(file.shapes))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
     mappings = tensorflow.tf1_mappings(_resnet_tensors(base), ema=ema)
-    ignored = tensorflow.ignored_by_tf1(mappings)
+    ignored = tensorflow.ignored_beside(mappings)
     return ReadPlan(file, base, mappings, ignored, variables="EMA" if ema else "raw")
 
 
 def _tf2(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
-    found = find_experiment(source, tensorflow.count_model_garden_blocks(file.shapes))
-    base = config.edit(found, {**_MODEL_GARDEN, **source.edits})
+    num_blocks = tensorflow.count_model_garden_blocks(file.shapes)
+    base = find_experiment(source, num_blocks, defaults=_MODEL_GARDEN)
     base = replace(base, arch=ModelGardenArch.like(_resnet(base)))
     ema = tensorflow.has_ema(file.shapes) and not source.raw
     mappings = tensorflow.model_garden_mappings(_resnet_tensors(base), ema=ema)
-    ignored = tensorflow.ignored_by_model_garden(mappings)
+    ignored = tensorflow.ignored_beside(mappings)
     return ReadPlan(file, base, mappings, ignored, variables="EMA" if ema else "raw")
 
 
 def _keras(source: SourceCheckpoint) -> ReadPlan:
     file = keras.H5File(source.path)
-    base = config.edit(find_experiment(source, keras.count_blocks(file.shapes)), source.edits)
+    base = find_experiment(source, keras.count_blocks(file.shapes))
     mappings = keras.keras_mappings(_resnet_tensors(base), file.shapes)
     return ReadPlan(file, base, mappings, keras.is_ignored)
 
 
 def _timm(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path, key=source.key)
-    base = config.edit(find_experiment(source, sum(timm_names.count_blocks(file.shapes))), source.edits)
+    base = find_experiment(source, sum(timm_names.count_blocks(file.shapes)))
     _resnet(base)
     return ReadPlan(file, base, timm_names.mappings(file.shapes))
 
@@ -201,24 +196,25 @@ def _hub_experiment(source: SourceCheckpoint, hub: hub_folder.HubConfig, shapes:
     inputs = hub_folder.data_edits(hub.inputs)
     if hub.arch is not None:  # stored by timm as our `resnet_rs`
         base = replace(zoo.experiment(source.name or _DEFAULT_HUB_EXPERIMENT), arch=hub.arch)
-    elif timm_names.is_resnet_rs(hub.architecture):
-        count = sum(timm_names.count_blocks(shapes))
-        base = find_experiment(source, count, size=inputs.get("data.size"))
-    else:
-        raise ValueError(
-            f"{source.path} holds {hub.architecture!r}; expected a ResNet-RS of timm or of `resnet-rs push`."
-        )
-    return config.edit(base, {**inputs, **source.edits})
+        return config.edit(base, {**inputs, **source.edits})
+    if timm_names.is_resnet_rs(hub.architecture):
+        return find_experiment(source, sum(timm_names.count_blocks(shapes)), defaults=inputs)
+    raise ValueError(
+        f"{source.path} holds {hub.architecture!r}; expected a ResNet-RS of timm or of `resnet-rs push`."
+    )
 
 
-def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | None = None) -> Experiment:
+def find_experiment(
+    source: SourceCheckpoint, num_blocks: int, *, defaults: Mapping[str, Any] | None = None
+) -> Experiment:
     """The experiment that the user named, else the released one with this number of blocks and this size.
 
-    The size comes from `size` or from the file name. The edits of the user are not applied.
+    The size is that of `defaults`, or the file name tells it. `defaults` are applied, and then the edits of the user.
     """
+    edits = {**(defaults or {}), **source.edits}
     if source.name is not None:
-        return zoo.experiment(source.name)
-    path = source.path
+        return config.edit(zoo.experiment(source.name), edits)
+    path, size = source.path, (defaults or {}).get("data.size")
     released = {name: zoo.experiment(name) for name in RELEASED}
     candidates = {name: e for name, e in released.items() if sum(_resnet(e).blocks) == num_blocks}
     # A TensorFlow checkpoint is several files, and their folder has the name.
@@ -229,14 +225,12 @@ def find_experiment(source: SourceCheckpoint, num_blocks: int, *, size: int | No
         if e.data.size == size or any(n in text or f"_i{e.data.size}_" in text for text in texts)
     ]
     likely = detected or list(candidates)
-    if len(likely) == 1 or (likely and size is not None):  # the caller changes the size
-        return candidates[likely[0]]
-    if not candidates:
-        raise ValueError(
-            f"{path} has {num_blocks} blocks, which no released ResNet-RS has. Check --from, or give --name and edits "
-            "such as arch.blocks=[1,1,1,1]."
-        )
-    raise ValueError(f"{path} may be {' or '.join(candidates)}, which differ only in size. Give --name.")
+    if len(likely) == 1 or (likely and size is not None):  # networks of one depth differ only in size
+        return config.edit(candidates[likely[0]], edits)
+    raise ValueError(
+        f"{path} has {num_blocks} blocks and may be {' or '.join(candidates) or 'no released ResNet-RS'}. Check "
+        "--from, or give --name, and edits such as arch.blocks=[1,1,1,1]."
+    )
 
 
 def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment, list[KeyMapping]]:

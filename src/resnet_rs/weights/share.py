@@ -102,9 +102,7 @@ def _of_run(
     folder: Path, saved: checkpoint.Checkpoint
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The record of the run in `folder`, and its scores if they belong to these weights; None if there are none."""
-    if not (folder / "run.json").is_file():
-        return None, None
-    run = storage.read_json(folder / "run.json")
+    run = storage.read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if "data" not in run:  # a run that was not started by `train` has no record of its data
         return None, None
     if not (folder / "scores.json").is_file():
