@@ -353,7 +353,7 @@ def test_classes_of_imagenet_are_its_identifiers():
     ("fields", "said"),
     [
         ({"kind": "caffe"}, "one of tf1, tf2, keras, timm, torchvision, efficientnet-lite, hub, got 'caffe'"),
-        ({"kind": "tf1", "path": "gone"}, "gone does not exist"),
+        ({"kind": "tf1", "path": "gone"}, "gone is no TensorFlow checkpoint"),
         ({"kind": "tf1", "edits": {"arch.width": 0.5}}, "Give --name as well"),
         ({"kind": "keras", "path": ASSETS / "tf1/model.ckpt.index"}, "is not an HDF5 file"),
         ({"kind": "tf1"}, "5 blocks and may be no released ResNet-RS"),

@@ -114,17 +114,17 @@ def test_what_is_no_finite_number_is_refused_by_every_door(tmp_path):
         ({"input_size": []}, "square"),
         ({"input_size": "3,9,9"}, "square"),
         ({"input_size": [3, 160, 224]}, "square"),
-        ({"input_size": [1, 160, 160]}, "expected one number for each of 1 channels"),
-        ({"crop_pct": "0.9"}, "expected a number"),
-        ({"crop_mode": "squash"}, "crop_mode 'squash'; expected 'center'"),
-        ({"interpolation": "lanczos"}, "interpolation 'lanczos'; expected bicubic or bilinear"),
+        ({"mean": [0.5]}, "mean and std must have one value per channel"),
+        ({"crop_pct": "high"}, "cannot set 'data.crop_ratio' to 'high'"),
+        ({"crop_mode": "squash"}, "crop_mode 'squash'; expected a square .* and 'center'"),
+        ({"interpolation": "lanczos"}, "cannot set 'data.resampling' to 'lanczos'"),
     ],
 )
 def test_images_that_are_prepared_otherwise_are_refused(fields, said, tmp_path):
     facts = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.9} | fields
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetrs50", "pretrained_cfg": facts}))
     with pytest.raises(ValueError, match=said):
-        data_edits(read_config(tmp_path).inputs)
+        config.edit(EXPERIMENTS["resnet-rs-50-i160"], data_edits(read_config(tmp_path).inputs))
 
 
 def test_a_size_of_timms_that_was_never_released_is_taken(fifty, tmp_path):

@@ -28,8 +28,8 @@ SPLIT_LOST = "automatic; which images were trained on is recorded in the run alo
 """`split` in the origin of weights that were exported from their run."""
 
 _OURS = "resnet_rs"
-_MOST_CHANNELS = 1024
-"""A `config.json` must not take more memory than a network that exists."""
+_DATA_FIELDS = {"interpolation": "resampling", "crop_pct": "crop_ratio", "mean": "mean", "std": "std"}
+"""timm's names of our fields of `Data`."""
 _UNDERSTOOD = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "arch")
 """timm's arguments for a network that we accept. Any other may change what it computes, so it is refused."""
 _FIRST_AND_LAST_OF_TIMM = {"first_conv": "conv1.0", "classifier": "fc"}
@@ -53,31 +53,21 @@ class HubConfig(NamedTuple):
 
 
 def data_edits(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's fields of preprocessing as edits of `Data`. Raises `ValueError` for what resnet-rs does not have."""
-    size = inputs.get("input_size", [3, 224, 224])
+    """timm's fields of preprocessing as edits of `Data`, which checks their values.
+
+    Raises `ValueError` for images or crops that are not square, which resnet-rs does not have.
+    """
+    size, crop_mode = inputs.get("input_size", [3, 224, 224]), inputs.get("crop_mode", "center")
     is_square = isinstance(size, list) and [type(n) for n in size] == 3 * [int] and size[1] == size[2]
-    channels = size[0] if is_square and 1 <= size[0] <= _MOST_CHANNELS else 0
-    mean, resampling = inputs.get("mean", channels * [0.0]), inputs.get("interpolation", "bicubic")
-
-    def refuse_unless(is_fine: bool, name: str, words: str) -> None:
-        if not is_fine:
-            raise ValueError(f"{CONFIG} has {name} {inputs.get(name)!r:.50}; expected {words}.")
-
-    layout = f"[channels, pixels, pixels], square, with 1 to {_MOST_CHANNELS} channels"
-    refuse_unless(resampling in ("bicubic", "bilinear"), "interpolation", "bicubic or bilinear")
-    refuse_unless(channels > 0, "input_size", layout)
-    refuse_unless(type(inputs.get("crop_pct", 0.875)) in (int, float), "crop_pct", "a number")
-    is_mean = isinstance(mean, list) and len(mean) == channels
-    refuse_unless(is_mean, "mean", f"one number for each of {channels} channels")
-    refuse_unless(inputs.get("crop_mode", "center") == "center", "crop_mode", "'center'")
-    given = {
-        "size": size[-1] if "input_size" in inputs else None,
-        "crop_ratio": inputs.get("crop_pct"),
-        "mean": inputs.get("mean"),
-        "std": inputs.get("std"),
-    }
-    edits = {f"data.{name}": value for name, value in given.items() if value is not None}
-    return {"data.resampling": resampling, "data.crop_first": False, **edits}
+    if not is_square or crop_mode != "center":
+        raise ValueError(
+            f"{CONFIG} has input_size {size!r:.50} and crop_mode {crop_mode!r:.50}; expected a square "
+            "[channels, pixels, pixels] and 'center'."
+        )
+    edits = {f"data.{ours}": inputs[theirs] for theirs, ours in _DATA_FIELDS.items() if theirs in inputs}
+    if "input_size" in inputs:
+        edits["data.size"] = size[1]
+    return {"data.resampling": "bicubic", "data.crop_first": False, **edits}
 
 
 def as_config(

@@ -6,7 +6,6 @@ resolution. Where these are not enough, the user must name the experiment.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,8 +74,6 @@ class SourceCheckpoint:
                 raise ValueError(
                     f"--{option} is for weights of {' or '.join(its_kinds)}, got --from {self.kind}."
                 )
-        if not self.path.exists() and not list(self.path.parent.glob(f"{glob.escape(self.path.name)}.*")):
-            raise FileNotFoundError(f"{self.path} does not exist; expected weights of {self.kind}.")
 
 
 class ReadPlan(NamedTuple):
