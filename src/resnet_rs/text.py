@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 MAX_WORD = 100
@@ -67,6 +68,14 @@ def refuse_outside(value: object, **intervals: str) -> None:
             is_allowed = low < number < high or is_end
         if not is_allowed:
             raise ValueError(f"{name} must be in {interval}, got {number}.")
+
+
+def require(module: str, *, extra: str, what: str) -> None:
+    """Raise `ValueError` if an optional library is not installed, with the extra that brings it."""
+    if find_spec(module) is None:
+        raise ValueError(
+            f"{what} needs {module}, which is not installed. Install it with `pip install 'resnet-rs[{extra}]'`."
+        )
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

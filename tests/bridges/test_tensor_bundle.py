@@ -328,7 +328,7 @@ def test_other_paths_are_refused(tmp_path):
 def test_the_missing_library_is_named_with_its_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
     with refused(
-        r"needs google-crc32c, which is not installed. Install it with `pip install 'resnet-rs\[convert\]'`"
+        r"needs google_crc32c, which is not installed. Install it with `pip install 'resnet-rs\[convert\]'`"
     ):
         TensorBundle(ASSETS / "v1")
 

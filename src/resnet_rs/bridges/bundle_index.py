@@ -80,17 +80,12 @@ def masked_crc(crc: int) -> int:
 
 def extend_crc(crc: int, content: bytes) -> int:
     """The CRC-32C of bytes with the CRC-32C `crc` and then `content`."""
-    try:
-        import google_crc32c  # pyright: ignore[reportMissingImports]: an extra
-    except ImportError:
-        raise Unreadable(
-            "it needs google-crc32c, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
-        ) from None
+    import google_crc32c  # pyright: ignore[reportMissingImports]: an extra, which `TensorBundle` requires
+
     return google_crc32c.extend(crc, content)
 
 
 def _num_shards(key: bytes, value: bytes) -> int:
-    """The number of data files, from the first key and value."""
     header = _fields(value)
     num_shards = _number(header, 1)
     if key or not 0 < num_shards < _MAX_SHARDS:

@@ -13,6 +13,7 @@ from types import ModuleType
 from resnet_rs import storage
 from resnet_rs.bridges.download import NotFetched, offline_variable
 from resnet_rs.bridges.hub_folder import CARD, CONFIG, WEIGHTS
+from resnet_rs.text import require
 
 _REPO = re.compile(r"(hf-hub:|hf://)?(?P<name>[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?)")
 NO_REPO = "OWNER/NAME"
@@ -140,10 +141,7 @@ def _text(error: BaseException) -> str:
 
 
 def _library() -> ModuleType:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise ValueError(
-            "the Hub needs huggingface_hub, which is not installed. Install it: pip install 'resnet-rs[hub]'."
-        ) from None
+    require("huggingface_hub", extra="hub", what="the Hub")
+    import huggingface_hub
+
     return huggingface_hub

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from resnet_rs.bridges.archive import Unreadable, naming
 from resnet_rs.bridges.network import KeyMapping, key_mappings
+from resnet_rs.text import require
 
 HEAD_BIAS = "predictions/bias:0"
 """Has one value per class."""
@@ -63,7 +63,7 @@ class H5File:
     """
 
     def __init__(self, path: Path) -> None:
-        require()
+        require("h5py", extra="convert", what="a Keras file")
         self.path = path
         self._paths: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -100,11 +100,3 @@ class H5File:
             raise Unreadable(f"it has two arrays named {name!r}, or more than {_MAX_ARRAYS:,} arrays.")
         self.shapes[name] = tuple(item.shape)
         self._paths[name] = path
-
-
-def require() -> None:
-    """Raise `ValueError` if h5py, an extra, is not installed."""
-    if find_spec("h5py") is None:
-        raise ValueError(
-            "Keras files need h5py, which is not installed. Install it with `pip install 'resnet-rs[convert]'`."
-        )

@@ -14,7 +14,7 @@ from resnet_rs.bridges.download import RemoteFile, fetch
 from resnet_rs.bridges.network import map_state_dict
 from resnet_rs.models.resnet import ResNetArch
 from resnet_rs.tasks.classifier import Classifier
-from resnet_rs.text import quoted
+from resnet_rs.text import quoted, require
 
 ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs"
 LICENSE = "apache-2.0"
@@ -51,7 +51,7 @@ def tensors(name: str, arch: ResNetArch) -> dict[str, Tensor]:
     Raises `ValueError` without h5py (extra `convert`), and `NotFetched` if the file is neither in the cache nor can be
     downloaded.
     """
-    keras.require()
+    require("h5py", extra="convert", what="a Keras file")
     file = keras.H5File(fetch(remote_file(name)))
     with torch.device("meta"):
         expected = Classifier.build(arch, num_classes=file.shapes[keras.HEAD_BIAS][0]).state_dict()

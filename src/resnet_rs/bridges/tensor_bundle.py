@@ -21,7 +21,7 @@ import numpy as np
 
 from resnet_rs.bridges.archive import ENDINGS, Files, Unreadable, is_archive, naming
 from resnet_rs.bridges.bundle_index import ITEM_BYTES, Entry, entries, extend_crc, masked_crc
-from resnet_rs.text import listed, quoted
+from resnet_rs.text import listed, quoted, require
 
 MAX_BYTES = 1 << 32
 """Largest variable that is read."""
@@ -41,6 +41,7 @@ class TensorBundle:
     """
 
     def __init__(self, path: Path) -> None:
+        require("google_crc32c", extra="convert", what="a TensorFlow checkpoint")
         place, prefix = _locate(path)
         self._files = Files.of(place)
         with naming(f"{place}"):

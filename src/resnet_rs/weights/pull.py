@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnet_rs import storage
-from resnet_rs.bridges import efficientnet_lite, hub, keras, released
+from resnet_rs.bridges import efficientnet_lite, hub, released
 from resnet_rs.bridges.download import SECONDS_FOR_LOCK, cache_folder, fetch
+from resnet_rs.text import require
 from resnet_rs.weights.convert import Converted, convert
 from resnet_rs.weights.reading import SourceCheckpoint
 
@@ -30,7 +31,7 @@ def pull(name: str, out: Path, *, progress: object = None) -> Converted:
     if name == efficientnet_lite.NAME:
         kind, file = "efficientnet-lite", efficientnet_lite.installed_file()
     else:
-        keras.require()
+        require("h5py", extra="convert", what="a Keras file")  # before it is downloaded
         kind, file = "keras", fetch(released.remote_file(name), progress=progress)
     return convert(SourceCheckpoint(path=file, kind=kind, name=name, url=url, license=released.LICENSE), out)
 
