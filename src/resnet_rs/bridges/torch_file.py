@@ -33,7 +33,7 @@ KEYS = ("state_dict", "model", "model_ema", "state_dict_ema")
 """Keys under which training programs store the weights beside other values."""
 
 _SUFFIX = ".safetensors"
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = re.compile(r"((module|_orig_mod)\.)*")
 """DataParallel and `torch.compile` put these before every name."""
 _SECONDS = 300
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "HOME", "TMPDIR", "OMP_NUM_THREADS")
@@ -106,14 +106,10 @@ def as_safetensors(file: io.BufferedReader | io.BytesIO, *, key: str | None = No
     """
     try:
         found, key = _select(torch.load(file, map_location="cpu", weights_only=True), key)
-        prefix = ""
-        while common := next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in found)), None):
-            prefix += common
+        prefix = _PREFIXES.match(os.path.commonprefix([*found]))[0]  # pyright: ignore[reportOptionalSubscript]
         # Safetensors stores no views and no shared memory.
         tensors = {
-            name.removeprefix(prefix): tensor.detach()
-            .resolve_neg()
-            .clone(memory_format=torch.contiguous_format)
+            name.removeprefix(prefix): tensor.detach().resolve_neg().contiguous().clone()
             for name, tensor in found.items()
         }
         return save(tensors, metadata={"format": "pt", "key": key or "", "prefix": prefix})

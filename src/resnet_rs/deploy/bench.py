@@ -203,7 +203,6 @@ def _batch(experiment: Experiment, batch_size: int) -> Batch:
 
 
 def _wait(device: Device) -> None:
-    """Wait until the device has finished its work."""
     if device.name != "cpu":
         torch.accelerator.synchronize(device.torch)
 

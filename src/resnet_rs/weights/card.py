@@ -21,14 +21,9 @@ _CLASSES_SHOWN = 20
 
 
 def model_card(
-    saved: Checkpoint,
-    *,
-    run: Mapping[str, Any] | None,
-    scores: Mapping[str, Any] | None,
-    license: str | None,
-    repo: str,
+    saved: Checkpoint, *, run: Mapping[str, Any], scores: Mapping[str, Any], license: str | None, repo: str
 ) -> str:
-    """The card of `saved`; `run` is the record of its run, `scores` are those of its weights."""
+    """The card of `saved`; `run` is the record of its run, `scores` are those of its weights; empty if unknown."""
     nearest = zoo.nearest(saved.experiment)
     base = zoo.experiment(nearest)
     name = nearest if saved.experiment.arch == base.arch else f"{nearest}, edited"
@@ -40,7 +35,7 @@ def model_card(
         "tags": ["image-classification", "resnet-rs", *(["timm"] if is_timms else [])],
     }
     numbers = _numbers(saved, scores)
-    if run is not None and scores is not None:
+    if scores:
         metrics = [{"type": n.name.key, "value": n.value} for n in numbers if n.name.is_share]
         task = {"type": "image-classification"}
         data = {"name": run["data_title"], "type": run["data_title"]}
@@ -73,31 +68,26 @@ def model_card(
     )
 
 
-def facts(
-    saved: Checkpoint, *, run: Mapping[str, Any] | None, scores: Mapping[str, Any] | None
-) -> dict[str, str]:
+def facts(saved: Checkpoint, *, run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:
     """Data, recipe and scores in a line each, which a checkpoint made from the Hub folder keeps in its origin."""
     found: dict[str, str] = {}
-    if run is not None:
-        num_validation = run.get("num_validation", 0)
+    if run:
+        num_validation, nearest = run.get("num_validation", 0), zoo.nearest(saved.experiment)
         held = f"{num_validation:,} for validation, " if num_validation else ""
         found["data"] = (
             f"{run['data_title']}: {run['num_train']:,} images for training, {held}{run['num_test']:,} for testing"
         )
-        found["recipe"] = (
-            f"{saved.step:,} updates, seed {saved.seed}, of the experiment {zoo.nearest(saved.experiment)}"
-        )
-    if scores is not None:
+        found["recipe"] = f"{saved.step:,} updates, seed {saved.seed}, of the experiment {nearest}"
+    if scores:
         numbers = (f"{n.name.label} {n.name.text(n.value)} ({n.interval})" for n in _numbers(saved, scores))
-        found["scores"] = (
-            f"of {scores['count']:,} test images, with 95 % intervals over them: {', '.join(numbers)}"
-        )
+        begin = f"of {scores['count']:,} test images, with 95 % intervals over them"
+        found["scores"] = f"{begin}: {', '.join(numbers)}"
     return found
 
 
-def _numbers(saved: Checkpoint, scores: Mapping[str, Any] | None) -> list[Number]:
+def _numbers(saved: Checkpoint, scores: Mapping[str, Any]) -> list[Number]:
     """The measured scores of the checkpoint's task."""
-    return [n for n in saved.experiment.task.numbers(scores or {}) if n.value is not None]
+    return [n for n in saved.experiment.task.numbers(scores) if n.value is not None]
 
 
 def _plain(text: str) -> str:

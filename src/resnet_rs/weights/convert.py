@@ -94,21 +94,17 @@ def _mapped(plan: ReadPlan, given: SourceCheckpoint) -> tuple[dict[str, Tensor],
 
 def _classes(given: SourceCheckpoint, plan: ReadPlan, count: int) -> tuple[tuple[str, ...], str]:
     """Names of `count` classes, and the origin of these names."""
-    names, origin = (
-        (given.classes, "as given") if plan.hub is None else (plan.hub.classes, "as in the source")
-    )
+    names = given.classes if plan.hub is None else plan.hub.classes
     if names is not None:
         if not len(names) == len(set(names)) == count:
             raise ValueError(
                 f"there are {len(names)} class names, {len(set(names))} different, for a network of {count} classes."
             )
-        return names, origin
+        return names, "as given" if plan.hub is None else "as in the source"
     if count in (_NUM_IMAGENET, _NUM_IMAGENET + 1):
         background = ("background",) if count > _NUM_IMAGENET else ()
-        return (
-            *background,
-            *imagenet.classes(),
-        ), "ImageNet's identifiers, assumed from the number of classes"
+        names = (*background, *imagenet.classes())
+        return names, "ImageNet's identifiers, assumed from the number of classes"
     return tuple(f"class-{i:04d}" for i in range(count)), "numbers: the source has no names"
 
 

@@ -35,9 +35,8 @@ def save_pretrained(
         )
     saved = checkpoint.read(Path(trained))
     model = saved.load_model()
-    if not isinstance(saved.experiment.task, Classification) or not isinstance(
-        model.backbone, StagedBackbone
-    ):
+    is_classifier = isinstance(saved.experiment.task, Classification)
+    if not is_classifier or not isinstance(model.backbone, StagedBackbone):
         raise ValueError(
             f"{trained} is not a classifier with a stem and four stages, which the Hub's layout needs."
         )
@@ -98,16 +97,14 @@ def _described(
         ) from None
 
 
-def _of_run(
-    folder: Path, saved: checkpoint.Checkpoint
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The record of the run in `folder`, and its scores if they belong to these weights; None if there are none."""
+def _of_run(folder: Path, saved: checkpoint.Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of the run in `folder`, and its scores if they belong to these weights; empty if there are none."""
     run = storage.read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if "data" not in run:  # a run that was not started by `train` has no record of its data
-        return None, None
+        return {}, {}
     if not (folder / "scores.json").is_file():
-        return run, None
+        return run, {}
     scores = storage.read_json(folder / "scores.json", needs=("count", "weights", "unreadable"))
     is_final = saved.path.name == checkpoint.FINAL
     is_scored = is_final if "step" in scores else checkpoint.read(folder).step == saved.step
-    return run, scores if is_scored else None
+    return run, scores if is_scored else {}
