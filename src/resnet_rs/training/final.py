@@ -7,28 +7,20 @@ same weights.
 from __future__ import annotations
 
 import copy
-import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from jaxtyping import Int
-from torch import Tensor
+from typing import NamedTuple
 
 from resnet_rs import storage
-from resnet_rs.data.sample import Targets
 from resnet_rs.data.subset import Subset
 from resnet_rs.models.backbone import Model
 from resnet_rs.report.score import ScoreName
-from resnet_rs.tasks.task import Meter
 from resnet_rs.training import checkpoint
-from resnet_rs.training.evaluate import evaluate
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import Job
+from resnet_rs.training.predictions import predict_all
 from resnet_rs.training.provenance import Provenance
 from resnet_rs.training.state import TrainState
 
@@ -71,8 +63,7 @@ def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final
     With `recipe.patience` these are the best of the weights that were scored and saved, else the last ones. Raises
     `Interrupted` on all ranks if one of them receives a stop request.
     """
-    name, model = next(iter(state.models.items()))
-    model, step = copy.deepcopy(model), state.step
+    model, step = copy.deepcopy(next(iter(state.models.values()))), state.step
     if job.experiment.recipe.patience is not None:
         if job.ranks.is_first:
             step = _load_best(job, model, best_steps(evaluations, job.experiment.task.headline)) or step
@@ -81,12 +72,8 @@ def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final
     source = job.splits.validation_or_test
     count = min(len(source), _MOST_SAMPLES)
     some = Subset(source=source, indices=tuple(len(source) * i // count for i in range(count)))
-    found = evaluate(
-        {name: model}, some, job.experiment, machine=job.machine, stop=job.stop, build_meter=_Predictions
-    )
-    meter, task = found.meters[name], job.experiment.task
-    if isinstance(meter, _Predictions):
-        task = task.calibrated(*meter.sorted())
+    found = predict_all(model, some, job.experiment, machine=job.machine, stop=job.stop)
+    task = job.experiment.task.calibrated(*found)
     return Final(step=step, model=model, experiment=replace(job.experiment, task=task))
 
 
@@ -116,43 +103,3 @@ def _load_best(job: Job, model: Model, steps: Sequence[int]) -> int | None:
         model.load_state_dict(saved.load_model().state_dict())
         return step
     return None
-
-
-class _Predictions(Meter):
-    """All predictions and targets."""
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        del classes
-        self.parts: list[dict[str, np.ndarray]] = []
-
-    def update(self, prediction: Tensor, targets: Targets, indices: Int[Tensor, " B"]) -> None:
-        named = targets if isinstance(targets, Mapping) else {"": targets}
-        part = {"indices": indices, "prediction": prediction, **{f"target {k}": t for k, t in named.items()}}
-        self.parts.append({name: tensor.detach().cpu().numpy() for name, tensor in part.items()})
-
-    def pack(self) -> bytes:
-        packed = io.BytesIO()
-        np.savez(packed, allow_pickle=False, **(self._joined() if self.parts else {}))
-        return packed.getvalue()
-
-    def merge(self, packed: bytes) -> None:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as part:
-            if part.files:
-                self.parts.append(dict(part))
-
-    def summary(self) -> dict[str, float]:
-        return {}
-
-    def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
-        del key
-        return {"count": sum(len(part["indices"]) for part in self.parts)}
-
-    def sorted(self) -> tuple[Tensor, Targets]:
-        """Predictions and targets in the order of the samples."""
-        joined = self._joined()
-        order = np.argsort(joined.pop("indices"), kind="stable")
-        tensors = {name.removeprefix("target "): torch.from_numpy(a[order]) for name, a in joined.items()}
-        return tensors.pop("prediction"), tensors.get("", tensors)
-
-    def _joined(self) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
