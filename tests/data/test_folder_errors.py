@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from resnet_rs.data.files import ClassImages
+from resnet_rs.data.files import ImageFiles
 from resnet_rs.data.folders import open_folders, split_record
 
 
@@ -108,33 +108,41 @@ def empty_train(root):
     [
         (no_root, FileNotFoundError, ["data' does not exist", "expected a folder of class folders", "Check"]),
         (root_is_a_file, ValueError, ["data' is a file", "expected a folder of class folders", "Give"]),
-        (empty, ValueError, ["data' has no class folders", "expected one per class", "Add them"]),
-        (only_hidden, ValueError, ["data' has no class folders", "expected one per class", "Add them"]),
-        (one_class, ValueError, ["data' has only one class, 'cat'", "expected two or more", "Add"]),
+        (empty, ValueError, ["data' has no class folders", "expected one folder per class", "Add them"]),
         (
-            one_class_in_train,
+            only_hidden,
             ValueError,
-            ["train' has only one class, 'cat'", "expected two or more", "Add"],
+            ["data' has no class folders", "expected one folder per class", "Add them"],
         ),
+        (one_class, ValueError, ["data' has only one class, 'cat'", "expected two or more", "Add"]),
+        (one_class_in_train, ValueError, ["data' has only one class, 'cat'", "expected two or more", "Add"]),
         (empty_class, ValueError, ["data' has no images in 'eel'", "expected some in every class", "Add"]),
         (empty_class_in_val, ValueError, ["train' has no images in 'eel'", "expected some", "Add"]),
         (
             single_images,
             ValueError,
-            ["only one image in every class", "expected two or more", "Add"],
+            ["only one image of every class", "expected two or more", "Add"],
         ),
         (
             class_not_in_train,
             ValueError,
-            ["has 'eel' in 'val' but not in 'train'", "expected training images", "Add"],
+            ["data' has no training images of 'eel'", "expected some of every class", "Add"],
         ),
-        (images_in_root, ValueError, ["data' has images but no class folders", "expected one", "Move"]),
+        (
+            images_in_root,
+            ValueError,
+            ["data' has no class folders", "expected one folder per class", "move"],
+        ),
         (
             images_in_train,
             ValueError,
-            ["train' has images but no class folders", "expected one", "Move"],
+            ["train' has no class folders", "expected one folder per class", "move"],
         ),
-        (images_in_val, ValueError, ["val' has images but no class folders", "expected one", "Move"]),
+        (
+            images_in_val,
+            ValueError,
+            ["val' has no class folders", "expected one folder per class", "move"],
+        ),
         (no_train, ValueError, ["has 'test', 'val' but no 'train'", "expected both", "Add"]),
         (
             train_beside_others,
@@ -142,7 +150,11 @@ def empty_train(root):
             ["has 'train' beside 'annotations'", "expected either", "Rename"],
         ),
         (val_and_validation, ValueError, ["has 'val' and 'validation'", "expected one of them", "Rename"]),
-        (empty_train, ValueError, ["train' has no class folders", "expected one per class", "Add them"]),
+        (
+            empty_train,
+            ValueError,
+            ["train' has no class folders", "expected one folder per class", "Add them"],
+        ),
     ],
 )
 def test_a_wrong_folder_is_answered_with_what_is_there_what_is_expected_and_what_to_do(
@@ -168,9 +180,9 @@ def test_a_wrong_folder_is_answered_with_what_is_there_what_is_expected_and_what
 )
 def test_a_source_that_contradicts_itself_is_refused(fields, message):
     good = {"root": "/", "files": ("a/1.png", "b/1.png"), "labels": (0, 1), "class_names": ("a", "b")}
-    assert len(ClassImages(**good)) == 2
+    assert len(ImageFiles(**good)) == 2
     with pytest.raises(ValueError, match=message):
-        ClassImages(**(good | fields))
+        ImageFiles(**(good | fields))
 
 
 def test_images_that_are_gone_from_a_recorded_split_are_named(tmp_path):

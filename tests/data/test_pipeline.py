@@ -147,9 +147,9 @@ def test_halves_with_other_classes_are_refused():
 
 
 def test_a_span_of_unreadable_samples_is_an_empty_batch(tmp_path):
-    from resnet_rs.data.files import ClassImages
+    from resnet_rs.data.files import ImageFiles
 
-    source = ClassImages(
+    source = ImageFiles(
         root=str(tmp_path), files=("a/1.png", "b/2.png"), labels=(0, 1), class_names=("a", "b")
     )
     batch = EvaluationBatches(source, DATA, collate=COLLATE)[IndexRange(0, 2)]

@@ -63,7 +63,7 @@ def test_without_a_split_a_fifth_of_each_class_is_for_testing_and_recorded(table
     assert dataset.find(path).open(split=record) == splits
     table(*lines[:-3], header="path,label")
     with pytest.raises(
-        FileNotFoundError, match=r"lacks [23] of the files of the recorded split: .*Restore their rows"
+        FileNotFoundError, match=r"lacks [23] of the 10 files of the recorded split: .*Restore them"
     ):
         dataset.find(path).open(split=record)
 
@@ -169,8 +169,8 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
             ("0.png,a,train", "1.png,a,test"),
             ["has only one class, 'a'; expected two or more", "Add"],
         ),
-        ("path,label,split", (*GOOD, "3.png,c,test"), ["no training images of 'c'", "Add rows"]),
-        ("path,label", ("0.png,a", "1.png,b"), ["only one image of every class", "Add rows"]),
+        ("path,label,split", (*GOOD, "3.png,c,test"), ["no training images of 'c'", "Add them"]),
+        ("path,label", ("0.png,a", "1.png,b"), ["only one image of every class", "Add images"]),
         ("path,label", (), ["has no rows below its header", "Add"]),
         ("path,label", ("0.png,a", "1.png,b", "2.png,"), ["has no label for '2.png'", "expected one", "Add"]),
         ("path,label", ("0.png,a", ".,b"), ["lists folders: '.'", "expected files"]),

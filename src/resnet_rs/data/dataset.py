@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from resnet_rs.data.builtin import builtin
 from resnet_rs.data.decode import MAX_PIXELS
+from resnet_rs.data.files import Split
 from resnet_rs.data.folders import has_test_folder, open_folders, open_for_scoring, split_record
 from resnet_rs.data.source import Source, Splits
 from resnet_rs.data.tables import EXTENSION, Table, read_table
-
-Split = Mapping[str, Sequence[str]]
-"""The keys of both parts of an automatic split, as a run records them."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,11 @@ class _Table(DataSet):
         return self._table.splits(split=split)
 
     def open_test(self, *, split: Split | None = None) -> Source:
-        return self._table.for_scoring(split=split)
+        return self._table.for_scoring() if split is None else self.open(split=split).test
 
     @property
     def has_test_part(self) -> bool:
-        return self._table.has_split
+        return self._table.has_test_part
 
     @cached_property
     def _table(self) -> Table:

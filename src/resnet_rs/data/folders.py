@@ -26,66 +26,43 @@ Source: ours. torchvision's `ImageFolder` treats hidden folders as classes and s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-from resnet_rs.data.decode import MAX_PIXELS
-from resnet_rs.data.files import ClassImages, refuse_repeated, sorted_names
-from resnet_rs.data.listing import folders, images_below, is_image, visible
+from resnet_rs.data.decode import EXTENSIONS, MAX_PIXELS
+from resnet_rs.data.files import (
+    PARTS,
+    ImageFiles,
+    ImageList,
+    Row,
+    Split,
+    recorded_parts,
+    sorted_names,
+)
 from resnet_rs.data.source import Splits
-from resnet_rs.data.subset import Subset, held_out
+from resnet_rs.data.subset import Subset
 from resnet_rs.text import listed
 
-TRAIN_SPLITS = ("train", "training")
-VALIDATION_SPLITS = ("val", "valid", "validation")
-TEST_SPLITS = ("test", "testing")
-TEST_SHARE = 0.2
 
-_Images = dict[str, list[str]]
-"""Class name -> paths of its images below the root."""
-
-
-class _Found(NamedTuple):
-    """The images of each part."""
-
-    train: _Images
-    test: _Images
-    validation: _Images | None = None
-
-
-def open_folders(
-    root: str | Path, *, split: Mapping[str, Sequence[str]] | None = None, max_pixels: int = MAX_PIXELS
-) -> Splits:
+def open_folders(root: str | Path, *, split: Split | None = None, max_pixels: int = MAX_PIXELS) -> Splits:
     """The images below `root`, for training and for testing, and those of a validation folder beside a test folder.
 
     `split` is a record made by `split_record`. It selects exactly the files that it names: new files are ignored, and
     missing files are an error.
     """
     root = _existing_folder(root)
-    found = _find_split(root) if split is None else _recorded_split(root, split)
-    class_names = sorted_names(found.train)
-
-    def source(images: _Images) -> ClassImages:
-        return _class_folder(root, images, class_names=class_names, max_pixels=max_pixels)
-
-    return Splits(
-        train=source(found.train),
-        test=source(found.test),
-        validation=None if found.validation is None else source(found.validation),
-    )
+    rows = _found(root) if split is None else _recorded(root, split)
+    return _image_list(root, rows, max_pixels=max_pixels).splits()
 
 
-def open_for_scoring(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> ClassImages:
+def open_for_scoring(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageFiles:
     """The images below `root` for scoring a model: those in `test`, else `val` or `validation`, else all images.
 
     One class is enough, and no training split is needed.
     """
     root = _existing_folder(root)
-    folder = _test_folder(root)
-    images = _class_images(root, folder, min_classes=1)
-    return _class_folder(root, images, class_names=sorted_names(images), max_pixels=max_pixels)
+    return _image_list(root, _rows(root, _test_folder(root)), max_pixels=max_pixels).for_scoring()
 
 
 def split_record(splits: Splits) -> dict[str, list[str]]:
@@ -104,11 +81,18 @@ def has_test_folder(root: str | Path) -> bool:
     return bool(_test_folder(_existing_folder(root)))
 
 
+def _image_list(root: str, rows: list[Row], *, max_pixels: int) -> ImageList:
+    """The images by class and path."""
+    order = {name: i for i, name in enumerate(sorted_names({row.labels[0] for row in rows}))}
+    rows.sort(key=lambda row: (order[row.labels[0]], row.path))
+    return ImageList(root=root, name=repr(root), rows=rows, max_pixels=max_pixels, are_labels_in_paths=True)
+
+
 def _test_folder(root: str) -> str:
     """The folder below `root` whose images are for testing, as `test`; "" if there is none, which is `root` itself."""
     names = folders(root)
-    held = _named(names, (*TEST_SPLITS, *VALIDATION_SPLITS))
-    are_splits = _named(names, TRAIN_SPLITS) or len(held) == len(names)
+    held = _named(names, (*PARTS["test"], *PARTS["validation"]))
+    are_splits = _named(names, PARTS["train"]) or len(held) == len(names)
     return held[0] if held and are_splits else ""
 
 
@@ -125,72 +109,50 @@ def _existing_folder(root: str | Path) -> str:
     return root
 
 
-def _find_split(root: str) -> _Found:
-    """The images for training and for testing, in split folders or split automatically."""
-    train_folder, others = _split_folders(root)
-    train = _class_images(root, train_folder)
-    if not others:
-        _refuse_linked(root, [_join(train_folder, name) for name in train])
-        return _automatic_split(root, train)
-    held_out = [_class_images(root, folder, min_classes=1, may_be_empty=True) for folder in others]
-    for folder, images in zip(others, held_out, strict=True):
-        unknown = sorted_names(images.keys() - train.keys())
-        if unknown:
-            raise ValueError(
-                f"{root!r} has {listed(unknown)} in {folder!r} but not in {train_folder!r}; expected training images "
-                "of every class. Add the missing folders, or remove the others."
-            )
-    parts = zip((train_folder, *others), (train, *held_out), strict=True)
-    _refuse_linked(root, [_join(folder, name) for folder, images in parts for name in images])
-    return _Found(train, *held_out)
+def _found(root: str) -> list[Row]:
+    """The images in split folders, or those of all classes without a part."""
+    rows, class_folders = list[Row](), set[str]()
+    for folder, part in _split_folders(root).items():
+        found = _rows(root, folder, part=part)
+        rows += found
+        class_folders |= {_join(folder, row.labels[0]) for row in found}
+    _refuse_linked(root, class_folders)
+    return rows
 
 
-def _class_folder(
-    root: str, images: _Images, *, class_names: tuple[str, ...], max_pixels: int
-) -> ClassImages:
-    pairs = [(path, i) for i, name in enumerate(class_names) for path in sorted(images.get(name, ()))]
-    return ClassImages(
-        root=root,
-        files=tuple(path for path, _ in pairs),
-        labels=tuple(label for _, label in pairs),
-        class_names=class_names,
-        max_pixels=max_pixels,
-    )
+def _split_folders(root: str) -> dict[str, str]:
+    """The folders below `root` that contain the classes, with the part of each; "" is `root` itself.
 
-
-def _split_folders(root: str) -> tuple[str, tuple[str, ...]]:
-    """The folders below `root` with the classes: for training, and for testing and perhaps validation.
-
-    "" is `root` itself. Without the others, the test images must be taken from the training images.
+    A single folder has no part: the test images must be taken from its images.
     """
     names = folders(root)
-    kinds = [_named(names, known) for known in (TRAIN_SPLITS, TEST_SPLITS, VALIDATION_SPLITS)]
-    trains, *held_out = kinds
-    others = [name for kind in held_out for name in kind]
-    if others and len(others) == len(names):
+    kinds = {part: _named(names, known) for part, known in PARTS.items()}
+    found = {name: part for part, named in kinds.items() for name in named}
+    if found and not kinds["train"] and len(found) == len(names):
         raise ValueError(
-            f"{root!r} has {listed(others)} but no 'train'; expected both. Add 'train', or give a folder of classes."
+            f"{root!r} has {listed(list(found))} but no 'train'; expected both. Add 'train', or give a folder of "
+            "classes."
         )
-    if not trains:
-        return "", ()
-    for twins in kinds:
+    if not kinds["train"]:
+        return {"": ""}
+    for twins in kinds.values():
         if len(twins) > 1:
             raise ValueError(
                 f"{root!r} has {' and '.join(map(repr, twins))}; expected one of them. Rename the other."
             )
-    train = trains[0]
-    if others:
-        return train, tuple(others)
+    if len(found) > 1:
+        return found
+    (train,) = found
     if any(is_image(entry) for entry in visible(os.path.join(root, train))):
         # A class of trains, beside trams and buses.
-        return "", ()
+        return {"": ""}
     if len(names) > 1:
         beside = listed([name for name in names if name != train])
         raise ValueError(
             f"{root!r} has {train!r} beside {beside}; expected either splits ('train' and 'val') or classes. "
             f"Rename {train!r} if it is a class, else move the others away."
         )
-    return train, ()
+    return {train: ""}
 
 
 def _named(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -200,28 +162,11 @@ def _named(names: Sequence[str], known: Sequence[str]) -> list[str]:
     )
 
 
-def _automatic_split(root: str, images: _Images) -> _Found:
-    if all(len(paths) == 1 for paths in images.values()):
-        raise ValueError(
-            f"{root!r} has only one image in every class; expected two or more, for training and testing. Add images."
-        )
-    chosen = held_out({path: (name,) for name, paths in images.items() for path in paths}, TEST_SHARE)
-    train = {name: [path for path in paths if path not in chosen] for name, paths in images.items()}
-    test = {name: [path for path in paths if path in chosen] for name, paths in images.items()}
-    return _Found(train, test)
-
-
-def _recorded_split(root: str, split: Mapping[str, Sequence[str]]) -> _Found:
-    if set(split) != {"train", "test"} or not all(split.values()):
-        raise ValueError(
-            f"a recorded split must list files under 'train' and 'test', got {listed(sorted(split))}. "
-            "Use the record that the run wrote."
-        )
-    paths = [*split["train"], *split["test"]]
-    refuse_repeated(paths)
+def _recorded(root: str, split: Split) -> list[Row]:
+    paths = [path for part in split.values() for path in part]
     # The classes, at least two, are in the root or in a folder "train"; the paths show which.
-    heads = {path.partition("/")[0] for path in split["train"]}
-    depth = int(len(heads) == 1 and next(iter(heads)).lower() in TRAIN_SPLITS)
+    heads = {path.partition("/")[0].lower() for path in split.get("train", ())}
+    depth = int(len(heads) == 1 and heads.issubset(PARTS["train"]))
     malformed = [
         path for path in paths if path.count("/") <= depth or not {"", ".", ".."}.isdisjoint(path.split("/"))
     ]
@@ -230,54 +175,33 @@ def _recorded_split(root: str, split: Mapping[str, Sequence[str]]) -> _Found:
             f"a recorded split must list paths of the form class/image below the root, got {listed(malformed)}. "
             "Use the record that the run wrote."
         )
-    missing = [path for path in paths if not os.path.lexists(f"{root}/{path}")]
-    if missing:
-        raise FileNotFoundError(
-            f"{root!r} lacks {len(missing)} of the {len(paths)} files of the recorded split: {listed(missing)}. "
-            "Restore them, or start a new run."
-        )
-    return _Found(*(_by_class(split[part], depth=depth) for part in ("train", "test")))
+    parts = recorded_parts(split, name=repr(root), exists=lambda path: os.path.lexists(f"{root}/{path}"))
+    return [Row(path, (path.split("/")[depth],), part) for path, part in parts.items()]
 
 
-def _by_class(paths: Iterable[str], *, depth: int) -> _Images:
-    images: _Images = {}
-    for path in paths:
-        images.setdefault(path.split("/")[depth], []).append(path)
-    return images
-
-
-def _class_images(root: str, folder: str, *, min_classes: int = 2, may_be_empty: bool = False) -> _Images:
-    """The classes in `folder` (below `root`) and their images. `may_be_empty` leaves out classes without images."""
+def _rows(root: str, folder: str, *, part: str = "") -> list[Row]:
+    """The images in the class folders of `folder` (below `root`). Only outside of the training part may classes lack
+    images."""
     path = os.path.join(root, folder) if folder else root
-    classes = folders(path)
-    if not classes and any(is_image(entry) for entry in visible(path)):
+    images = {name: images_below(root, _join(folder, name)) for name in folders(path)}
+    if not images:
         raise ValueError(
-            f"{path!r} has images but no class folders; expected one folder per class. "
-            "Move the images into folders with the names of their classes."
+            f"{path!r} has no class folders; expected one folder per class, with the images of the class. Add them, or "
+            "move the images into them."
         )
-    if not classes:
-        raise ValueError(f"{path!r} has no class folders; expected one per class, with images. Add them.")
-    if len(classes) < min_classes:
-        raise ValueError(
-            f"{path!r} has only one class, {classes[0]!r}; expected two or more. Add a folder per "
-            "class, or give the folder that contains the classes."
-        )
-    images = {name: images_below(root, _join(folder, name)) for name in classes}
     empty = [name for name in sorted_names(images) if not images[name]]
-    if may_be_empty and len(empty) < len(images):
-        return {name: paths for name, paths in images.items() if paths}
-    if empty:
+    if empty and (part in ("", "train") or len(empty) == len(images)):
         raise ValueError(
             f"{path!r} has no images in {listed(empty)}; expected some in every class. Add images "
             "(.jpg, .png and others), or remove the folder."
         )
-    return images
+    return [Row(path, (name,), part) for name, paths in images.items() for path in paths]
 
 
-def _refuse_linked(root: str, folders: Iterable[str]) -> None:
+def _refuse_linked(root: str, class_folders: Iterable[str]) -> None:
     """Raise `ValueError` if links make two class folders equal, or one a part of another."""
     # In this order each folder directly precedes the folders in it.
-    places = sorted((Path(os.path.realpath(f"{root}/{name}")).parts, name) for name in folders)
+    places = sorted((Path(os.path.realpath(f"{root}/{name}")).parts, name) for name in class_folders)
     for (outer, first), (inner, second) in pairwise(places):
         if inner[: len(outer)] == outer:
             raise ValueError(
@@ -289,3 +213,44 @@ def _refuse_linked(root: str, folders: Iterable[str]) -> None:
 def _join(folder: str, name: str) -> str:
     """The path below the root of `name` in `folder`; "" is the root itself."""
     return f"{folder}/{name}" if folder else name
+
+
+def images_below(root: str, folder: str) -> list[str]:
+    """The images in `folder`, at any depth, as paths below `root`."""
+    images, inside = list[str](), [folder]
+    for name in inside:  # which grows meanwhile
+        for entry in visible(f"{root}/{name}"):
+            if entry.is_dir(follow_symlinks=False):
+                inside.append(f"{name}/{entry.name}")
+            elif is_image(entry):
+                images.append(f"{name}/{entry.name}")
+    return images
+
+
+def folders(path: str) -> list[str]:
+    """Names of the folders in `path`, and of links to folders except those that contain `path`; sorted."""
+    here = Path(os.path.realpath(path))
+    return sorted(
+        entry.name
+        for entry in visible(path)
+        if entry.is_dir(follow_symlinks=False)
+        or (entry.is_symlink() and os.path.isdir(entry.path))
+        and not here.is_relative_to(os.path.realpath(entry.path))
+    )
+
+
+def visible(path: str) -> Iterator[os.DirEntry[str]]:
+    """What is in the folder `path`, except hidden files and `__MACOSX`."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                yield entry
+
+
+def is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is an image by its extension: a file, a link to one, or a link to nothing."""
+    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+        return False
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()

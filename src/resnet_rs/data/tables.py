@@ -17,115 +17,34 @@ Source: ours.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from resnet_rs.data.decode import MAX_PIXELS
-from resnet_rs.data.files import ClassImages, ImageFiles, refuse_repeated, sorted_names
-from resnet_rs.data.folders import TEST_SHARE, TEST_SPLITS, TRAIN_SPLITS, VALIDATION_SPLITS
-from resnet_rs.data.source import Source, Splits
-from resnet_rs.data.subset import held_out
-from resnet_rs.data.target import Labels
+from resnet_rs.data.files import PARTS, ImageList, Row, Split, recorded_parts, refuse_repeated
+from resnet_rs.data.source import Splits
 from resnet_rs.text import listed
 
 EXTENSION = ".csv"
 _COLUMNS = ("path", "label", "split")
 _SEPARATOR = "|"
-_PARTS = {"train": TRAIN_SPLITS, "validation": VALIDATION_SPLITS, "test": TEST_SPLITS}
-
-
-class _Row(NamedTuple):
-    path: str
-    labels: tuple[str, ...]
-    part: str
-    """`train`, `validation` or `test`; empty without a column `split`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """The rows of a table, checked."""
+class Table(ImageList):
+    """The images that a table lists."""
 
-    root: str
-    """The folder of the table."""
-    rows: tuple[_Row, ...]
-    max_pixels: int
-
-    @property
-    def has_split(self) -> bool:
-        """Whether the table says which images are for testing."""
-        return any(row.part not in ("", "train") for row in self.rows)
-
-    def splits(self, *, split: Mapping[str, Sequence[str]] | None = None) -> Splits:
+    def splits(self, *, split: Split | None = None) -> Splits:
         """The parts that the table names, that `split` recorded, or that are made automatically."""
-        parts: dict[str, list[_Row]] = {"train": [], "validation": [], "test": []}
-        for row, part in self._recorded(split) if split is not None else self._parts():
-            parts[part].append(row)
-        rows = [row for part in parts.values() for row in part]
-        untrained = sorted_names(_names(rows) - _names(parts["train"]))
-        if untrained:
-            raise ValueError(
-                f"the table has no training images of {listed(untrained)}; expected some of every class. Add rows, or "
-                "remove these labels."
-            )
-        classes = sorted_names(_names(rows))
-        if len(classes) < 2:
-            raise ValueError(
-                f"the table has only one class, {next(iter(classes))!r}; expected two or more. Add rows of others."
-            )
-        if not parts["test"]:
-            raise ValueError(
-                "the table has only one image of every class; expected two or more, for training and testing. Add rows."
-            )
-        return Splits(
-            train=_source(self, parts["train"], rows),
-            test=_source(self, parts["test"], rows),
-            validation=_source(self, parts["validation"], rows) if parts["validation"] else None,
-        )
-
-    def for_scoring(self, *, split: Mapping[str, Sequence[str]] | None = None) -> Source:
-        """The images for scoring a model: those for testing, or of a recorded split, else all. One class is enough."""
-        rows = self.rows
-        if split is not None:
-            test = set(split["test"])
-            rows = [row for row in rows if row.path in test]
-        elif self.has_split:
-            rows = [row for row, part in self._parts() if part == "test"]
-        return _source(self, rows, rows)
-
-    def _parts(self) -> Iterator[tuple[_Row, str]]:
-        """Each row with its part."""
-        if self.has_split:
-            has_test = any(row.part == "test" for row in self.rows)
-            for row in self.rows:
-                yield row, row.part if has_test or row.part == "train" else "test"
-            return
-        test = held_out({row.path: row.labels for row in self.rows}, TEST_SHARE)
-        for row in self.rows:
-            yield row, "test" if row.path in test else "train"
-
-    def _recorded(self, split: Mapping[str, Sequence[str]]) -> Iterator[tuple[_Row, str]]:
-        """Each recorded row with its part; other rows are left out."""
-        if set(split) != {"train", "test"}:
-            raise ValueError(
-                f"a recorded split must list files under 'train' and 'test', got {listed(sorted(split))}. "
-                "Use the record that the run wrote."
-            )
+        if split is None:
+            return super().splits()
         rows = {row.path: row for row in self.rows}
-        missing = [path for part in split.values() for path in part if path not in rows]
-        if missing:
-            raise FileNotFoundError(
-                f"the table lacks {len(missing)} of the files of the recorded split: {listed(missing)}. Restore their "
-                "rows, or start a new run."
-            )
-        for part in ("train", "test"):
-            for path in split[part]:
-                yield rows[path], part
+        parts = recorded_parts(split, name=self.name, exists=rows.__contains__)
+        recorded = [rows[path]._replace(part=part) for path, part in parts.items()]
+        return replace(self, rows=recorded).splits()
 
 
 def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
@@ -156,34 +75,11 @@ def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
             f"{path!r} has no label for {listed(unlabeled)}; expected one for every image, because none has several. "
             "Add the labels, or remove the rows."
         )
-    return Table(root=root, rows=tuple(rows), max_pixels=max_pixels)
+    return Table(root=root, name=repr(path), rows=rows, max_pixels=max_pixels, are_labels_in_paths=False)
 
 
-def _names(rows: Iterable[_Row]) -> set[str]:
-    return {name for row in rows for name in row.labels}
-
-
-def _source(table: Table, rows: Sequence[_Row], all_rows: Sequence[_Row]) -> ImageFiles:
-    """The images of `rows`; `all_rows` decide on the classes, and on whether there are several per image."""
-    classes = sorted_names(_names(all_rows))
-    places = {name: i for i, name in enumerate(classes)}
-    labels = tuple(tuple(sorted(places[name] for name in row.labels)) for row in rows)
-    files = tuple(row.path for row in rows)
-    if any(len(row.labels) != 1 for row in all_rows):
-        return _MultiLabelRows(
-            root=table.root, files=files, labels=labels, class_names=classes, max_pixels=table.max_pixels
-        )
-    return _ClassRows(
-        root=table.root,
-        files=files,
-        labels=tuple(label for (label,) in labels),
-        class_names=classes,
-        max_pixels=table.max_pixels,
-    )
-
-
-def _rows(path: Path) -> list[_Row]:
-    rows, line = list[_Row](), 1
+def _rows(path: Path) -> list[Row]:
+    rows, line = list[Row](), 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -226,7 +122,7 @@ def _refuse_header(header: list[str], path: Path) -> None:
         )
 
 
-def _row(values: Sequence[str], header: Sequence[str], path: Path, *, line: int) -> _Row:
+def _row(values: Sequence[str], header: Sequence[str], path: Path, *, line: int) -> Row:
     if len(values) != len(header):
         raise ValueError(
             f"line {line} of {str(path)!r} has {len(values)} values; expected {len(header)}, one for each column. Put "
@@ -237,48 +133,17 @@ def _row(values: Sequence[str], header: Sequence[str], path: Path, *, line: int)
         raise ValueError(f"line {line} of {str(path)!r} has no path. Add it, or remove the line.")
     file = os.path.normpath(fields["path"]).replace(os.sep, "/")
     names = [name.strip() for name in fields["label"].split(_SEPARATOR)]
-    return _Row(file, tuple(dict.fromkeys(name for name in names if name)), _part(fields, path, line))
+    return Row(file, tuple(dict.fromkeys(name for name in names if name)), _part(fields, path, line))
 
 
 def _part(fields: Mapping[str, str], path: Path, line: int) -> str:
     given = fields.get("split")
     if given is None:
         return ""
-    for part, names in _PARTS.items():
+    for part, names in PARTS.items():
         if given.lower() in names:
             return part
     raise ValueError(
         f"line {line} of {str(path)!r} has the split {given!r}; expected train, val or test. Correct it, or remove the "
         "column, and the images are split automatically."
     )
-
-
-def _with_labels(digest: str, labels: object) -> str:
-    """A digest that changes with the labels, which the paths of a table do not tell."""
-    return hashlib.sha256(f"{digest} {json.dumps(labels)}".encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ClassRows(ClassImages):
-    """Images of a table with one class each."""
-
-    def digest(self) -> str:
-        return _with_labels(super().digest(), self.labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MultiLabelRows(ImageFiles):
-    """Images of a table with any number of classes each."""
-
-    labels: tuple[tuple[int, ...], ...]
-    """For each file the indices of its classes in `class_names`, in ascending order."""
-
-    @property
-    def num_labeled(self) -> int:
-        return len(self.labels)
-
-    def target(self, index: int) -> Labels:
-        return Labels(self.labels[index])
-
-    def digest(self) -> str:
-        return _with_labels(super().digest(), self.labels)
