@@ -124,7 +124,7 @@ def pushed(command, run, out):
         ("recipe.patience=1", "recipe.patience=1 needs validation images, and there are none"),
         ("recipe.patience=0", "patience must be 1 evaluation or more, or none, got 0"),
         ("recipe.class_balance=focal", "'focal': it must be none or sampling or loss"),
-        ("task.temperature=0", "temperature must be above 0 and finite, got 0"),
+        ("task.temperature=0", "temperature must be in (0, 1000], got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(photos, command, edit, said):

@@ -5,8 +5,6 @@ Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +26,8 @@ from resnet_rs.report.blocks import Block
 from resnet_rs.report.score import Number, PerSample, ScoreName
 from resnet_rs.tasks import classification_report as report
 from resnet_rs.tasks.classifier import ClassificationHead, Classifier
-from resnet_rs.tasks.task import Answer, Meter, Task
+from resnet_rs.tasks.task import Answer, Meter, RowMeter, Task
+from resnet_rs.text import refuse_outside
 
 _MAX_CLASSES = 2**24
 
@@ -76,12 +75,7 @@ class Classification(Task):
     def __post_init__(self) -> None:
         if not 2 <= self.num_classes <= _MAX_CLASSES:
             raise ValueError(f"num_classes must be 2 to {_MAX_CLASSES:,}, got {self.num_classes}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}.")
+        refuse_outside(self, label_smoothing="[0, 1)", dropout="[0, 1)", temperature="(0, 1000]")
 
     @property
     def headline(self) -> ScoreName:
@@ -130,7 +124,7 @@ class Classification(Task):
         self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         del indices
-        targets = _tensor(targets)
+        targets = one_tensor(targets)
         wanted = targets if targets.is_floating_point() else self._smooth(targets)
         return F.cross_entropy(prediction, wanted, reduction="none")
 
@@ -145,11 +139,7 @@ class Classification(Task):
     ) -> Sequence[Answer]:
         del views
         shares = (prediction.cpu().double() / self.temperature).softmax(1)
-        orders = shares.argsort(dim=1, descending=True, stable=True)
-        return [
-            ClassAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
-            for row, order in zip(shares, orders, strict=True)
-        ]
+        return [ClassAnswer(probabilities=found) for found in by_class(shares, classes)]
 
     def numbers(self, scores: Mapping[str, Any]) -> list[Number]:
         return report.numbers(scores)
@@ -157,19 +147,22 @@ class Classification(Task):
     def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
         if self.temperature != 1:
             yield f"the probabilities are calibrated with a temperature of {self.temperature:g}"
-        yield from report.lines(scores)
+        yield from self.class_lines(scores)
+
+    def class_lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        """What the command line prints of each class."""
+        return report.lines(scores)
 
     def blocks(self, scores: Mapping[str, Any]) -> list[Block]:
         return report.blocks(scores)
 
 
-class ClassificationMeter(Meter):
-    """One row per scored sample. Scores are computed from the rows in sample order, so merged meters agree exactly."""
+class ClassificationMeter(RowMeter):
+    """The true and the predicted class of every sample, and how likely they were."""
 
     def __init__(self, classes: Sequence[str], *, temperature: float = 1.0) -> None:
-        self.classes = tuple(classes)
+        super().__init__(classes, report.ROW)
         self._temperature = temperature
-        self._rows: list[np.ndarray] = []
 
     @torch.no_grad()
     def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
@@ -178,34 +171,17 @@ class ClassificationMeter(Meter):
         labels = _labels(targets)
         of_label = log_probabilities.gather(1, labels[:, None])
         confidence, predicted = log_probabilities.max(1)
-        rows = np.empty(len(labels), dtype=report.ROW)
-        rows["index"] = indices.cpu().numpy()
-        rows["label"] = labels.numpy()
-        rows["predicted"] = predicted.numpy()
         # Among equally likely classes the first ranks first, as in argmax. So ties do not favor the model.
         is_before = torch.arange(log_probabilities.shape[1]) < labels[:, None]
         is_ahead = (log_probabilities > of_label) | (log_probabilities == of_label) & is_before
-        rows["rank"] = is_ahead.sum(1).numpy()
-        rows["confidence"] = confidence.exp().numpy()
-        rows["nll"] = -of_label[:, 0].numpy()
-        self._rows.append(rows)
-
-    def pack(self) -> bytes:
-        return json.dumps(self.classes).encode() + b"\n" + self.rows.tobytes()
-
-    def merge(self, packed: bytes) -> None:
-        classes, _, rows = packed.partition(b"\n")
-        if tuple(json.loads(classes)) != self.classes:
-            raise ValueError(
-                "meters can only be merged over the same classes. Build both with the same class names."
-            )
-        self._rows.append(np.frombuffer(rows, dtype=report.ROW))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """All rows, ordered by sample."""
-        rows = np.concatenate([np.empty(0, dtype=report.ROW), *self._rows])
-        return rows[np.argsort(rows["index"], kind="stable")]
+        self.add(
+            indices,
+            label=labels.numpy(),
+            predicted=predicted.numpy(),
+            rank=is_ahead.sum(1).numpy(),
+            confidence=confidence.exp().numpy(),
+            nll=-of_label[:, 0].numpy(),
+        )
 
     def summary(self) -> dict[str, float]:
         return report.summary(self.rows)
@@ -228,15 +204,23 @@ def _index(target: Target) -> int:
     )
 
 
-def _tensor(targets: Targets) -> Tensor:
+def one_tensor(targets: Targets) -> Tensor:
+    """The targets of a classification. Raises `ValueError` for several tensors."""
     if isinstance(targets, Tensor):
         return targets
     raise ValueError("the targets of classification must be one tensor, got a dictionary of tensors.")
 
 
+def by_class(shares: Float[Tensor, "B K"], classes: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Each row of probabilities by the names of the classes, the likeliest first."""
+    orders = shares.argsort(dim=1, descending=True, stable=True)
+    for row, order in zip(shares.tolist(), orders.tolist(), strict=True):
+        yield {classes[i]: row[i] for i in order}
+
+
 def _labels(targets: Targets) -> Int[Tensor, " B"]:
     """Class indices on the CPU; of a distribution the likeliest class."""
-    labels = _tensor(targets).cpu()
+    labels = one_tensor(targets).cpu()
     return labels.argmax(1) if labels.is_floating_point() else labels
 
 

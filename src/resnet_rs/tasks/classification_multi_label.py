@@ -5,7 +5,7 @@ Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,11 +22,11 @@ from resnet_rs.data.target import Label, Labels, Target
 from resnet_rs.data.view import View
 from resnet_rs.methods.temperature import fitted_sigmoid_temperature
 from resnet_rs.report.blocks import Block, Gallery, Listing, Tile
-from resnet_rs.report.score import Number, PerSample, ScoreName
-from resnet_rs.report.statistics import Estimate, average_precision, mean_average_precision, mean_interval
-from resnet_rs.tasks.classification import Classification
-from resnet_rs.tasks.classification_report import share_with_interval
-from resnet_rs.tasks.task import Answer, Meter, Task
+from resnet_rs.report.score import Number, ScoreName
+from resnet_rs.report.statistics import Estimate, average_precision, mean_average_precision
+from resnet_rs.tasks import classification_report as report
+from resnet_rs.tasks.classification import Classification, by_class, one_tensor
+from resnet_rs.tasks.task import Answer, Meter, RowMeter, Task
 
 _MEAN_AP = ScoreName(key="mean_ap", label="mean average precision")
 _NUMBERS = (
@@ -35,8 +35,6 @@ _NUMBERS = (
     ScoreName(key="loss", label="binary cross-entropy", is_share=False, is_higher_better=False),
 )
 _THRESHOLD = 0.5
-_NUM_WORST = 24
-_NUM_CLASSES_PRINTED = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +87,11 @@ class MultiLabel(Classification):
         self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         del indices
-        wanted = _tensor(targets) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        wanted = one_tensor(targets) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(prediction, wanted, reduction="none").sum(1)
 
     def calibrated(self, prediction: Float[Tensor, "B K"], targets: Targets) -> MultiLabel:
-        return replace(self, temperature=fitted_sigmoid_temperature(prediction, _tensor(targets)))
+        return replace(self, temperature=fitted_sigmoid_temperature(prediction, one_tensor(targets)))
 
     def build_meter(self, classes: tuple[str, ...]) -> Meter:
         return _MultiLabelMeter(classes, temperature=self.temperature)
@@ -103,19 +101,13 @@ class MultiLabel(Classification):
     ) -> Sequence[Answer]:
         del views
         shares = (prediction.cpu().double() / self.temperature).sigmoid()
-        orders = shares.argsort(dim=1, descending=True, stable=True)
-        return [
-            LabelsAnswer(probabilities={classes[i]: float(row[i]) for i in order.tolist()})
-            for row, order in zip(shares, orders, strict=True)
-        ]
+        return [LabelsAnswer(probabilities=found) for found in by_class(shares, classes)]
 
     def numbers(self, scores: Mapping[str, Any]) -> list[Number]:
         return [name.number(scores) for name in _NUMBERS]
 
-    def lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
-        if self.temperature != 1:
-            yield f"the probabilities are calibrated with a temperature of {self.temperature:g}"
-        for item in scores["classes"][:_NUM_CLASSES_PRINTED]:
+    def class_lines(self, scores: Mapping[str, Any]) -> Iterator[str]:
+        for item in scores["classes"][: report.NUM_CLASSES_PRINTED]:
             if item["ap"] is not None:
                 found = f"average precision {item['ap']:>6.1%}, precision {_text(item['precision'])}"
                 yield f"  {item['name']:<24} {found}, recall {_text(item['recall'])} of {item['count']:,}"
@@ -154,63 +146,41 @@ def task_for(task: Task, source: Source) -> Task:
     return MultiLabel(num_classes=task.num_classes, dropout=task.dropout, label_smoothing=0.0)
 
 
-class _MultiLabelMeter(Meter):
-    """The logits and labels of every scored sample. Scores are computed in sample order, so merged meters agree."""
+class _MultiLabelMeter(RowMeter):
+    """The logits and labels of every scored sample."""
 
     def __init__(self, classes: Sequence[str], *, temperature: float) -> None:
-        self.classes = tuple(classes)
-        self._temperature = temperature
-        self._rows = np.dtype(
-            [("index", np.int64), ("logits", np.float32, len(classes)), ("labels", np.bool_, len(classes))]
+        size = len(classes)
+        super().__init__(
+            classes, np.dtype([("index", np.int64), ("logits", np.float32, size), ("labels", np.bool_, size)])
         )
-        self._parts: list[np.ndarray] = []
+        self._temperature = temperature
 
     @torch.no_grad()
     def update(self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]) -> None:
-        rows = np.empty(len(indices), dtype=self._rows)
-        rows["index"] = indices.cpu().numpy()
-        rows["logits"] = (prediction.detach().cpu() / self._temperature).numpy()
-        rows["labels"] = _tensor(targets).cpu().numpy() > _THRESHOLD
-        self._parts.append(rows)
-
-    def pack(self) -> bytes:
-        return json.dumps(self.classes).encode() + b"\n" + self._sorted().tobytes()
-
-    def merge(self, packed: bytes) -> None:
-        classes, _, rows = packed.partition(b"\n")
-        if tuple(json.loads(classes)) != self.classes:
-            raise ValueError(
-                "meters can only be merged over the same classes. Build both with the same class names."
-            )
-        self._parts.append(np.frombuffer(rows, dtype=self._rows))
+        logits = (prediction.detach().cpu() / self._temperature).numpy()
+        self.add(indices, logits=logits, labels=one_tensor(targets).cpu().numpy() > _THRESHOLD)
 
     def summary(self) -> dict[str, float]:
         logits, labels = self._values()
         precisions = [average_precision(logits[:, i], labels[:, i]) for i in range(len(self.classes))]
         found = [value for value in precisions if value is not None]
-        mean = float(np.mean(found)) if found else float("nan")
-        return {
-            "mean_ap": mean,
-            "loss": float(np.mean(_losses(logits, labels))) if len(logits) else float("nan"),
-        }
+        return {"mean_ap": report.mean(np.array(found)), "loss": report.mean(_losses(logits, labels))}
 
     def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
-        rows, (logits, labels) = self._sorted(), self._values()
+        indices, (logits, labels) = self.rows["index"], self._values()
         exact = ((logits >= 0) == labels).all(axis=1)
-        losses = _losses(logits, labels)
+        nothing = Estimate(math.nan, math.nan, math.nan)
         return {
-            "count": len(rows),
-            **_estimate("mean_ap", mean_average_precision(logits, labels)),
-            **share_with_interval("exact", int(exact.sum()), len(rows)),
-            **_estimate("loss", _positive_mean(losses) if len(rows) else None),
+            "count": len(indices),
+            **report.with_interval("mean_ap", mean_average_precision(logits, labels) or nothing),
+            **report.share_with_interval("exact", int(exact.sum()), len(indices)),
+            **report.with_interval("loss", report.mean_loss(_losses(logits, labels))),
             "classes": [
                 _class_scores(name, logits[:, i], labels[:, i]) for i, name in enumerate(self.classes)
             ],
-            "worst": self._worst(rows["index"], logits, labels, key),
+            "worst": self._worst(indices, logits, labels, key),
         }
-
-    def per_sample(self) -> PerSample | None:
-        return None
 
     def _worst(
         self,
@@ -225,7 +195,7 @@ class _MultiLabelMeter(Meter):
         wrongness = np.where(labels, -logits, logits)
         worst = wrongness.argmax(axis=1)
         sure = wrongness[np.arange(len(worst)), worst]
-        order = [i for i in np.argsort(-sure, kind="stable")[:_NUM_WORST].tolist() if sure[i] > 0]
+        order = [i for i in np.argsort(-sure, kind="stable")[: report.NUM_WORST].tolist() if sure[i] > 0]
         return [
             {
                 "index": int(indices[i]),
@@ -237,12 +207,8 @@ class _MultiLabelMeter(Meter):
             for i in order
         ]
 
-    def _sorted(self) -> np.ndarray:
-        rows = np.concatenate([np.empty(0, dtype=self._rows), *self._parts])
-        return rows[np.argsort(rows["index"], kind="stable")]
-
     def _values(self) -> tuple[Float64[np.ndarray, "N K"], Bool[np.ndarray, "N K"]]:
-        rows = self._sorted()
+        rows = self.rows
         return rows["logits"].astype(np.float64), rows["labels"]
 
 
@@ -264,25 +230,5 @@ def _class_scores(
     }
 
 
-def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """A score with its interval; None for what too few samples cannot tell."""
-    values = (None, None, None) if estimate is None else estimate
-    return {
-        key: value if value is not None and np.isfinite(value) else None
-        for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
-    }
-
-
-def _positive_mean(values: Float64[np.ndarray, " N"]) -> Estimate:
-    low, high = mean_interval(values)
-    return Estimate(float(values.mean()), max(0.0, low), high)
-
-
 def _text(share: float | None) -> str:
     return "undefined" if share is None else f"{share:.1%}"
-
-
-def _tensor(targets: Targets) -> Tensor:
-    if isinstance(targets, Tensor):
-        return targets
-    raise ValueError("the targets of multi-label classification must be one tensor, got a dictionary.")

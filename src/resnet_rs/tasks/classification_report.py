@@ -14,6 +14,7 @@ import numpy as np
 from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.report.statistics import (
+    Estimate,
     calibration_error,
     mean_interval,
     mean_share,
@@ -43,9 +44,11 @@ ROW = np.dtype(
 )
 """The record of one scored sample."""
 
-_NUM_WORST = 24
+NUM_WORST = 24
+"""Mistakes on a page."""
 _NUM_PAIRS = 10
-_NUM_CLASSES_PRINTED = 50
+NUM_CLASSES_PRINTED = 50
+"""Classes on the command line."""
 _TOP = 5
 _MOST_IN_MATRIX = 1000
 """Above this many classes the page lists the most frequent confusions and draws no matrix."""
@@ -53,7 +56,7 @@ _MOST_IN_MATRIX = 1000
 
 def summary(rows: np.ndarray) -> dict[str, float]:
     """Top-1 and mean negative log-likelihood."""
-    return {"top1": _mean(rows["predicted"] == rows["label"]), "nll": _mean(rows["nll"])}
+    return {"top1": mean(rows["predicted"] == rows["label"]), "nll": mean(rows["nll"])}
 
 
 def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> dict[str, Any]:
@@ -62,14 +65,13 @@ def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) 
     confidence, labels = rows["confidence"], rows["label"]
     counts, hits = (np.bincount(found, minlength=len(classes)) for found in (labels, labels[correct]))
     balanced = mean_share(hits[counts > 0], counts[counts > 0])
-    ece, nll = calibration_error(confidence, correct), mean_interval(rows["nll"])
     return {
         "count": len(rows),
         **share_with_interval("top1", int(correct.sum()), len(rows)),
         **share_with_interval("top5", int(top5.sum()), len(rows)),
-        **_estimate("balanced_accuracy", balanced.value, balanced.low, balanced.high),
-        **_estimate("calibration_error", ece.value, ece.low, ece.high),
-        **_estimate("nll", _mean(rows["nll"]), max(0.0, nll.low), nll.high),
+        **with_interval("balanced_accuracy", balanced),
+        **with_interval("calibration_error", calibration_error(confidence, correct)),
+        **with_interval("nll", mean_loss(rows["nll"])),
         "classes": _class_scores(rows, classes),
         "confusion": _confusion(rows, len(classes)),
         "reliability": [bin._asdict() for bin in reliability_bins(confidence, correct)],
@@ -90,7 +92,7 @@ def numbers(scores: Mapping[str, Any]) -> list[Number]:
 
 def lines(scores: Mapping[str, Any]) -> Iterator[str]:
     """A line for each of the first classes: its recall."""
-    for item in (scores.get("classes") or [])[:_NUM_CLASSES_PRINTED]:
+    for item in (scores.get("classes") or [])[:NUM_CLASSES_PRINTED]:
         if item["recall"] is not None:
             recall = f"recall {item['recall']:>6.1%} ({_recall_interval(item)})"
             yield f"  {item['name']:<24} {recall} of {item['count']:,}"
@@ -153,7 +155,7 @@ def _confusion(rows: np.ndarray, num_classes: int) -> dict[str, list[int]]:
 def _worst(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) -> list[dict[str, Any]]:
     """The wrong predictions with the highest confidence, the highest first."""
     wrong = rows[rows["predicted"] != rows["label"]]
-    order = np.argsort(-wrong["confidence"], kind="stable")[:_NUM_WORST]
+    order = np.argsort(-wrong["confidence"], kind="stable")[:NUM_WORST]
     return [
         {
             "index": int(row["index"]),
@@ -232,11 +234,18 @@ def share_with_interval(name: str, successes: int, count: int) -> dict[str, floa
     return {name: successes / count, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _estimate(name: str, value: float, low: float, high: float) -> dict[str, float | None]:
-    """A score with its interval; None for what too few samples cannot tell."""
-    found = {name: value, f"{name}_low": low, f"{name}_high": high}
-    return {key: number if math.isfinite(number) else None for key, number in found.items()}
+def with_interval(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """The same for any score; None for what too few samples cannot tell."""
+    found = zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True)
+    return {key: number if math.isfinite(number) else None for key, number in found}
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_loss(losses: np.ndarray) -> Estimate:
+    """The mean of losses, which are not negative."""
+    low, high = mean_interval(losses)
+    return Estimate(mean(losses), max(low, 0.0), high)
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean; NaN of nothing."""
     return float(np.mean(values)) if len(values) else float("nan")

@@ -1,5 +1,7 @@
 """The interfaces of every task: `Task` (head, loss, meter, answers), `Meter` (scores), `Answer` (one prediction).
 
+`RowMeter` is a meter for tasks whose scores follow from one row per sample.
+
 A task is one file. The loop, the evaluator, the predictor, the page and the studies see these interfaces alone.
 
 Shapes: `B` samples of a batch.
@@ -7,11 +9,13 @@ Shapes: `B` samples of a batch.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -71,6 +75,39 @@ class Meter(ABC):
         Studies compare two runs sample by sample where there are such values.
         """
         return None
+
+
+class RowMeter(Meter):
+    """One row per scored sample. Scores are computed from the rows in sample order, so merged meters agree exactly."""
+
+    def __init__(self, classes: Sequence[str], row: np.dtype[Any]) -> None:
+        """`row` has a field `index`: which sample it is."""
+        self.classes = tuple(classes)
+        self._parts = [np.empty(0, dtype=row)]
+
+    def add(self, indices: Int[Tensor, " B"], **columns: np.ndarray) -> None:
+        """Take in a row for each of the samples `indices`."""
+        rows = np.empty(len(indices), dtype=self._parts[0].dtype)
+        for name, values in {"index": indices.cpu().numpy(), **columns}.items():
+            rows[name] = values
+        self._parts.append(rows)
+
+    def pack(self) -> bytes:
+        return json.dumps(self.classes).encode() + b"\n" + self.rows.tobytes()
+
+    def merge(self, packed: bytes) -> None:
+        classes, _, rows = packed.partition(b"\n")
+        if tuple(json.loads(classes)) != self.classes:
+            raise ValueError(
+                "meters can only be merged over the same classes. Build both with the same class names."
+            )
+        self._parts.append(np.frombuffer(rows, dtype=self._parts[0].dtype))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows, ordered by sample."""
+        rows = np.concatenate(self._parts)
+        return rows[np.argsort(rows["index"], kind="stable")]
 
 
 @dataclass(frozen=True, kw_only=True)
