@@ -103,6 +103,30 @@ class EfficientNetArch(Arch):
     def build(self, *, in_channels: int) -> EfficientNet:
         return EfficientNet(self, in_channels=in_channels)
 
+    def conv_norm(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 1, stride: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        """Convolution, batch norm and activation."""
+        is_same = self.padding == "same" and stride > 1  # at stride 1 both pad alike
+        conv = (SameConv2d if is_same else nn.Conv2d)(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=0 if is_same else (kernel_size - 1) // 2,
+            groups=groups,
+            bias=False,
+        )
+        norm = nn.BatchNorm2d(out_channels, eps=self.norm_eps, momentum=self.norm_momentum)
+        activation = nn.SiLU if self.activation == "silu" else nn.ReLU6
+        return nn.Sequential(conv, norm, activation(inplace=True))
+
+    def excite(self, channels: int, in_channels: int) -> list[nn.Module]:
+        """Squeeze-and-excitation in a block of `in_channels`, if the arch has it."""
+        if self.se_ratio is None:
+            return []
+        return [_SqueezeExcite(channels, max(1, int(in_channels * self.se_ratio)))]
+
 
 EFFICIENTNETS: dict[str, EfficientNetArch] = {
     "b0": EfficientNetArch(width=1.0, depth=1.0),
@@ -130,52 +154,20 @@ class EfficientNet(StagedBackbone):
 
     def __init__(self, arch: EfficientNetArch, *, in_channels: int) -> None:
         super().__init__()
-        layers = _Layers(arch)
         width = arch.width if arch.scales_ends else 1.0
         first, last = (scale_channels(channels, width) for channels in (_STEM_CHANNELS, _LAST_CHANNELS))
-        groups = _build_groups(arch, layers, first)
-        stem = layers.conv_norm(in_channels, first, kernel_size=3, stride=2)
+        groups = _build_groups(arch, first)
+        stem = arch.conv_norm(in_channels, first, kernel_size=3, stride=2)
         self.stem = nn.Sequential(stem, *groups[0])
         self.c2 = Stage(*groups[1])
         self.c3 = Stage(*groups[2])
         self.c4 = Stage(*groups[3], *groups[4])
-        self.c5 = Stage(*groups[5], *groups[6], layers.conv_norm(groups[6][-1].out_channels, last))
+        self.c5 = Stage(*groups[5], *groups[6], arch.conv_norm(groups[6][-1].out_channels, last))
         c2, c3, c4 = (groups[i][-1].out_channels for i in (1, 2, 4))
         self.widths = (c2, c3, c4, last)
         self.stem_layer, self.stem_width = len(self.stem) - 1, groups[0][-1].out_channels
         self.reductions = (2, 4, 8, 16, 32)
         self.apply(_init_as_efficientnet)
-
-
-class _Layers:
-    """Builds the layers that an arch decides: convolutions with norm and activation, squeeze-and-excitation."""
-
-    def __init__(self, arch: EfficientNetArch) -> None:
-        self.arch = arch
-
-    def conv_norm(
-        self, in_channels: int, out_channels: int, *, kernel_size: int = 1, stride: int = 1, groups: int = 1
-    ) -> nn.Sequential:
-        """Convolution, batch norm and activation."""
-        is_same = self.arch.padding == "same" and stride > 1  # at stride 1 both pad alike
-        conv = (SameConv2d if is_same else nn.Conv2d)(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=0 if is_same else (kernel_size - 1) // 2,
-            groups=groups,
-            bias=False,
-        )
-        norm = nn.BatchNorm2d(out_channels, eps=self.arch.norm_eps, momentum=self.arch.norm_momentum)
-        activation = nn.SiLU if self.arch.activation == "silu" else nn.ReLU6
-        return nn.Sequential(conv, norm, activation(inplace=True))
-
-    def excite(self, channels: int, in_channels: int) -> list[nn.Module]:
-        """Squeeze-and-excitation in a block of `in_channels`, if the arch has it."""
-        if self.arch.se_ratio is None:
-            return []
-        return [_SqueezeExcite(channels, max(1, int(in_channels * self.arch.se_ratio)))]
 
 
 class MBConv(nn.Module):
@@ -186,9 +178,9 @@ class MBConv(nn.Module):
 
     def __init__(
         self,
+        arch: EfficientNetArch,
         in_channels: int,
         out_channels: int,
-        layers: _Layers,
         *,
         expansion: int,
         kernel_size: int,
@@ -196,12 +188,10 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         expanded = scale_channels(in_channels * expansion)
-        expand = [] if expanded == in_channels else [layers.conv_norm(in_channels, expanded)]
-        filters = layers.conv_norm(
-            expanded, expanded, kernel_size=kernel_size, stride=stride, groups=expanded
-        )
-        project = layers.conv_norm(expanded, out_channels)[:2]
-        self.block = nn.Sequential(*expand, filters, *layers.excite(expanded, in_channels), project)
+        expand = [] if expanded == in_channels else [arch.conv_norm(in_channels, expanded)]
+        filters = arch.conv_norm(expanded, expanded, kernel_size=kernel_size, stride=stride, groups=expanded)
+        project = arch.conv_norm(expanded, out_channels)[:2]
+        self.block = nn.Sequential(*expand, filters, *arch.excite(expanded, in_channels), project)
         self.stochastic_depth: nn.Module = nn.Identity()
         self.has_identity = stride == 1 and in_channels == out_channels
         self.out_channels = out_channels
@@ -231,7 +221,7 @@ def scale_channels(channels: int, width: float = 1.0) -> int:
     return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
-def _build_groups(arch: EfficientNetArch, layers: _Layers, stem_channels: int) -> list[list[MBConv]]:
+def _build_groups(arch: EfficientNetArch, stem_channels: int) -> list[list[MBConv]]:
     """The seven groups; only the first block of a group strides and changes the number of channels."""
     groups: list[list[MBConv]] = []
     index, in_channels = 0, stem_channels
@@ -240,7 +230,7 @@ def _build_groups(arch: EfficientNetArch, layers: _Layers, stem_channels: int) -
         out_channels = scale_channels(out, arch.width)
         for step in (stride, *[1] * (count - 1)):
             block = MBConv(
-                in_channels, out_channels, layers, expansion=expansion, kernel_size=kernel_size, stride=step
+                arch, in_channels, out_channels, expansion=expansion, kernel_size=kernel_size, stride=step
             )
             drop_rate = arch.drop_path * index / sum(arch.group_sizes)
             block.stochastic_depth = build_stochastic_depth(
