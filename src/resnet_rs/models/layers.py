@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_rs.methods.dropout import drop_features
-from resnet_rs.methods.stochastic_depth import skip_branches
+from resnet_rs.methods.dropout import drop
 from resnet_rs.models.randomness import RandomLayer
 
 NORM_EPS = 1e-5
@@ -47,24 +46,21 @@ class SameConv2d(nn.Conv2d):
         return super().forward(_pad_same(input, self.kernel_size, self.stride))
 
 
-class StochasticDepth(RandomLayer):
-    """Skip a residual branch, sample by sample, while training; the identity in evaluation."""
-
-    def __init__(self, drop_rate: float, *, purpose: str) -> None:
-        super().__init__(drop_rate, purpose=purpose, num_draws=1)
-
-    def forward(self, branch: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
-        return _skip(branch, self.draws, self.drop_rate) if self.training else branch
-
-
 class Dropout(RandomLayer):
     """Set features to zero at random while training; the identity in evaluation."""
 
     def __init__(self, num_features: int, *, drop_rate: float, purpose: str) -> None:
         super().__init__(drop_rate, purpose=purpose, num_draws=num_features)
 
-    def forward(self, features: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        return _drop(features, self.draws, self.drop_rate) if self.training else features
+    def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        return _drop(x, self.draws, self.drop_rate, self.num_draws) if self.training else x
+
+
+class StochasticDepth(Dropout):
+    """Skip a residual branch, sample by sample, while training; the identity in evaluation."""
+
+    def __init__(self, drop_rate: float, *, purpose: str) -> None:
+        super().__init__(1, drop_rate=drop_rate, purpose=purpose)
 
 
 # The following functions depend on the shape of their input. Each is one call in a graph of torch.fx.
@@ -82,28 +78,18 @@ def _pad_same(
 
 
 @torch.fx.wrap
-def _skip(
-    branch: Float[Tensor, "B C ..."], draws: Tensor | None, drop_rate: float
-) -> Float[Tensor, "B C ..."]:
-    return skip_branches(branch, _draws_for(branch, draws, num_draws=1), drop_rate=drop_rate)
-
-
-@torch.fx.wrap
-def _drop(features: Float[Tensor, "B C"], draws: Tensor | None, drop_rate: float) -> Float[Tensor, "B C"]:
-    drawn = _draws_for(features, draws, num_draws=features.shape[1])
-    return drop_features(features, drawn, drop_rate=drop_rate)
-
-
-def _draws_for(x: Tensor, draws: Tensor | None, *, num_draws: int) -> Tensor:
-    """The draws of an RNG scope, or new ones from torch's generator."""
+def _drop(
+    x: Float[Tensor, "B ..."], draws: Tensor | None, drop_rate: float, num_draws: int
+) -> Float[Tensor, "B ..."]:
+    """With the draws of an RNG scope, or new ones from torch's generator."""
     if draws is None:
-        return torch.rand(x.shape[0], num_draws, device=x.device)
+        draws = torch.rand(x.shape[0], num_draws, device=x.device)
     if draws.shape != (x.shape[0], num_draws):
         raise ValueError(
             f"the RNG scope has draws of shape {list(draws.shape)}, expected {[x.shape[0], num_draws]}. Give "
             "`ModelRng.scope` one global sample index per sample of the batch."
         )
-    return draws
+    return drop(x, draws, drop_rate=drop_rate)
 
 
 def build_stochastic_depth(drop_rate: float, *, purpose: str) -> nn.Module:
