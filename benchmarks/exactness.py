@@ -18,7 +18,7 @@ import torch
 from shapes import Shapes
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches
+from resnet_rs.data.loader import TrainingBatches
 from resnet_rs.methods.ema import ramped_decay, update_ema
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
@@ -56,9 +56,7 @@ def measure(name, edits, *, repeats):
     )
     device, count = Device.choose("cpu"), experiment.recipe.batch_size
     source = Shapes(num_samples=count, size=size)
-    batch = TrainingBatches(source, experiment.data, collate=experiment.task.collate, seed=0)[
-        IndexRange(0, count)
-    ]
+    batch = TrainingBatches(source, experiment.data, collate=experiment.task.collate, seed=0)[range(count)]
     exact, plain = new_state(experiment, device, seed=0), new_state(experiment, device, seed=0)
     loop = Loop(
         experiment=experiment,

@@ -6,7 +6,7 @@ import torch
 from shapes import Shapes
 
 from resnet_rs.data.builtin import Builtin, builtin
-from resnet_rs.data.loader import EvaluationBatches, IndexRange, TrainingBatches, load, split_range
+from resnet_rs.data.loader import EvaluationBatches, TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Renumbered, Splits, match_classes
@@ -152,7 +152,7 @@ def test_a_span_of_unreadable_samples_is_an_empty_batch(tmp_path):
     source = ImageFiles(
         root=str(tmp_path), files=("a/1.png", "b/2.png"), labels=(0, 1), class_names=("a", "b")
     )
-    batch = EvaluationBatches(source, DATA, collate=COLLATE)[IndexRange(0, 2)]
+    batch = EvaluationBatches(source, DATA, collate=COLLATE)[range(0, 2)]
     assert len(batch.indices) == 0
     assert [error.key for error in batch.unreadable] == ["a/1.png", "b/2.png"]
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from resnet_rs.data import loader
-from resnet_rs.data.loader import IndexRange, load, split_range, useful_workers
+from resnet_rs.data.loader import load, split_range, useful_workers
 from resnet_rs.data.sample import Batch
 
 
@@ -42,9 +42,9 @@ class Sleeping(Dataset[Batch]):
 
     seconds: float
 
-    def __getitem__(self, index_range: IndexRange) -> Batch:
+    def __getitem__(self, indices: range) -> Batch:
         time.sleep(self.seconds)
-        index = torch.tensor([index_range.first])
+        index = torch.tensor([indices.start])
         return Batch(torch.tensor([os.getpid()]), torch.zeros(1), index, index, ())
 
 

@@ -8,7 +8,7 @@ from seams.conftest import BASE
 from shapes import Shapes
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches
+from resnet_rs.data.loader import TrainingBatches
 from resnet_rs.data.source import Order, Source, Splits
 from resnet_rs.data.target import Label, SoftLabel
 
@@ -85,7 +85,7 @@ def test_every_batch_holds_the_ratio_and_a_label_is_smoothed_as_in_a_batch_of_la
     task = EXPERIMENT.with_classes(MIXTURE.classes).task
     batches = TrainingBatches(MIXTURE, EXPERIMENT.data, collate=task.collate, seed=0)
     for first in (0, 16, 1600):
-        batch = batches[IndexRange(first, 16)]
+        batch = batches[range(first, first + 16)]
         assert (batch.indices < 24).sum() == 4
         assert batch.targets.shape == (16, 3) and torch.allclose(batch.targets.sum(1), torch.ones(16))
     logits, indices = torch.randn(2, 3), torch.arange(2)

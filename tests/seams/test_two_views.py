@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches
+from resnet_rs.data.loader import TrainingBatches
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Splits
 from resnet_rs.models.randomness import RandomLayer
@@ -140,7 +140,7 @@ def test_the_network_draws_apart_for_each_view_and_a_lone_sample_is_its_two_view
     experiment = edit(EXPERIMENT, {"arch.drop_path": 0.5}).with_classes(SPLITS.train.classes)
     source = Holes(num_samples=96, size=16)
     batches = TrainingBatches(source, experiment.data, collate=experiment.task.collate, seed=0, num_views=2)
-    lone = next(b for b in (batches[IndexRange(i, 4)] for i in range(0, 96, 4)) if len(b.indices) == 1)
+    lone = next(b for b in (batches[range(i, i + 4)] for i in range(0, 96, 4)) if len(b.indices) == 1)
     state = new_state(experiment, CPU, seed=0)
     drawn = []
     for layer in state.model.modules():
@@ -158,10 +158,8 @@ def test_the_network_draws_apart_for_each_view_and_a_lone_sample_is_its_two_view
 
 def test_the_views_of_an_image_are_drawn_apart_and_the_first_is_that_of_a_single_view():
     collate = EXPERIMENT.task.collate
-    two = TrainingBatches(SPLITS.train, EXPERIMENT.data, collate=collate, seed=0, num_views=2)[
-        IndexRange(0, 8)
-    ]
-    one = TrainingBatches(SPLITS.train, EXPERIMENT.data, collate=collate, seed=0)[IndexRange(0, 8)]
+    two = TrainingBatches(SPLITS.train, EXPERIMENT.data, collate=collate, seed=0, num_views=2)[range(0, 8)]
+    one = TrainingBatches(SPLITS.train, EXPERIMENT.data, collate=collate, seed=0)[range(0, 8)]
     assert two.inputs.shape == (8, 2, 1, 16, 16)
     assert torch.equal(two.inputs[:, 0], one.inputs) and not torch.equal(two.inputs[:, 1], one.inputs)
 
@@ -172,4 +170,4 @@ def test_masks_cannot_have_several_views():
     with pytest.raises(
         ValueError, match="a target that is the same in all of them, got 'shapes/mask/0/.' with Mask"
     ):
-        batches[IndexRange(0, 8)]
+        batches[range(0, 8)]

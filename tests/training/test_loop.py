@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from resnet_rs.config import edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches, split_range
+from resnet_rs.data.loader import TrainingBatches, split_range
 from resnet_rs.training.device import Device
 from resnet_rs.training.loop import Loop
 from resnet_rs.training.machine import Machine
@@ -61,12 +61,12 @@ def test_a_batch_that_lacks_samples_has_the_mean_gradient_of_the_others(job):
 def test_spans_are_even_and_cover_every_position_once():
     for count in (1, 2, 64, 65, 127, 129, 4096):
         ranges = list(split_range(10, count, at_most=64))
-        assert [p for s in ranges for p in range(s.first, s.first + s.count)] == list(range(10, 10 + count))
-        assert max(s.count for s in ranges) <= 64
-        assert min(s.count for s in ranges) >= min(2, count)
-        assert max(s.count for s in ranges) - min(s.count for s in ranges) <= 1
-    assert list(split_range(0, 4, at_most=4)) == [IndexRange(0, 4)]
-    assert list(split_range(0, 3, at_most=2)) == [IndexRange(0, 3)]
+        assert [p for s in ranges for p in s] == list(range(10, 10 + count))
+        assert max(len(s) for s in ranges) <= 64
+        assert min(len(s) for s in ranges) >= min(2, count)
+        assert max(len(s) for s in ranges) - min(len(s) for s in ranges) <= 1
+    assert list(split_range(0, 4, at_most=4)) == [range(0, 4)]
+    assert list(split_range(0, 3, at_most=2)) == [range(0, 3)]
 
 
 def test_a_part_that_is_left_with_one_sample_is_trained_on(job):
@@ -74,7 +74,7 @@ def test_a_part_that_is_left_with_one_sample_is_trained_on(job):
     experiment = edit(job().experiment, {"recipe.batch_size": 7})
     state = new_state(experiment, CPU, seed=0)
     dataset = batches_of(job)
-    parts = [dataset[IndexRange(0, 1)], dataset[IndexRange(1, 5)], dataset[IndexRange(6, 1)]]
+    parts = [dataset[range(0, 1)], dataset[range(1, 6)], dataset[range(6, 7)]]
     loop = Loop(
         experiment=experiment, timetable=experiment.recipe.timetable(64), device=CPU, seed=0, micro_batches=3
     )
@@ -89,7 +89,7 @@ def test_the_first_update_leaves_the_weights_alone_because_its_rate_is_zero(job)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     timetable = experiment.recipe.timetable(64)
     batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
-        IndexRange(0, 16)
+        range(0, 16)
     ]
     update = next(
         Loop(experiment=experiment, timetable=timetable, device=CPU, seed=0, micro_batches=1).updates(
@@ -126,7 +126,7 @@ def test_bfloat16_keeps_weights_statistics_and_losses_in_float32(job):
     device = Device.choose("cpu", precision="bfloat16")
     state = new_state(experiment, device, seed=0)
     batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
-        IndexRange(0, 16)
+        range(0, 16)
     ]
     timetable = experiment.recipe.timetable(64)
     loop = Loop(experiment=experiment, timetable=timetable, device=device, seed=0, micro_batches=1)
@@ -147,7 +147,7 @@ def test_bfloat16_is_refused_where_the_library_computes_it_wrongly(job):
 def test_channels_last_and_contiguous_layouts_agree(job):
     experiment = job().experiment
     batch = TrainingBatches(job().splits.train, experiment.data, collate=experiment.task.collate, seed=0)[
-        IndexRange(0, 16)
+        range(0, 16)
     ]
     losses = []
     for channels_last in (True, False):
@@ -163,7 +163,7 @@ COMPILED = """
 import torch
 from resnet_rs import experiment
 from resnet_rs.data.builtin import builtin
-from resnet_rs.data.loader import IndexRange, TrainingBatches
+from resnet_rs.data.loader import TrainingBatches
 from resnet_rs.training.device import Device
 from resnet_rs.training.loop import Loop
 from resnet_rs.training.state import new_state
@@ -171,7 +171,7 @@ from resnet_rs.training.state import new_state
 tiny = experiment("resnet-rs-tiny", {"arch.drop_path": 0.2, "task.dropout": 0.2, "recipe.batch_size": 16})
 device = Device.choose("cpu")
 batches = TrainingBatches(builtin().train, tiny.data, collate=tiny.task.collate, seed=0)
-parts = [batches[IndexRange(0, 8)], batches[IndexRange(8, 8)]]
+parts = [batches[range(0, 8)], batches[range(8, 16)]]
 loop = Loop(experiment=tiny, timetable=tiny.recipe.timetable(16), device=device, seed=0, micro_batches=2)
 plain, compiled = (new_state(tiny, device, seed=0) for _ in range(2))
 next(loop.updates(plain, iter(parts)))

@@ -87,7 +87,7 @@ def test_the_default_micro_batch_serves_every_rank(batch_size, num_ranks, micro_
 
 def assert_default_fits(batch_size, num_ranks):
     micro_batch = usual_micro_batch(batch_size, num_ranks=num_ranks)
-    sizes = [part.count for part in split_range(0, batch_size, at_most=micro_batch)]
+    sizes = [len(part) for part in split_range(0, batch_size, at_most=micro_batch)]
     assert num_ranks == 1 or (len(sizes) >= num_ranks and min(sizes) >= 16 and max(sizes) <= 128)
 
 

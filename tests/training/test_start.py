@@ -8,7 +8,7 @@ from training.conftest import CPU, TINY
 
 from resnet_rs import storage
 from resnet_rs.config import edit
-from resnet_rs.data.loader import IndexRange, TrainingBatches
+from resnet_rs.data.loader import TrainingBatches
 from resnet_rs.data.source import Splits
 from resnet_rs.methods.fine_tuning import PARTS, part_of
 from resnet_rs.methods.weight_decay import decayed_and_free
@@ -173,7 +173,7 @@ def test_decay_pulls_the_backbone_to_the_start_and_the_head_to_zero(trained):
     timetable = experiment.recipe.timetable(64)
     loop = Loop(experiment=experiment, timetable=timetable, device=CPU, seed=0, micro_batches=1)
     constant = torch.zeros(16, 3, requires_grad=True)
-    list(loop.updates(state, iter([batches[IndexRange(0, 16)]]), forward=lambda images: constant * 1))
+    list(loop.updates(state, iter([batches[range(0, 16)]]), forward=lambda images: constant * 1))
     _, without_decay = decayed_and_free(state.model)
     for name, parameter in state.model.named_parameters():
         away = before[name] if part_of(name) == "head" else torch.ones_like(before[name])

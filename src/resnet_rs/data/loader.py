@@ -11,10 +11,10 @@ import os
 import time
 import traceback
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,36 +33,56 @@ _NOTICED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class IndexRange:
-    """Consecutive global sample indices, counted over all epochs of a run."""
+class _Batches(Dataset[Batch]):
+    """Global sample indices -> batch."""
 
-    first: int
-    count: int
+    source: Source
+    data: Data
+    collate: Collate
+
+    def __getitem__(self, indices: range) -> Batch:
+        items, unreadable = list[tuple[int, int, Tensor, Target]](), list[Unreadable]()
+        for global_index, (index, epoch) in zip(indices, self._order(indices), strict=True):
+            try:
+                items.append((global_index, index, *self._input(index, epoch)))
+            except Unreadable as error:
+                unreadable.append(error)
+            except Exception as error:
+                error.add_note(f"at sample {self.source.key(index)!r}")
+                raise
+        empty = torch.empty(0)
+        return Batch(
+            inputs=torch.stack([inputs for _, _, inputs, _ in items]) if items else empty,
+            targets=self.collate([target for *_, target in items]) if items else empty,
+            indices=torch.tensor([index for _, index, _, _ in items], dtype=torch.int64),
+            global_indices=torch.tensor([global_index for global_index, *_ in items], dtype=torch.int64),
+            unreadable=tuple(unreadable),
+        )
+
+    @abstractmethod
+    def _order(self, indices: range) -> Iterable[tuple[int, int]]:
+        """The sample at each global index, and how often it has come before."""
+
+    @abstractmethod
+    def _input(self, index: int, epoch: int) -> tuple[Tensor, Target]: ...
 
 
 @dataclass(frozen=True)
-class TrainingBatches(Dataset[Batch]):
-    """Index range -> augmented training batch.
+class TrainingBatches(_Batches):
+    """Global sample indices, counted over all epochs of a run -> augmented training batch.
 
     With several views of each image, the target is that of the first one. Raises `ValueError` for targets that differ
     from view to view, such as masks and boxes.
     """
 
-    source: Source
-    data: Data
-    collate: Collate
     seed: int
     num_views: int = 1
 
-    def __getitem__(self, index_range: IndexRange) -> Batch:
-        order = self.source.order(index_range.first, index_range.count, seed=self.seed)
-        items, unreadable = list[_Item](), list[Unreadable]()
-        for i, (index, epoch) in enumerate(zip(order.samples.tolist(), order.passes.tolist(), strict=True)):
-            with _reading(self.source, index, unreadable):
-                items.append(_Item(index_range.first + i, index, *self._input(epoch, index)))
-        return _stack(items, unreadable, self.collate)
+    def _order(self, indices: range) -> Iterable[tuple[int, int]]:
+        order = self.source.order(indices.start, len(indices), seed=self.seed)
+        return zip(order.samples.tolist(), order.passes.tolist(), strict=True)
 
-    def _input(self, epoch: int, index: int) -> tuple[Tensor, Target]:
+    def _input(self, index: int, epoch: int) -> tuple[Tensor, Target]:
         request = self.data.train_request(seed=self.seed, epoch=epoch, index=index)
         sample = self.source.read(index, request)
         if self.num_views > 1 and sample.target.is_spatial:
@@ -79,23 +99,18 @@ class TrainingBatches(Dataset[Batch]):
 
 
 @dataclass(frozen=True)
-class EvaluationBatches(Dataset[Batch]):
-    """Index range -> batch for evaluation, in the source's own order."""
+class EvaluationBatches(_Batches):
+    """Sample indices -> batch for evaluation, in the source's own order."""
 
-    source: Source
-    data: Data
-    collate: Collate
+    def _order(self, indices: range) -> Iterable[tuple[int, int]]:
+        return ((index, 0) for index in indices)
 
-    def __getitem__(self, index_range: IndexRange) -> Batch:
-        items, unreadable = list[_Item](), list[Unreadable]()
-        for index in range(index_range.first, index_range.first + index_range.count):
-            with _reading(self.source, index, unreadable):
-                sample = self.source.read(index, self.data.test_request())
-                items.append(_Item(index, index, *self.data.test_input(sample)))
-        return _stack(items, unreadable, self.collate)
+    def _input(self, index: int, epoch: int) -> tuple[Tensor, Target]:
+        del epoch
+        return self.data.test_input(self.source.read(index, self.data.test_request()))
 
 
-def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]:
+def split_range(first: int, count: int, *, at_most: int) -> Iterator[range]:
     """The indices `first, ..., first + count - 1` as few ranges of about `at_most`; their lengths differ by 1 at most.
 
     No range has a single sample, because batch norm cannot train on one: three indices with `at_most` 2 stay together.
@@ -103,7 +118,7 @@ def split_range(first: int, count: int, *, at_most: int) -> Iterator[IndexRange]
     num_ranges = min(-(-count // at_most), max(1, count // 2))
     for i in range(num_ranges):
         start, end = count * i // num_ranges, count * (i + 1) // num_ranges
-        yield IndexRange(first + start, end - start)
+        yield range(first + start, first + end)
 
 
 def useful_workers(reading: float, computing: float) -> int:
@@ -118,7 +133,7 @@ def useful_workers(reading: float, computing: float) -> int:
     return most if reading >= most * computing else math.ceil(reading / computing)
 
 
-def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int | None) -> Iterator[Batch]:
+def load(ranges: Iterable[range], dataset: Dataset[Batch], *, workers: int | None) -> Iterator[Batch]:
     """The batches of `ranges`, in that order, computed by `workers` processes (0: in this process).
 
     None: this process computes the first ones, for about two seconds. `useful_workers` then follow from the time that
@@ -128,8 +143,7 @@ def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int 
         ranges = iter(ranges)
         workers = yield from _first_batches(ranges, dataset)
     if workers == 0:
-        for index_range in ranges:
-            yield dataset[index_range]
+        yield from (dataset[indices] for indices in ranges)
         return
     with warnings.catch_warnings():
         # torch warns about more workers than cores. The user set that number: it helps with a slow disk.
@@ -150,14 +164,14 @@ def load(ranges: Iterable[IndexRange], dataset: Dataset[Batch], *, workers: int 
         yield _map(item, _tensor)
 
 
-def _first_batches(ranges: Iterator[IndexRange], dataset: Dataset[Batch]) -> Generator[Batch, None, int]:
+def _first_batches(ranges: Iterator[range], dataset: Dataset[Batch]) -> Generator[Batch, None, int]:
     """Yield batches until the number of useful workers is known, and return it."""
     begin, reading = 0.0, 0.0
-    for i, index_range in enumerate(ranges):
+    for i, indices in enumerate(ranges):
         started = time.monotonic()
         if i == _NUM_WARM_UP:
             begin, reading = started, 0.0
-        batch = dataset[index_range]
+        batch = dataset[indices]
         reading += time.monotonic() - started
         yield batch
         passed = time.monotonic() - begin
@@ -166,45 +180,15 @@ def _first_batches(ranges: Iterator[IndexRange], dataset: Dataset[Batch]) -> Gen
     return 0
 
 
-class _Item(NamedTuple):
-    global_index: int
-    sample_index: int
-    inputs: Tensor
-    target: Target
-
-
-def _stack(items: list[_Item], unreadable: list[Unreadable], collate: Collate) -> Batch:
-    empty = torch.empty(0)
-    return Batch(
-        inputs=torch.stack([item.inputs for item in items]) if items else empty,
-        targets=collate([item.target for item in items]) if items else empty,
-        indices=torch.tensor([item.sample_index for item in items], dtype=torch.int64),
-        global_indices=torch.tensor([item.global_index for item in items], dtype=torch.int64),
-        unreadable=tuple(unreadable),
-    )
-
-
-@contextmanager
-def _reading(source: Source, index: int, unreadable: list[Unreadable]) -> Generator[None]:
-    """Leave out a sample that cannot be decoded, and add the key of the sample to other errors."""
-    try:
-        yield
-    except Unreadable as error:
-        unreadable.append(error)
-    except Exception as error:
-        error.add_note(f"at sample {source.key(index)!r}")
-        raise
-
-
 @dataclass(frozen=True)
 class _Sent(Dataset[Any]):
     """A data set in the form that workers send: arrays instead of tensors, and errors as values."""
 
     dataset: Dataset[Batch]
 
-    def __getitem__(self, index_range: IndexRange) -> Batch | Exception:
+    def __getitem__(self, indices: range) -> Batch | Exception:
         try:
-            return _map(self.dataset[index_range], np.asarray)
+            return _map(self.dataset[indices], np.asarray)
         except Exception as error:
             return _portable(error)
 
@@ -223,12 +207,9 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 def _portable(error: Exception) -> Exception:
     """`error` in a form that can be sent: `ValueError` and `OSError` keep their type, others become `RuntimeError`."""
-    text = "".join(traceback.format_exception(error))
-    if not isinstance(error, ValueError | OSError):
-        return RuntimeError(text)
-    kind = ValueError if isinstance(error, ValueError) else OSError
+    kind = next((kind for kind in (ValueError, OSError) if isinstance(error, kind)), RuntimeError)
     portable = kind(str(error))
-    portable.add_note(f"in a process that reads images:\n{text}")
+    portable.add_note(f"in a process that reads images:\n{''.join(traceback.format_exception(error))}")
     return portable
 
 

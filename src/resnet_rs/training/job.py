@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from resnet_rs.data.loader import IndexRange, split_range
+from resnet_rs.data.loader import split_range
 from resnet_rs.data.source import Splits
 from resnet_rs.processes import Stop
 from resnet_rs.training.experiment import Experiment
@@ -79,7 +79,7 @@ class Job:
         """The processes that run the job together."""
         return self.machine.ranks
 
-    def ranges(self, step: int) -> list[IndexRange]:
+    def ranges(self, step: int) -> list[range]:
         """The micro-batches of update `step + 1`, on all ranks."""
         batch_size = self.experiment.recipe.batch_size
         return list(split_range(step * batch_size, batch_size, at_most=self.micro_batch))

@@ -321,7 +321,7 @@ def _batches(job: Job, *, first_step: int) -> Iterator[Batch]:
     steps, train = range(first_step, job.timetable.total_steps), job.splits.train
     if job.experiment.recipe.class_balance == "sampling":
         train = Balanced(source=train)
-    ranges = (index_range for step in steps for index_range in job.ranks.share(job.ranges(step)))
+    ranges = (indices for step in steps for indices in job.ranks.share(job.ranges(step)))
     return load(
         ranges,
         TrainingBatches(

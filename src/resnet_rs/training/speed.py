@@ -14,14 +14,7 @@ from typing import NamedTuple
 import torch
 
 from resnet_rs.data.cache import cached
-from resnet_rs.data.loader import (
-    EvaluationBatches,
-    IndexRange,
-    TrainingBatches,
-    load,
-    split_range,
-    useful_workers,
-)
+from resnet_rs.data.loader import EvaluationBatches, TrainingBatches, load, split_range, useful_workers
 from resnet_rs.data.sample import Batch
 from resnet_rs.data.source import Source
 from resnet_rs.training.device import Device
@@ -118,13 +111,13 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
     Reading time is divided by `workers` (None: as many as a run would find useful) and added in full, so the estimate
     is cautious.
     """
-    images = [IndexRange(0, min(batch_size(device), len(source)))]
+    images = [range(min(batch_size(device), len(source)))]
     with tempfile.TemporaryDirectory() as folder:
         dataset = EvaluationBatches(
             cached(source, Path(folder)), experiment.data, collate=experiment.task.collate
         )
         batch = dataset[images[0]]
-        reading = _seconds(dataset, images) / images[0].count
+        reading = _seconds(dataset, images) / len(images[0])
     if not len(batch.indices):  # nothing could be read
         return reading
     inputs = device.layout(experiment.data.normalize(device.put(batch.inputs)))
@@ -141,9 +134,9 @@ def measure_scoring(experiment: Experiment, source: Source, *, device: Device, w
     return reading / max(1, workers) + computing
 
 
-def _seconds(dataset: TrainingBatches | EvaluationBatches, ranges: list[IndexRange]) -> float:
+def _seconds(dataset: TrainingBatches | EvaluationBatches, ranges: list[range]) -> float:
     """Time to read, decode and augment the images of `ranges` in this process."""
     begin = time.monotonic()
-    for index_range in ranges:
-        dataset[index_range]
+    for indices in ranges:
+        dataset[indices]
     return time.monotonic() - begin
