@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from resnet_rs.data.decode import EXTENSIONS, decode
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.sample import Request, Unreadable
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (7, 5), dtype=np.uint8)
@@ -327,7 +327,7 @@ MATRIX = matrix()
 @pytest.mark.parametrize("name", MATRIX)
 def test_every_format_gives_the_pixels_it_means_to_within_one(name):
     encoded, expected = MATRIX[name]
-    pixels = decode(encoded, key=name, channels=3)
+    pixels = decode(encoded, key=name, request=Request(3))
     assert pixels.shape == expected.shape
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
@@ -335,8 +335,8 @@ def test_every_format_gives_the_pixels_it_means_to_within_one(name):
 @pytest.mark.parametrize("name", MATRIX)
 def test_one_channel_is_the_luma_of_three(name):
     encoded, _ = MATRIX[name]
-    color = decode(encoded, key=name, channels=3)
-    grey = decode(encoded, key=name, channels=1)
+    color = decode(encoded, key=name, request=Request(3))
+    grey = decode(encoded, key=name, request=Request(1))
     assert grey.shape == (*color.shape[:2], 1)
     assert np.abs(grey[:, :, 0] - color @ [0.299, 0.587, 0.114]).max() <= 1
 
@@ -345,18 +345,18 @@ def test_one_channel_is_the_luma_of_three(name):
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "PPM"])
 def test_images_of_one_pixel_and_of_one_line_are_images(form, shape):
     pixels = np.full((*shape, 3), 77, np.uint8)
-    assert np.abs(decode(saved(pixels, form), key="", channels=3).astype(int) - pixels).max() <= 1
+    assert np.abs(decode(saved(pixels, form), key="", request=Request(3)).astype(int) - pixels).max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
 def test_arrays_keep_any_number_of_channels(channels):
     array = RNG.integers(0, 256, (3, 4, channels), dtype=np.uint8)
-    np.testing.assert_array_equal(decode(npy(array), key="", channels=channels), array)
+    np.testing.assert_array_equal(decode(npy(array), key="", request=Request(channels)), array)
 
 
 def test_images_have_no_other_channel_counts_than_one_and_three():
     with pytest.raises(Unreadable, match="needs 4 channels; only a `.npy` array"):
-        decode(saved(with_alpha(COLOR), "PNG"), key="", channels=4)
+        decode(saved(with_alpha(COLOR), "PNG"), key="", request=Request(4))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_images_have_no_other_channel_counts_than_one_and_three():
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_contiguous_bytes_that_cannot_be_written_to(name, channels):
-    pixels = decode(MATRIX[name][0], key=name, channels=channels)
+    pixels = decode(MATRIX[name][0], key=name, request=Request(channels))
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous and not pixels.flags.writeable
 
@@ -374,9 +374,9 @@ def test_decoding_leaves_the_warning_filters_as_they_were():
     with pytest.warns(UserWarning):
         Image.open(io.BytesIO(encoded)).getexif()
     before = list(warnings.filters)
-    decode(encoded, key="", channels=3)
+    decode(encoded, key="", request=Request(3))
     with pytest.raises(Unreadable):
-        decode(b"", key="", channels=3)
+        decode(b"", key="", request=Request(3))
     assert list(warnings.filters) == before
 
 
@@ -384,7 +384,7 @@ def test_odd_files_are_decoded_without_a_warning():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for encoded, _ in MATRIX.values():
-            decode(encoded, key="", channels=1)
+            decode(encoded, key="", request=Request(1))
     assert caught == []
 
 
@@ -392,7 +392,7 @@ def test_threads_that_decode_together_leave_the_warning_filters_as_they_were():
     encoded = broken_exif_jpeg()
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
-        images = list(pool.map(lambda _: decode(encoded, key="", channels=3), range(200)))
+        images = list(pool.map(lambda _: decode(encoded, key="", request=Request(3)), range(200)))
     assert list(warnings.filters) == before
     assert all(np.array_equal(image, images[0]) for image in images)
 

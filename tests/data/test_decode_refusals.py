@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from resnet_rs.cli import options
 from resnet_rs.data.decode import MAX_PIXELS, check_max_pixels, decode
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.sample import Request, Unreadable
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (7, 5), dtype=np.uint8)
@@ -60,11 +60,11 @@ TRUNCATED = {
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_a_truncated_image_is_refused_unless_all_of_its_pixels_are_there(name):
     encoded = TRUNCATED[name]
-    whole = decode(encoded, key=name, channels=3)
+    whole = decode(encoded, key=name, request=Request(3))
     refused = 0
     for cut in np.linspace(0, len(encoded) - 1, 40).astype(int):
         try:
-            pixels = decode(encoded[:cut], key=name, channels=3)
+            pixels = decode(encoded[:cut], key=name, request=Request(3))
         except Unreadable:
             refused += 1
         else:
@@ -154,7 +154,7 @@ REFUSED = {
 def test_what_is_no_image_is_refused_in_one_line_that_says_why(name):
     encoded, reason = REFUSED[name]
     with pytest.raises(Unreadable) as caught:
-        decode(encoded, key=f"photos/{name}.jpg", channels=3)
+        decode(encoded, key=f"photos/{name}.jpg", request=Request(3))
     assert caught.value.key == f"photos/{name}.jpg"
     assert reason in caught.value.reason
     assert "\n" not in caught.value.reason and " at 0x" not in caught.value.reason
@@ -162,29 +162,31 @@ def test_what_is_no_image_is_refused_in_one_line_that_says_why(name):
 
 def test_images_are_measured_before_they_are_decoded():
     size = (5, 7)
-    assert decode(saved(COLOR, "PNG"), key="", channels=3, max_pixels=35).shape == (7, 5, 3)
+    assert decode(saved(COLOR, "PNG"), key="", request=Request(3), max_pixels=35).shape == (7, 5, 3)
     for encoded in (saved(COLOR, "PNG"), jpeg(COLOR), npy(COLOR), saved(COLOR, "TIFF"), saved(COLOR, "GIF")):
         # The last byte of pixels is gone, so the reason tells which of the two came first.
         with pytest.raises(Unreadable, match=f"{size[0]} x {size[1]} pixels, more than the limit of 34"):
-            decode(encoded[:-1], key="", channels=3, max_pixels=34)
+            decode(encoded[:-1], key="", request=Request(3), max_pixels=34)
 
 
 def test_a_permitted_size_is_never_called_a_bomb():
     pixels = Image.MAX_IMAGE_PIXELS
     assert pixels is not None
     with pytest.raises(Unreadable, match="truncated"):
-        decode(claimed_png(10_000, pixels // 10_000 + 1)[:-20], key="", channels=1, max_pixels=2 * pixels)
+        decode(
+            claimed_png(10_000, pixels // 10_000 + 1)[:-20], key="", request=Request(1), max_pixels=2 * pixels
+        )
 
 
 def test_one_hundred_scans_are_allowed():
     encoded = jpeg_of_scans(100)
     assert encoded.count(START_OF_SCAN) == 100
-    assert np.abs(decode(encoded, key="", channels=1)[:, :, 0].astype(int) - BLOCKS).max() <= 1
+    assert np.abs(decode(encoded, key="", request=Request(1))[:, :, 0].astype(int) - BLOCKS).max() <= 1
 
 
 def test_an_unreadable_sample_survives_the_way_out_of_a_worker():
     with pytest.raises(Unreadable) as caught:
-        decode(b"", key="a/b.jpg", channels=3)
+        decode(b"", key="a/b.jpg", request=Request(3))
     assert str(pickle.loads(pickle.dumps(caught.value))) == "cannot read 'a/b.jpg': the file is empty"
 
 

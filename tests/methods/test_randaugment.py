@@ -165,8 +165,6 @@ def test_the_released_contrast_level_is_white_from_256_pixels_a_side():
 )
 def test_translation_and_cutout_are_absolute_from_160_pixels_and_shares_below(side, translation, half_size):
     image = np.zeros((side, side + 9, 1), dtype=np.uint8)
-    assert randaugment.translate_const(image) == pytest.approx(translation)
-    assert randaugment.cutout_const(image) == pytest.approx(half_size)
     cut = OPERATIONS["Cutout"](image, Amount(10.0, center=(0.5, 0.5)))
     assert (cut == 128).sum() == (2 * half_size) ** 2
     moved = OPERATIONS["TranslateY"](image, Amount(10.0, -1))
@@ -246,9 +244,9 @@ def test_any_image_of_any_size_survives_any_draw(height, width, channels, magnit
     ("fields", "message"),
     [
         ({"num_layers": 0}, r"num_layers must be 1 or more, got 0\. .*`data\.randaugment=none`"),
-        ({"magnitude": -1.0}, "magnitude must be 0 to 30, got -1"),
-        ({"magnitude": 31.0}, "magnitude must be 0 to 30, got 31"),
-        ({"magnitude": float("nan")}, "magnitude must be 0 to 30, got nan"),
+        ({"magnitude": -1.0}, r"magnitude must be in \[0, 30\], got -1"),
+        ({"magnitude": 31.0}, r"magnitude must be in \[0, 30\], got 31"),
+        ({"magnitude": float("nan")}, r"magnitude must be in \[0, 30\], got nan"),
     ],
 )
 def test_impossible_values_are_refused(fields, message):

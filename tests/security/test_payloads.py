@@ -33,7 +33,7 @@ from resnet_rs import storage, verbs
 from resnet_rs.bridges.hub_folder import CONFIG, WEIGHTS
 from resnet_rs.bridges.torch_file import as_safetensors, convert
 from resnet_rs.data.decode import decode
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.sample import Request, Unreadable
 from resnet_rs.training import checkpoint
 from resnet_rs.weights.convert import convert as convert_weights
 from resnet_rs.weights.reading import KINDS, SourceCheckpoint
@@ -332,7 +332,7 @@ def test_in_place_of_a_folder_they_are_refused(payload, tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_as_an_image_they_are_unreadable(payload, channels):
     with pytest.raises(Unreadable):
-        decode(payload, key="image", channels=channels)
+        decode(payload, key="image", request=Request(channels))
 
 
 def test_among_images_they_are_named_and_left_out(tmp_path, canary, pristine):

@@ -35,8 +35,6 @@ _NUM_LOOKED_AT = 8
 """Samples whose `stamp` is looked at. They are several, because the file of one may be missing."""
 _given_up = set[Path]()
 """Folders that this process could not write to."""
-_HEADER = np.dtype([("magic", "S4"), ("crc", "<u4"), ("shape", "<u4", 3)])
-_MAGIC = b"RSc1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,29 +84,23 @@ def cached(source: Source, folder: Path) -> Source:
 def _read(path: Path, made_from: bytes) -> UInt8[np.ndarray, "H W C"] | None:
     """The image in a file; None if there is no such file, or if it holds anything else."""
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
     except OSError:
         return None
-    if len(content) < _HEADER.itemsize:
+    checksum, shape, pixels = content[:4], content[4:16], content[16:]
+    if len(shape) < 12 or checksum != _checksum(made_from, content[4:]):
         return None
-    header = np.frombuffer(content, _HEADER, count=1)[0]
-    shape = tuple(int(n) for n in header["shape"])
-    pixels = memoryview(content)[_HEADER.itemsize :]
-    is_right = header["magic"] == _MAGIC and len(pixels) == shape[0] * shape[1] * shape[2]
-    if not is_right or header["crc"] != _crc(made_from, shape, pixels):
-        return None
-    return np.frombuffer(pixels, np.uint8).reshape(shape)
+    return np.frombuffer(pixels, np.uint8).reshape(np.frombuffer(shape, "<u4"))
 
 
 def _write(path: Path, pixels: UInt8[np.ndarray, "H W C"], made_from: bytes) -> None:
     """Write the image, whole or not at all; a warning if that fails."""
-    flat = pixels.tobytes()
-    header = np.array((_MAGIC, _crc(made_from, pixels.shape, memoryview(flat)), pixels.shape), dtype=_HEADER)
+    content = np.array(pixels.shape, "<u4").tobytes() + pixels.tobytes()
     partial = path.with_name(f"{storage.PARTIAL}{path.name}-{os.getpid()}")
     try:
         descriptor = storage.disk.create(partial)
         try:
-            storage.disk.write(descriptor, header.tobytes() + flat)
+            storage.disk.write(descriptor, _checksum(made_from, content) + content)
         finally:
             os.close(descriptor)
         storage.disk.rename(partial, path)
@@ -118,8 +110,8 @@ def _write(path: Path, pixels: UInt8[np.ndarray, "H W C"], made_from: bytes) -> 
         _give_up(path.parent, error)
 
 
-def _crc(made_from: bytes, shape: tuple[int, ...], pixels: memoryview) -> int:
-    return zlib.crc32(pixels, zlib.crc32(made_from + repr(tuple(shape)).encode()))
+def _checksum(made_from: bytes, content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content, zlib.crc32(made_from)).to_bytes(4, "little")
 
 
 def _give_up(folder: Path, error: OSError) -> None:

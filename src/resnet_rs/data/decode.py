@@ -33,7 +33,7 @@ from jaxtyping import Num, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_rs.data.resample import resize
-from resnet_rs.data.sample import Unreadable
+from resnet_rs.data.sample import Request, Unreadable
 
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .pfm .avif "
@@ -69,36 +69,31 @@ _HARD_LIMIT = 178_956_970
 
 
 def decode(
-    encoded: bytes,
-    *,
-    key: str,
-    channels: int,
-    max_pixels: int = MAX_PIXELS,
-    max_short_side: int | None = None,
+    encoded: bytes, request: Request, *, key: str, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
-    """The upright image in `encoded`, read-only, with `channels` channels: 1 is gray, 3 is RGB.
+    """The upright image in `encoded`, read-only, as `request` says: with 1 channel it is gray, with 3 RGB.
 
-    Its shorter side is at most `max_short_side` pixels long, if given. Raises `Unreadable`, with `key`, for anything
-    that is not a complete image. Images with more than `max_pixels` pixels and JPEGs with more than 100 scans are
-    refused before any pixel is decoded.
+    Raises `Unreadable`, with `key`, for anything that is not a complete image. Images with more than `max_pixels`
+    pixels and JPEGs with more than 100 scans are refused before any pixel is decoded.
     """
     with _errors_as_unreadable(key):
         if encoded.startswith(_NPY_MAGIC):
-            return shrunk(_decode_array(encoded, channels=channels, max_pixels=max_pixels), max_short_side)
-        return _decode_image(encoded, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
+            pixels = _decode_array(encoded, channels=request.channels, max_pixels=max_pixels)
+            return shrunk(pixels, request.max_short_side)
+        with _opened(encoded, channels=request.channels) as image:
+            if request.max_short_side is not None:
+                _check_size(image.width, image.height, max_pixels=max_pixels)
+                # No side gets shorter than this, and only JPEGs change.
+                image.draft(None, (request.max_short_side, request.max_short_side))
+            return _pixels(image, request, max_pixels=max_pixels)
 
 
 def pixels_of(
-    image: PillowImage,
-    *,
-    key: str,
-    channels: int,
-    max_pixels: int = MAX_PIXELS,
-    max_short_side: int | None = None,
+    image: PillowImage, request: Request, *, key: str, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W C"]:
     """The pixels of a Pillow image by the rules of `decode`, with 1 or 3 channels. Raises `Unreadable`."""
     with _errors_as_unreadable(key):
-        return _pixels(image, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
+        return _pixels(image, request, max_pixels=max_pixels)
 
 
 def shrunk(pixels: UInt8[np.ndarray, "H W C"], max_short_side: int | None) -> UInt8[np.ndarray, "h w C"]:
@@ -133,9 +128,7 @@ def _errors_as_unreadable(key: str) -> Generator[None]:
         raise Unreadable(key, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _decode_image(
-    encoded: bytes, *, channels: int, max_pixels: int, max_short_side: int | None
-) -> UInt8[np.ndarray, "H W C"]:
+def _opened(encoded: bytes, *, channels: int) -> PillowImage:
     if not encoded:
         raise ValueError("the file is empty")
     if channels not in (1, 3):
@@ -145,28 +138,21 @@ def _decode_image(
             f"it is a JPEG with more than {_MAX_JPEG_SCANS} scans, which no camera or program writes"
         )
     try:
-        opened = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(_unidentified(encoded)) from None
-    with opened as image:
-        if max_short_side is not None:
-            _check_size(image.width, image.height, max_pixels=max_pixels)
-            image.draft(None, (max_short_side, max_short_side))  # no side gets shorter; only JPEGs change
-        return _pixels(image, channels=channels, max_pixels=max_pixels, max_short_side=max_short_side)
 
 
-def _pixels(
-    image: Image.Image, *, channels: int, max_pixels: int, max_short_side: int | None
-) -> UInt8[np.ndarray, "H W C"]:
+def _pixels(image: PillowImage, request: Request, *, max_pixels: int) -> UInt8[np.ndarray, "H W C"]:
     if not image.width * image.height:
         raise ValueError("it has no pixels")
     _check_size(image.width, image.height, max_pixels=max_pixels)
     image.load()
     opaque = _from_numbers(image) if image.mode in _NUMERIC_MODES else _flattened(image)
-    return shrunk(_as_channels(_upright(opaque, image), channels=channels), max_short_side)
+    return shrunk(_as_channels(_upright(opaque, image), channels=request.channels), request.max_short_side)
 
 
-def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+def _upright(pixels: PillowImage, image: PillowImage) -> PillowImage:
     """`pixels`, rotated as the EXIF block of `image` says.
 
     `ImageOps.exif_transpose` also rewrites the block. That fails for some damaged tags beside a readable orientation.
@@ -177,14 +163,14 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def _as_channels(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
+def _as_channels(image: PillowImage, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
     mode = "RGB" if channels == 3 else "L"
     # `np.array` would copy once more, which takes half as long as decoding a 500x375 JPEG.
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if channels == 3 else pixels[:, :, None]
 
 
-def _flattened(image: Image.Image) -> Image.Image:
+def _flattened(image: PillowImage) -> PillowImage:
     """An 8-bit image in mode L or RGB, without transparency."""
     if image.has_transparency_data:
         # Pillow converts premultiplied gray only to straight gray.
@@ -195,7 +181,7 @@ def _flattened(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _from_numbers(image: Image.Image) -> Image.Image:
+def _from_numbers(image: PillowImage) -> PillowImage:
     """A gray image with 16 or 32 bits per pixel in mode L."""
     values = np.asarray(image)
     white = _white(image, values)
@@ -209,7 +195,7 @@ def _from_numbers(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled)
 
 
-def _white(image: Image.Image, values: Num[np.ndarray, "H W"]) -> int:
+def _white(image: PillowImage, values: Num[np.ndarray, "H W"]) -> int:
     """The value of white in `image`."""
     if image.mode.startswith("I;16"):
         is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)

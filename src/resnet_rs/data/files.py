@@ -189,13 +189,7 @@ class ImageFiles(Source):
             encoded = path.read_bytes()
         except OSError as error:
             raise Unreadable(key, error.strerror or type(error).__name__) from error
-        pixels = decode(
-            encoded,
-            key=key,
-            channels=request.channels,
-            max_pixels=self.max_pixels,
-            max_short_side=request.max_short_side,
-        )
+        pixels = decode(encoded, request, key=key, max_pixels=self.max_pixels)
         return Sample(pixels, self.target(index), key)
 
 

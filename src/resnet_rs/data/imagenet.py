@@ -35,12 +35,7 @@ def classes() -> tuple[str, ...]:
 
 def title(identifier: str) -> str | None:
     """The English name of a class, such as `great white shark` for `n01484850`; None for other texts."""
-    return _titles().get(identifier) if identifier in _class_set() else None
-
-
-@cache
-def _class_set() -> frozenset[str]:
-    return frozenset(classes())
+    return _titles().get(identifier) if identifier in classes() else None
 
 
 @cache

@@ -103,13 +103,11 @@ class Predictor:
         if isinstance(image, np.ndarray):
             return f"array {number}", self._as_read(image)
         request = self._data.test_request()
-        limits: dict[str, Any] = {"channels": request.channels, "max_short_side": request.max_short_side}
-        limits["max_pixels"] = self._max_pixels
         key = f"image {number}" if isinstance(image, PillowImage) else str(image)
         try:
             if isinstance(image, PillowImage):
-                return key, pixels_of(image, key=key, **limits)
-            return key, decode(Path(image).read_bytes(), key=key, **limits)
+                return key, pixels_of(image, request, key=key, max_pixels=self._max_pixels)
+            return key, decode(Path(image).read_bytes(), request, key=key, max_pixels=self._max_pixels)
         except Unreadable as error:
             return key, error
         except OSError as error:

@@ -19,12 +19,16 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from resnet_rs.text import refuse_outside
+
 Pixels = UInt8[np.ndarray, "H W C"]
 Variant = Literal["released", "corrected"]
 
 _LEVEL_SCALE = 10
 _TRANSLATE_CONST = 100
+"""Pixels of a translation at magnitude 10."""
 _CUTOUT_CONST = 40
+"""Half a side of Cutout's square at magnitude 10, in pixels."""
 SMALLEST_RELEASED_SIZE = 160
 _GRAY = 128
 _LUMA_WEIGHTS = np.array([[0.2989], [0.587], [0.114]], dtype=np.float32)
@@ -50,10 +54,7 @@ class RandAugment:
                 f"num_layers must be 1 or more, got {self.num_layers}. To train without RandAugment, use "
                 "`data.randaugment=none`."
             )
-        if not 0 <= self.magnitude <= 30:
-            raise ValueError(
-                f"magnitude must be 0 to 30, got {self.magnitude}. Released configurations use 10 or 15."
-            )
+        refuse_outside(self, magnitude="[0, 30]")
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}.")
 
@@ -106,7 +107,7 @@ OPERATIONS: dict[str, Callable[[Pixels, Amount], Pixels]] = {
     "TranslateX": lambda image, amount: move(image, (1.0, 0.0, _translation(image, amount), 0.0, 1.0, 0.0)),
     "TranslateY": lambda image, amount: move(image, (1.0, 0.0, 0.0, 0.0, 1.0, _translation(image, amount))),
     "Cutout": lambda image, amount: cutout(
-        image, half_size=int(amount.of(cutout_const(image))), center=amount.center
+        image, half_size=int(amount.of(_CUTOUT_CONST * size_factor(image))), center=amount.center
     ),
 }
 """The operations by their released names. The numbers are the arguments at magnitude 10.
@@ -120,20 +121,15 @@ _EVENLY = tuple(OPERATIONS.values())
 
 
 def _translation(image: Pixels, amount: Amount) -> float:
-    return amount.sign * amount.of(translate_const(image))
+    return amount.sign * amount.of(_TRANSLATE_CONST * size_factor(image))
 
 
-def translate_const(image: Pixels) -> float:
-    """Pixels of a translation at magnitude 10: 100 as released; below 160 pixels, 100/160 of the short side.
+def size_factor(image: Pixels) -> float:
+    """Factor of translations and cutouts: 1 as released; below 160 pixels the short side / 160.
 
-    Ours below 160: the released number is absolute, and would move most of a small image out of the frame.
+    Ours below 160: the released numbers are absolute, and would move most of a small image out of the frame.
     """
-    return _TRANSLATE_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
-
-
-def cutout_const(image: Pixels) -> float:
-    """Half a side of Cutout's square at magnitude 10: 40 pixels; below 160, 1/4 of the short side (ours)."""
-    return _CUTOUT_CONST * min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
+    return min(1.0, min(image.shape[:2]) / SMALLEST_RELEASED_SIZE)
 
 
 def rotate(image: Pixels, *, degrees: float) -> Pixels:
