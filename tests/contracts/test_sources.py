@@ -14,7 +14,7 @@ from resnet_rs.data import imagenet
 from resnet_rs.data.balance import Balanced
 from resnet_rs.data.builtin import Builtin
 from resnet_rs.data.cache import cached
-from resnet_rs.data.folders import open_folders
+from resnet_rs.data.folders import ClassFolders
 from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, map_targets
@@ -52,15 +52,15 @@ SOURCES = {
     "builtin": lambda root: Builtin(split="test"),
     "shapes": lambda root: DRAWN,
     "renumbered": lambda root: match_classes(DRAWN, ("triangle", "square", "disc", "star")),
-    "folders": lambda root: open_folders(root).train,
-    "cached": lambda root: cached(open_folders(root).train, root / ".cache"),
+    "folders": lambda root: ClassFolders(root).splits().train,
+    "cached": lambda root: cached(ClassFolders(root).splits().train, root / ".cache"),
     "table": lambda root: read_table(str(table(root, "cat", "dog"))).splits().train,
     "multi-label table": lambda root: read_table(str(table(root, "cat|dog", ""))).splits().train,
     "numbered": lambda root: imagenet.labeled(Digits(num_samples=12), "imagenet-v2"),
     "mixture": lambda root: MIXTURE,
     "wrapped": lambda root: WrappedSource(source=DRAWN),
     "subset": lambda root: Subset(source=DRAWN, indices=tuple(range(3, 17))),
-    "balanced": lambda root: Balanced(source=open_folders(root).train),
+    "balanced": lambda root: Balanced(source=ClassFolders(root).splits().train),
 }
 
 

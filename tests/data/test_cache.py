@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from resnet_rs.data.cache import Cached, cached
-from resnet_rs.data.folders import open_folders
+from resnet_rs.data.folders import ClassFolders
 from resnet_rs.data.sample import Frames, Request, Unreadable
 
 SIDE = 200
@@ -27,7 +27,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def source(photos, tmp_path):
-    return cached(open_folders(photos).train, tmp_path / "cache")
+    return cached(ClassFolders(photos).splits().train, tmp_path / "cache")
 
 
 RGB = Request(3)
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_costs_one_warning_and_no_image(source, 
 def test_no_folder_no_cache(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be kept"):
-        source = cached(open_folders(photos).train, tmp_path / "file" / "cache")
+        source = cached(ClassFolders(photos).splits().train, tmp_path / "file" / "cache")
     assert not isinstance(source, Cached)
 
 

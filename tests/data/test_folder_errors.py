@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from resnet_rs.data.files import ImageFiles
-from resnet_rs.data.folders import open_folders, split_record
+from resnet_rs.data.folders import ClassFolders, split_record
 
 
 def fill(folder, num_images=2, *, grey=0):
@@ -162,7 +162,7 @@ def test_a_wrong_folder_is_answered_with_what_is_there_what_is_expected_and_what
 ):
     build(tmp_path / "data")
     with pytest.raises(kind) as caught:
-        open_folders(tmp_path / "data")
+        ClassFolders(tmp_path / "data").splits()
     message = str(caught.value)
     places = [message.find(part) for part in parts]
     assert -1 not in places and places == sorted(places), message
@@ -188,13 +188,13 @@ def test_a_source_that_contradicts_itself_is_refused(fields, message):
 def test_images_that_are_gone_from_a_recorded_split_are_named(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 10)
-    record = split_record(open_folders(tmp_path))
+    record = split_record(ClassFolders(tmp_path).splits())
     for i in range(7):
         (tmp_path / "cat" / f"{i}.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"lacks 7 of the 20 files.*'cat/\d.png'.* and 2 more\. Restore"
     ):
-        open_folders(tmp_path, split=record)
+        ClassFolders(tmp_path).splits(split=record)
 
 
 @pytest.mark.parametrize(
@@ -216,16 +216,16 @@ def test_a_record_that_is_none_is_refused(tmp_path, change, message):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
     record = {"train": ["cat/1.png", "dog/1.png"], "test": ["cat/0.png", "dog/0.png"]}
-    assert split_record(open_folders(tmp_path, split=record)) == record
+    assert split_record(ClassFolders(tmp_path).splits(split=record)) == record
     with pytest.raises(ValueError, match=message):
-        open_folders(tmp_path, split=record | change)
+        ClassFolders(tmp_path).splits(split=record | change)
 
 
 def test_errors_show_odd_names_in_one_printable_line(tmp_path):
     fill(tmp_path / "cat")
     (tmp_path / os.fsdecode(b"new\n\xff")).mkdir()
     with pytest.raises(ValueError) as caught:
-        open_folders(tmp_path)
+        ClassFolders(tmp_path).splits()
     assert r"'new\n\udcff'" in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -243,4 +243,4 @@ def test_links_that_give_two_class_folders_the_same_images_are_refused(tmp_path,
     fill(tmp_path / "train" / "cat" / "young")
     (tmp_path / link).symlink_to(tmp_path / target)
     with pytest.raises(ValueError, match=f"{named}, and a link gives both the same images"):
-        open_folders(tmp_path)
+        ClassFolders(tmp_path).splits()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_rs.data.folders import open_folders, open_for_scoring, split_record
+from resnet_rs.data.folders import ClassFolders, split_record
 from resnet_rs.data.sample import Request, Unreadable
 
 
@@ -42,7 +42,7 @@ def all_files(splits):
 def test_class_folders_give_images_with_the_label_of_their_folder(tmp_path):
     fill(tmp_path / "dog", 3, grey=200)
     fill(tmp_path / "cat", 2, grey=50)
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert splits.train.classes == splits.test.classes == ("cat", "dog")
     assert (len(splits.train), len(splits.test)) == (3, 2)
     for half in (splits.train, splits.test):
@@ -54,7 +54,7 @@ def test_class_folders_give_images_with_the_label_of_their_folder(tmp_path):
 
 
 def test_train_and_val_folders_are_the_splits(tmp_path):
-    splits = open_folders(fill_splits(tmp_path, "train", "val"))
+    splits = ClassFolders(fill_splits(tmp_path, "train", "val")).splits()
     assert split_record(splits) == {
         "train": ["train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "train/dog/1.png"],
         "test": ["val/cat/0.png", "val/cat/1.png", "val/dog/0.png", "val/dog/1.png"],
@@ -63,7 +63,7 @@ def test_train_and_val_folders_are_the_splits(tmp_path):
 
 
 def test_a_lone_train_folder_is_split(tmp_path):
-    splits = open_folders(fill_splits(tmp_path, "train"))
+    splits = ClassFolders(fill_splits(tmp_path, "train")).splits()
     assert all_files(splits) == ["train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "train/dog/1.png"]
     assert splits.train.labels == splits.test.labels == (0, 1)
 
@@ -71,7 +71,7 @@ def test_a_lone_train_folder_is_split(tmp_path):
 def test_train_may_be_a_class_among_others(tmp_path):
     for name in ("bus", "train", "tram"):
         fill(tmp_path / name)
-    assert open_folders(tmp_path).train.classes == ("bus", "train", "tram")
+    assert ClassFolders(tmp_path).splits().train.classes == ("bus", "train", "tram")
 
 
 @pytest.mark.parametrize("num_images", [2, 3, 7, 8, 13, 40])
@@ -85,7 +85,7 @@ def test_a_fifth_of_each_class_with_the_smallest_hashes_is_tested(tmp_path, num_
         files = [f"{name}/{i}.jpg" for i in range(num_images)]
         files.sort(key=lambda path: hashlib.sha256(path.encode()).hexdigest())
         expected += sorted(files[: max(1, round(num_images / 5))])
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert split_record(splits)["test"] == expected
     assert len(all_files(splits)) == len(set(all_files(splits))) == 2 * num_images
 
@@ -94,7 +94,7 @@ def test_the_order_of_the_listing_changes_nothing(tmp_path, monkeypatch):
     for name in ("cat", "dog", "eel"):
         fill(tmp_path / name, 9)
         fill(tmp_path / name / "more", 3)
-    expected = open_folders(tmp_path)
+    expected = ClassFolders(tmp_path).splits()
     real = os.scandir
 
     class Shuffled:
@@ -111,7 +111,7 @@ def test_the_order_of_the_listing_changes_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", Shuffled)
     for _ in range(5):
-        assert open_folders(tmp_path) == expected
+        assert ClassFolders(tmp_path).splits() == expected
 
 
 def test_the_place_of_the_root_changes_neither_split_nor_digest(tmp_path):
@@ -119,7 +119,7 @@ def test_the_place_of_the_root_changes_neither_split_nor_digest(tmp_path):
     for root in roots:
         for name in ("cat", "dog"):
             fill(root / name, 10)
-    here, there = map(open_folders, roots)
+    here, there = (ClassFolders(root).splits() for root in roots)
     assert split_record(here) == split_record(there)
     assert here.train.digest() == there.train.digest()
 
@@ -140,17 +140,17 @@ def test_the_place_of_the_root_changes_neither_split_nor_digest(tmp_path):
 def test_classes_are_sorted_as_numbers_only_if_all_are_integers(tmp_path, names, ordered):
     for name in names:
         fill(tmp_path / name)
-    assert open_folders(tmp_path).test.classes == ordered
+    assert ClassFolders(tmp_path).splits().test.classes == ordered
 
 
 def test_a_record_restores_exactly_the_split_it_was_made_of(tmp_path):
     for name in ("2", "10", "1"):
         fill(tmp_path / name, 9)
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     record = json.loads(json.dumps(split_record(splits)))
-    assert open_folders(tmp_path, split=record) == splits
+    assert ClassFolders(tmp_path).splits(split=record) == splits
     other = {"train": record["test"] + record["train"][5:], "test": record["train"][:5]}
-    restored = split_record(open_folders(tmp_path, split=other))
+    restored = split_record(ClassFolders(tmp_path).splits(split=other))
     assert {half: sorted(files) for half, files in restored.items()} == {
         half: sorted(files) for half, files in other.items()
     }
@@ -158,32 +158,32 @@ def test_a_record_restores_exactly_the_split_it_was_made_of(tmp_path):
 
 @pytest.mark.parametrize("splits", [["train", "val"], ["train", "test"], ["train"]])
 def test_a_record_restores_split_folders_too(tmp_path, splits):
-    opened = open_folders(fill_splits(tmp_path, *splits))
-    assert open_folders(tmp_path, split=split_record(opened)) == opened
+    opened = ClassFolders(fill_splits(tmp_path, *splits)).splits()
+    assert ClassFolders(tmp_path).splits(split=split_record(opened)) == opened
 
 
 def test_a_record_with_a_class_called_train_keeps_the_classes(tmp_path):
     for name in ("bus", "train"):
         fill(tmp_path / name)
-    splits = open_folders(tmp_path)
-    assert open_folders(tmp_path, split=split_record(splits)) == splits
+    splits = ClassFolders(tmp_path).splits()
+    assert ClassFolders(tmp_path).splits(split=split_record(splits)) == splits
 
 
 def test_images_and_classes_that_come_later_do_not_join_a_recorded_split(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 5)
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     fill(tmp_path / "cat", 9)
     fill(tmp_path / "ant", 3)
     (tmp_path / "bee").mkdir()
-    assert open_folders(tmp_path, split=split_record(splits)) == splits
+    assert ClassFolders(tmp_path).splits(split=split_record(splits)) == splits
 
 
 def test_images_below_a_class_folder_belong_to_the_class(tmp_path):
     fill(tmp_path / "cat" / "2019" / "may")
     fill(tmp_path / "cat" / "dog", 1)
     fill(tmp_path / "dog")
-    files = all_files(open_folders(tmp_path))
+    files = all_files(ClassFolders(tmp_path).splits())
     assert [path for path in files if path.startswith("cat/")] == [
         "cat/2019/may/0.png",
         "cat/2019/may/1.png",
@@ -197,7 +197,7 @@ def test_three_hundred_folders_inside_each_other_are_walked(tmp_path):
     fill(tmp_path / "cat", 1)
     deep.mkdir(parents=True)
     (deep / "x.png").touch()
-    assert f"cat/{'d/' * 300}x.png" in all_files(open_folders(tmp_path))
+    assert f"cat/{'d/' * 300}x.png" in all_files(ClassFolders(tmp_path).splits())
 
 
 def test_hidden_names_and_what_is_no_image_are_left_out(tmp_path):
@@ -210,7 +210,7 @@ def test_hidden_names_and_what_is_no_image_are_left_out(tmp_path):
     fill(tmp_path / ".ipynb_checkpoints")
     fill(tmp_path / "__MACOSX" / "cat")
     (tmp_path / "loose.png").touch()
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert splits.train.classes == ("cat", "dog")
     assert all_files(splits) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
 
@@ -220,7 +220,7 @@ def test_endings_count_in_any_case(tmp_path):
     (tmp_path / "cat").mkdir()
     for name in ("a.JPG", "b.Jpeg", "c.TIFF", "d.webp", "e.npy", "f.HEIC"):
         (tmp_path / "cat" / name).touch()
-    files = [path for path in all_files(open_folders(tmp_path)) if path.startswith("cat/")]
+    files = [path for path in all_files(ClassFolders(tmp_path).splits()) if path.startswith("cat/")]
     assert files == ["cat/a.JPG", "cat/b.Jpeg", "cat/c.TIFF", "cat/d.webp", "cat/e.npy", "cat/f.HEIC"]
 
 
@@ -257,14 +257,14 @@ def test_odd_names_of_classes_and_files_are_read_and_restored(tmp_path):
         fill(tmp_path / name, 2, grey=i)
         # Cut from the front, as 255 bytes are all that a file system allows.
         Image.new("L", (1, 1), i).save(tmp_path / name / f"{name[-200:]}.png")
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert splits.train.classes == tuple(sorted(ODD_NAMES))
     for half in (splits.train, splits.test):
         for i in range(len(half)):
             sample = half.read(i, Request(1))
             assert ODD_NAMES[int(sample.input[0, 0, 0])] == half.classes[sample.target.index]
     record = json.loads(json.dumps(split_record(splits)))
-    assert open_folders(tmp_path, split=record) == splits
+    assert ClassFolders(tmp_path).splits(split=record) == splits
     assert len({splits.train.digest(), splits.test.digest()}) == 2
 
 
@@ -277,7 +277,7 @@ def test_links_in_circles_end(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "root").symlink_to(tmp_path)
     (tmp_path / "above").symlink_to("/")
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert splits.train.classes == ("cat", "dog")
     assert len(all_files(splits)) == 6
 
@@ -292,7 +292,7 @@ def test_links_to_folders_are_followed_for_root_splits_and_classes(tmp_path):
     (linked / "val").symlink_to(tmp_path / "real" / "val")
     (linked / "train" / "cat" / "extra").symlink_to(tmp_path / "real" / "extra")
     (tmp_path / "root").symlink_to(linked)
-    splits = open_folders(tmp_path / "root")
+    splits = ClassFolders(tmp_path / "root").splits()
     assert labels_by_name(splits.train) == {
         (f"train/{name}/{i}.png", name) for name in ("cat", "dog") for i in range(2)
     }
@@ -306,8 +306,8 @@ def test_a_linked_image_is_an_image_and_a_dangling_one_is_unreadable(tmp_path):
     (tmp_path / "cat" / "linked.png").symlink_to(tmp_path / ".store" / "0.png")
     (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     record = {"train": ["cat/linked.png", "dog/gone.png"], "test": ["cat/0.png", "dog/0.png"]}
-    assert all_files(open_folders(tmp_path)) == sorted(record["train"] + record["test"])
-    source = open_folders(tmp_path, split=record).train
+    assert all_files(ClassFolders(tmp_path).splits()) == sorted(record["train"] + record["test"])
+    source = ClassFolders(tmp_path).splits(split=record).train
     assert source.read(0, Request(1)).input[0, 0, 0] == 99
     with pytest.raises(
         Unreadable, match="cannot read 'dog/gone.png': there is no regular file with this name"
@@ -319,7 +319,7 @@ def test_pipes_are_left_out_and_never_waited_for(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
         os.mkfifo(tmp_path / name / "pipe.png")
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert len(all_files(splits)) == 4
     (tmp_path / splits.train.key(0)).unlink()
     os.mkfifo(tmp_path / splits.train.key(0))
@@ -330,7 +330,7 @@ def test_pipes_are_left_out_and_never_waited_for(tmp_path):
 def test_damaged_and_vanished_images_are_unreadable_under_their_keys(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name)
-    source = open_folders(tmp_path).train
+    source = ClassFolders(tmp_path).splits().train
     (tmp_path / source.key(0)).unlink()
     (tmp_path / source.key(1)).write_bytes(b"<html>")
     for index, reason in ((0, "there is no regular file"), (1, "begins with b'<html>'")):
@@ -343,7 +343,7 @@ def test_a_source_is_read_alike_in_another_folder_and_process(tmp_path, monkeypa
     for name in ("cat", "dog"):
         fill(tmp_path / "data" / name)
     monkeypatch.chdir(tmp_path)
-    source = open_folders("data").train
+    source = ClassFolders("data").splits().train
     monkeypatch.chdir("/")
     copy = pickle.loads(pickle.dumps(source))
     assert copy == source
@@ -360,16 +360,16 @@ def test_other_usual_names_of_splits_are_known(tmp_path, train, test):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             Image.new("L", (3, 3)).save(folder / "1.png")
-    splits = open_folders(tmp_path)
+    splits = ClassFolders(tmp_path).splits()
     assert splits.train.classes == ("cat", "dog")
     assert splits.test.key(0) == f"{test}/cat/1.png"
 
 
 def test_the_limit_of_pixels_is_set_for_both_splits_and_named_as_the_cure(tmp_path):
-    splits = open_folders(fill_splits(tmp_path, "train", "val"), max_pixels=5)
-    for source in (splits.train, splits.test, open_for_scoring(tmp_path, max_pixels=5)):
+    splits = ClassFolders(fill_splits(tmp_path, "train", "val"), max_pixels=5).splits()
+    for source in (splits.train, splits.test, ClassFolders(tmp_path, max_pixels=5).for_scoring()):
         with pytest.raises(
             Unreadable, match=r"2 x 3 pixels, more than the limit of 5; raise it with --max-pixels"
         ):
             source.read(0, Request(1))
-    assert open_folders(tmp_path, max_pixels=6).train.read(0, Request(1)).input.shape == (3, 2, 1)
+    assert ClassFolders(tmp_path, max_pixels=6).splits().train.read(0, Request(1)).input.shape == (3, 2, 1)

@@ -12,7 +12,7 @@ from shapes import Shapes
 
 from resnet_rs import storage
 from resnet_rs.config import edit
-from resnet_rs.data.folders import open_folders
+from resnet_rs.data.folders import ClassFolders
 from resnet_rs.data.sample import Unreadable
 from resnet_rs.data.source import Splits
 from resnet_rs.training import checkpoint, provenance
@@ -315,7 +315,7 @@ def photos(tmp_path):
         for i in range(10):
             pixels = rng.integers(0, 256, (280, 300, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
-    return open_folders(tmp_path / "photos")
+    return ClassFolders(tmp_path / "photos").splits()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

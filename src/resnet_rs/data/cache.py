@@ -88,7 +88,7 @@ def _read(path: Path, made_from: bytes) -> UInt8[np.ndarray, "H W C"] | None:
     except OSError:
         return None
     checksum, shape, pixels = content[:4], content[4:16], content[16:]
-    if len(shape) < 12 or checksum != _checksum(made_from, content[4:]):
+    if len(shape) < 12 or bytes(checksum) != _checksum(made_from, content[4:]):
         return None
     return np.frombuffer(pixels, np.uint8).reshape(np.frombuffer(shape, "<u4"))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from resnet_rs.data.builtin import builtin
 from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.files import Split
-from resnet_rs.data.folders import has_test_folder, open_folders, open_for_scoring, split_record
+from resnet_rs.data.folders import ClassFolders, split_record
 from resnet_rs.data.source import Source, Splits
 from resnet_rs.data.tables import EXTENSION, Table, read_table
 
@@ -47,52 +48,28 @@ class _Builtin(DataSet):
     """The images in the package."""
 
     def open(self, *, split: Split | None = None) -> Splits:
-        del split
         return builtin()
 
 
 @dataclass(frozen=True)
-class _Folder(DataSet):
-    """Class folders. Images with more than `max_pixels` pixels are unreadable."""
+class _Files(DataSet):
+    """Class folders or a table."""
 
-    path: str
-    """As given, so that errors name it."""
-    max_pixels: int
+    read: Callable[[], ClassFolders | Table]
 
     def open(self, *, split: Split | None = None) -> Splits:
-        return open_folders(self.path, split=split, max_pixels=self.max_pixels)
+        return self._images.splits(split=split)
 
     def open_test(self, *, split: Split | None = None) -> Source:
-        if split is None:
-            return open_for_scoring(self.path, max_pixels=self.max_pixels)
-        return self.open(split=split).test
+        return self._images.for_scoring() if split is None else self.open(split=split).test
 
     @property
     def has_test_part(self) -> bool:
-        return has_test_folder(self.path)
-
-
-@dataclass(frozen=True)
-class _Table(DataSet):
-    """A CSV file that lists images. Images with more than `max_pixels` pixels are unreadable."""
-
-    path: str
-    """As given, so that errors name it."""
-    max_pixels: int
-
-    def open(self, *, split: Split | None = None) -> Splits:
-        return self._table.splits(split=split)
-
-    def open_test(self, *, split: Split | None = None) -> Source:
-        return self._table.for_scoring() if split is None else self.open(split=split).test
-
-    @property
-    def has_test_part(self) -> bool:
-        return self._table.has_test_part
+        return self._images.has_test_part
 
     @cached_property
-    def _table(self) -> Table:
-        return read_table(self.path, max_pixels=self.max_pixels)
+    def _images(self) -> ClassFolders | Table:
+        return self.read()
 
 
 def find(name: str, *, max_pixels: int = MAX_PIXELS) -> DataSet:
@@ -101,6 +78,8 @@ def find(name: str, *, max_pixels: int = MAX_PIXELS) -> DataSet:
         return _Builtin(name, "Fashion-MNIST, a part")
     if name.lower().endswith(EXTENSION) and os.path.isfile(name):
         # A link is not followed: paths in a table are relative to where it lies.
-        return _Table(os.path.abspath(name), os.path.basename(name), name, max_pixels)
-    path = os.path.realpath(name)
-    return _Folder(path, os.path.basename(path), name, max_pixels)
+        path, read = os.path.abspath(name), read_table
+    else:
+        path, read = os.path.realpath(name), ClassFolders
+    # Errors name the path as it was given.
+    return _Files(path, os.path.basename(path), partial(read, name, max_pixels=max_pixels))

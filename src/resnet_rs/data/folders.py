@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,24 +46,43 @@ from resnet_rs.data.subset import Subset
 from resnet_rs.text import listed
 
 
-def open_folders(root: str | Path, *, split: Split | None = None, max_pixels: int = MAX_PIXELS) -> Splits:
-    """The images below `root`, for training and for testing, and those of a validation folder beside a test folder.
+@dataclass(frozen=True)
+class ClassFolders:
+    """The images in the class folders below `root`."""
 
-    `split` is a record made by `split_record`. It selects exactly the files that it names: new files are ignored, and
-    missing files are an error.
-    """
-    root = _existing_folder(root)
-    rows = _found(root) if split is None else _recorded(root, split)
-    return _image_list(root, rows, max_pixels=max_pixels).splits()
+    root: str | Path
+    max_pixels: int = MAX_PIXELS
 
+    def splits(self, *, split: Split | None = None) -> Splits:
+        """The images for training and for testing, and those of a validation folder beside a test folder.
 
-def open_for_scoring(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageFiles:
-    """The images below `root` for scoring a model: those in `test`, else `val` or `validation`, else all images.
+        `split` is a record made by `split_record`. It selects exactly the files that it names: new files are ignored,
+        and missing files are an error.
+        """
+        root = _existing_folder(self.root)
+        return self._listed(_found(root) if split is None else _recorded(root, split)).splits()
 
-    One class is enough, and no training split is needed.
-    """
-    root = _existing_folder(root)
-    return _image_list(root, _rows(root, _test_folder(root)), max_pixels=max_pixels).for_scoring()
+    def for_scoring(self) -> ImageFiles:
+        """The images for scoring a model: those in `test`, else `val` or `validation`, else all images.
+
+        One class is enough, and no training split is needed.
+        """
+        root = _existing_folder(self.root)
+        return self._listed(_rows(root, _test_folder(root))).for_scoring()
+
+    @property
+    def has_test_part(self) -> bool:
+        """Whether a folder of splits says which images are for testing."""
+        return bool(_test_folder(_existing_folder(self.root)))
+
+    def _listed(self, rows: list[Row]) -> ImageList:
+        """The images by class and path."""
+        root = os.path.abspath(self.root)
+        order = {name: i for i, name in enumerate(sorted_names({row.labels[0] for row in rows}))}
+        rows.sort(key=lambda row: (order[row.labels[0]], row.path))
+        return ImageList(
+            root=root, name=repr(root), rows=rows, max_pixels=self.max_pixels, are_labels_in_paths=True
+        )
 
 
 def split_record(splits: Splits) -> dict[str, list[str]]:
@@ -74,18 +94,6 @@ def split_record(splits: Splits) -> dict[str, list[str]]:
     train = splits.train.source if isinstance(splits.train, Subset) else splits.train
     sources = {"train": train, "test": splits.test}
     return {name: [source.key(i) for i in range(len(source))] for name, source in sources.items()}
-
-
-def has_test_folder(root: str | Path) -> bool:
-    """Whether a folder of splits says which images are for testing."""
-    return bool(_test_folder(_existing_folder(root)))
-
-
-def _image_list(root: str, rows: list[Row], *, max_pixels: int) -> ImageList:
-    """The images by class and path."""
-    order = {name: i for i, name in enumerate(sorted_names({row.labels[0] for row in rows}))}
-    rows.sort(key=lambda row: (order[row.labels[0]], row.path))
-    return ImageList(root=root, name=repr(root), rows=rows, max_pixels=max_pixels, are_labels_in_paths=True)
 
 
 def _test_folder(root: str) -> str:

@@ -106,7 +106,6 @@ class EvaluationBatches(_Batches):
         return ((index, 0) for index in indices)
 
     def _input(self, index: int, epoch: int) -> tuple[Tensor, Target]:
-        del epoch
         return self.data.test_input(self.source.read(index, self.data.test_request()))
 
 
@@ -218,5 +217,4 @@ def _as_is(item: Any) -> Any:  # noqa: ANN401 - any item of the data set
 
 
 def _begin_worker(number: int) -> None:
-    del number
     serve_parent()

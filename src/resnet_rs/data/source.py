@@ -49,7 +49,6 @@ class Source(ABC):
 
     def stamp(self, index: int) -> str | None:
         """A text that changes when the file of sample `index` changes; None if its decoded image should not be kept."""
-        del index
         return None
 
     def target(self, index: int) -> Target | None:
@@ -57,7 +56,6 @@ class Source(ABC):
 
         Classes can be counted, balanced and split evenly, and decoded images kept, only where it is known.
         """
-        del index
         return None
 
     def order(self, first: int, count: int, *, seed: int) -> Order:

@@ -32,12 +32,10 @@ class Target:
 
     def seen(self, view: View) -> Target:
         """The target of the image in `view`."""
-        del view
         return self
 
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Target:
         """The target for another list of `num_classes` classes; `numbers` maps old class indices to new ones."""
-        del numbers, num_classes
         return self
 
 
@@ -52,7 +50,6 @@ class Label(Target):
         return (self.index,)
 
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Label:
-        del num_classes
         return Label(int(numbers[self.index]))
 
 
@@ -67,7 +64,6 @@ class Labels(Target):
         return self.indices
 
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Labels:
-        del num_classes
         return Labels(tuple(sorted(int(numbers[i]) for i in self.indices)))
 
 
@@ -102,7 +98,6 @@ class Mask(Target):
         return Mask(view.values(self.classes, outside=IGNORED))
 
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Mask:
-        del num_classes
         return Mask(np.where(self.classes == IGNORED, IGNORED, numbers[self.classes]))
 
 
@@ -145,5 +140,4 @@ class Boxes(Target):
         return Boxes(corners[is_left], self.labels[is_left])
 
     def renumbered(self, numbers: Int[np.ndarray, " K"], *, num_classes: int) -> Boxes:
-        del num_classes
         return Boxes(self.corners, numbers[self.labels])

@@ -37,13 +37,8 @@ class FineTuning:
     @property
     def needs_start(self) -> str:
         """The first setting that makes sense only with pretrained weights, such as `frozen=c3`; empty without one."""
-        defaults = {"frozen": "none", "batch_norm": "batch", "decay_towards": "zero"}
-        set_here = (
-            f"{name}={getattr(self, name)}"
-            for name, value in defaults.items()
-            if getattr(self, name) != value
-        )
-        return next(set_here, "")
+        values = {name: getattr(self, name) for name in ("frozen", "batch_norm", "decay_towards")}
+        return next((f"{name}={v}" for name, v in values.items() if v != getattr(FineTuning, name)), "")
 
     def is_frozen(self, part: str) -> bool:
         """Whether a part of the network does not learn."""

@@ -123,7 +123,6 @@ class Classification(Task):
     def loss(
         self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
-        del indices
         targets = one_tensor(targets)
         wanted = targets if targets.is_floating_point() else self._smooth(targets)
         return F.cross_entropy(prediction, wanted, reduction="none")
@@ -137,7 +136,6 @@ class Classification(Task):
     def answers(
         self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
     ) -> Sequence[Answer]:
-        del views
         shares = (prediction.cpu().double() / self.temperature).softmax(1)
         return [ClassAnswer(probabilities=found) for found in by_class(shares, classes)]
 
@@ -214,8 +212,8 @@ def one_tensor(targets: Targets) -> Tensor:
 def by_class(shares: Float[Tensor, "B K"], classes: Sequence[str]) -> Iterator[dict[str, float]]:
     """Each row of probabilities by the names of the classes, the likeliest first."""
     orders = shares.argsort(dim=1, descending=True, stable=True)
-    for row, order in zip(shares.tolist(), orders.tolist(), strict=True):
-        yield {classes[i]: row[i] for i in order}
+    for row, order in zip(shares, orders, strict=True):
+        yield {classes[i]: float(row[i]) for i in order.tolist()}
 
 
 def _labels(targets: Targets) -> Int[Tensor, " B"]:

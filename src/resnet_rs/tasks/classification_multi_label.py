@@ -5,7 +5,6 @@ Shapes: `B` samples of a batch, `K` classes, `N` scored samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,7 @@ from resnet_rs.data.view import View
 from resnet_rs.methods.temperature import fitted_sigmoid_temperature
 from resnet_rs.report.blocks import Block, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, ScoreName
-from resnet_rs.report.statistics import Estimate, average_precision, mean_average_precision
+from resnet_rs.report.statistics import average_precision, mean_average_precision
 from resnet_rs.tasks import classification_report as report
 from resnet_rs.tasks.classification import Classification, by_class, one_tensor
 from resnet_rs.tasks.task import Answer, Meter, RowMeter, Task
@@ -86,7 +85,6 @@ class MultiLabel(Classification):
     def loss(
         self, prediction: Float[Tensor, "B K"], targets: Targets, indices: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
-        del indices
         wanted = one_tensor(targets) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(prediction, wanted, reduction="none").sum(1)
 
@@ -99,7 +97,6 @@ class MultiLabel(Classification):
     def answers(
         self, prediction: Float[Tensor, "B K"], *, classes: tuple[str, ...], views: Sequence[View]
     ) -> Sequence[Answer]:
-        del views
         shares = (prediction.cpu().double() / self.temperature).sigmoid()
         return [LabelsAnswer(probabilities=found) for found in by_class(shares, classes)]
 
@@ -170,10 +167,9 @@ class _MultiLabelMeter(RowMeter):
     def scores(self, key: Callable[[int], str]) -> dict[str, Any]:
         indices, (logits, labels) = self.rows["index"], self._values()
         exact = ((logits >= 0) == labels).all(axis=1)
-        nothing = Estimate(math.nan, math.nan, math.nan)
         return {
             "count": len(indices),
-            **report.with_interval("mean_ap", mean_average_precision(logits, labels) or nothing),
+            **report.with_interval("mean_ap", mean_average_precision(logits, labels) or report.UNKNOWN),
             **report.share_with_interval("exact", int(exact.sum()), len(indices)),
             **report.with_interval("loss", report.mean_loss(_losses(logits, labels))),
             "classes": [

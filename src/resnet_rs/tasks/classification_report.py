@@ -46,6 +46,7 @@ ROW = np.dtype(
 
 NUM_WORST = 24
 """Mistakes on a page."""
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 _NUM_PAIRS = 10
 NUM_CLASSES_PRINTED = 50
 """Classes on the command line."""
@@ -228,10 +229,8 @@ def _recall_interval(item: Mapping[str, Any]) -> str:
 
 def share_with_interval(name: str, successes: int, count: int) -> dict[str, float | None]:
     """`name`: the share, `name_low` and `name_high`: its 95 % interval; None for a share of nothing."""
-    if count == 0:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    interval = wilson_interval(successes, count)
-    return {name: successes / count, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    found = Estimate(successes / count, *wilson_interval(successes, count)) if count else UNKNOWN
+    return with_interval(name, found)
 
 
 def with_interval(name: str, estimate: Estimate) -> dict[str, float | None]:

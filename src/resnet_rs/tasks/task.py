@@ -166,7 +166,6 @@ class Task(ABC):
 
         A run calls it with the predictions of its final weights for validation samples. By default nothing changes.
         """
-        del prediction, targets
         return self
 
     @abstractmethod
