@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from resnet_rs.report.figures import BLUE, GRAY, Figure, finite, is_number, labels_of, ticks
+from resnet_rs.report.figures import BLUE, GRAY, Figure, is_number, labels_of, line, ticks
 from resnet_rs.report.statistics import wilson_interval
 
 MOST_BESIDE = 100
@@ -78,8 +78,15 @@ def recall_figure(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
     entries, labels = [entry for entry, _ in seen], [label for _, label in seen]
     recalls = [entry["recall"] for entry in entries]
     intervals = [(entry["recall_low"], entry["recall_high"]) for entry in entries]
+    hover = "%{text}: %{RECALL:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} images<extra></extra>"
+    is_horizontal = len(entries) <= _MOST_BARS
+    along, across = ("x", "y") if is_horizontal else ("y", "x")
     trace = {
         "type": "bar",
+        "orientation": "h" if is_horizontal else "v",
+        along: recalls,
+        across: labels if is_horizontal else list(range(1, len(entries) + 1)),
+        f"error_{along}": _errors(recalls, intervals),
         "marker": {"color": BLUE, "opacity": 0.55, "line": {"width": 0}},
         "text": labels,
         "textposition": "none",
@@ -87,20 +94,16 @@ def recall_figure(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
             [f"{low:.1%} to {high:.1%}", entry["count"]]
             for (low, high), entry in zip(intervals, entries, strict=True)
         ],
+        "hovertemplate": hover.replace("RECALL", along),
     }
-    hover = "%{text}: %{RECALL:.1%}<br>%{customdata[0]} (95 %)<br>%{customdata[1]:,} images<extra></extra>"
     recall_axis = {"range": [0, 1.01], "tickformat": ".0%", "title": {"text": "recall"}}
-    if len(entries) <= _MOST_BARS:
-        trace |= {"x": recalls, "y": labels, "orientation": "h", "error_x": _errors(recalls, intervals)}
-        trace["hovertemplate"] = hover.replace("RECALL", "x")
+    if is_horizontal:
         names = {"type": "category", "autorange": "reversed", "showgrid": False, **ticks(labels)}
         layout = {"height": _BAR_PIXELS * len(entries) + 60, "bargap": 0.35}
-        return {"data": [trace], "layout": {**layout, "xaxis": recall_axis, "yaxis": names}}
-    trace |= {"x": list(range(1, len(entries) + 1)), "y": recalls, "error_y": _errors(recalls, intervals)}
-    trace["hovertemplate"] = hover.replace("RECALL", "y")
-    places = {"title": {"text": "classes, the lowest recall first"}, "showgrid": False}
-    layout = {"height": 320, "bargap": 0.0 if len(entries) > 200 else 0.2}
-    return {"data": [trace], "layout": {**layout, "xaxis": places, "yaxis": recall_axis}}
+    else:
+        names = {"title": {"text": "classes, the lowest recall first"}, "showgrid": False}
+        layout = {"height": 320, "bargap": 0.0 if len(entries) > 200 else 0.2}
+    return {"data": [trace], "layout": {**layout, f"{along}axis": recall_axis, f"{across}axis": names}}
 
 
 def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -110,25 +113,11 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     accuracies = [bin["accuracy"] for bin in full]
     intervals = [wilson_interval(round(bin["accuracy"] * bin["count"]), bin["count"]) for bin in full]
-    diagonal = {
-        "type": "scatter",
-        "x": [0, 1],
-        "y": [0, 1],
-        "mode": "lines",
-        "line": {"color": GRAY, "width": 1, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    points = {
-        "type": "scatter",
-        "x": finite(bin["confidence"] for bin in full),
-        "y": accuracies,
-        "mode": "lines+markers",
-        "line": {"color": BLUE, "width": 2},
-        "marker": {"size": 7},
-        "error_y": _errors(accuracies, intervals),
-        "customdata": [bin["count"] for bin in full],
-        "hovertemplate": "confidence %{x:.1%}, accuracy %{y:.1%}<br>%{customdata:,} images<extra></extra>",
-    }
+    diagonal = line([(0.0, 0.0), (1.0, 1.0)], name="", color=GRAY, dash="dot")
+    hover = "confidence %{x:.1%}, accuracy %{y:.1%}<br>%{customdata:,} images<extra></extra>"
+    points = [(bin["confidence"], bin["accuracy"]) for bin in full]
+    curve = line(points, name="", color=BLUE, hover=hover, most_markers=len(full))
+    curve |= {"error_y": _errors(accuracies, intervals), "customdata": [bin["count"] for bin in full]}
     counts = {
         "type": "bar",
         "x": [(bin["low"] + bin["high"]) / 2 for bin in bins],
@@ -140,7 +129,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         "hovertemplate": "%{y:,} images of confidence %{customdata}<extra></extra>",
     }
     return {
-        "data": [diagonal, points, counts],
+        "data": [diagonal, curve, counts],
         "layout": {
             "height": _CALIBRATION_PIXELS,
             "showlegend": False,
