@@ -161,7 +161,7 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
         (
             "path,label,split",
             (*GOOD, "x.png,a,train", "y.png,a,test"),
-            ["2 of the 5 files that", "do not exist: 'x.png', 'y.png'"],
+            ["2 of the 5 files that", "missing or folders: 'x.png', 'y.png'"],
         ),
         ("path,label,split", (*GOOD, "./0.png,a,test"), ["listed once, got", "0.png' more than once"]),
         (
@@ -173,7 +173,7 @@ GOOD = ("0.png,a,train", "1.png,b,train", "2.png,b,test")
         ("path,label", ("0.png,a", "1.png,b"), ["only one image of every class", "Add images"]),
         ("path,label", (), ["has no rows below its header", "Add"]),
         ("path,label", ("0.png,a", "1.png,b", "2.png,"), ["has no label for '2.png'", "expected one", "Add"]),
-        ("path,label", ("0.png,a", ".,b"), ["lists folders: '.'", "expected files"]),
+        ("path,label", ("0.png,a", ".,b"), ["1 of the 2 files that", "missing or folders: '.'", "Correct"]),
     ],
 )
 def test_a_wrong_table_is_answered_with_what_is_there_what_is_expected_and_what_to_do(

@@ -84,15 +84,12 @@ def reassess(keys: Sequence[str], predicted: Int[np.ndarray, " N"]) -> Bool[np.n
 
 
 def _refuse_others(source: Source, wanted: set[str], in_words: str, labels: Labels) -> None:
-    unexpected = [name for name in source.classes if name not in wanted]
-    missing = sorted(wanted - set(source.classes))
-    if unexpected or missing:
-        kinds = {"unexpected": unexpected, "missing": missing}
-        counts = " and ".join(
-            f"{len(names)} {kind}, such as {names[0]!r}" for kind, names in kinds.items() if names
-        )
+    found = set(source.classes)
+    kinds = {"unexpected": found - wanted, "missing": wanted - found}
+    counts = [f"{len(names)} {kind}, such as {min(names)!r}" for kind, names in kinds.items() if names]
+    if counts:
         raise ValueError(
-            f"the folders of {labels} must be {in_words}; got {counts}. Check --data and --labels."
+            f"the folders of {labels} must be {in_words}; got {' and '.join(counts)}. Check --data and --labels."
         )
 
 

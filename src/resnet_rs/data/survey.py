@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from jaxtyping import UInt8
 
 from resnet_rs.data.sample import Request, Unreadable
 from resnet_rs.data.source import Source
@@ -36,7 +35,8 @@ def measure_images(source: Source, *, channels: int = 3) -> Images:
         except Unreadable:
             continue
         sides.append(min(image.shape[-3:-1]))
-        has_color = has_color or (channels == 3 and _has_color(image))
+        spread = np.ptp(image.astype(np.int16), axis=-1)
+        has_color = has_color or (channels == 3 and int(spread.max()) > _COLOR_DIFFERENCE)
     if not sides:
         raise ValueError(
             f"none of {len(chosen)} images, taken evenly from the data, could be read. Check the folder."
@@ -53,7 +53,3 @@ def classes_without(source: Source) -> list[str]:
             return []
         present |= set(target.class_indices)
     return [name for i, name in enumerate(source.classes) if i not in present]
-
-
-def _has_color(image: UInt8[np.ndarray, "... H W C"]) -> bool:
-    return int(np.ptp(image.astype(np.int16), axis=-1).max()) > _COLOR_DIFFERENCE

@@ -59,16 +59,17 @@ def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
         raise ValueError(f"{path!r} has no rows below its header. Add one for each image.")
     places = [os.path.join(root, row.path) for row in rows]
     refuse_repeated([os.path.normpath(place) for place in places])
-    missing = [row.path for row, place in zip(rows, places, strict=True) if not os.path.lexists(place)]
+    missing = [
+        row.path
+        for row, place in zip(rows, places, strict=True)
+        if not os.path.lexists(place) or os.path.isdir(place)
+    ]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing):,} of the {len(rows):,} files that {path!r} lists do not exist: {listed(missing)}. Paths "
-            "are relative to the folder of the table, or absolute, with / between folders. Correct them, or remove the "
-            "rows."
+            f"{len(missing):,} of the {len(rows):,} files that {path!r} lists are missing or folders: "
+            f"{listed(missing)}. Paths are relative to the folder of the table, or absolute, with / between folders. "
+            "Correct them, or remove the rows."
         )
-    folders = [row.path for row, place in zip(rows, places, strict=True) if os.path.isdir(place)]
-    if folders:
-        raise ValueError(f"{path!r} lists folders: {listed(folders)}; expected files. Correct these paths.")
     unlabeled = [row.path for row in rows if not row.labels]
     if unlabeled and all(len(row.labels) < 2 for row in rows):
         raise ValueError(

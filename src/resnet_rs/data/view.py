@@ -42,13 +42,13 @@ class View:
     """Height and width that the whole image is resized to before the rectangle is taken."""
 
     def __post_init__(self) -> None:
-        if min(self.top, self.left, *self.padding) < 0 or min(self.height, self.width, *self.size) < 1:
-            raise ValueError(
-                f"a view must start at 0 or later, be at least 1 pixel large and have no negative padding, got {self}."
-            )
         whole = self.resized or self.image
-        if self.top + self.height > whole[0] or self.left + self.width > whole[1]:
-            raise ValueError(f"the rectangle must lie in {whole[0]} x {whole[1]} pixels, got {self}.")
+        room = (whole[0] - self.top - self.height, whole[1] - self.left - self.width)
+        if min(self.top, self.left, *room, *self.padding) < 0 or min(self.height, self.width, *self.size) < 1:
+            raise ValueError(
+                f"a view must be a rectangle of at least 1 pixel in {whole[0]} x {whole[1]} pixels, without negative "
+                f"padding, got {self}."
+            )
         if self.resized is not None and (self.height, self.width) != self.size:
             raise ValueError(
                 f"a view that resizes the image first must not resize the crop again, got {self}."

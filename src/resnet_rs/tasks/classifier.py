@@ -189,14 +189,14 @@ class Classifier(Model):
 
 def _indices(given: int | Sequence[int] | None) -> list[int]:
     """Indices counted from the first map. A number means the last n; negative indices count from the end."""
-    if given is None or isinstance(given, int):
-        count = _NUM_MAPS if given is None else given
-        if not 1 <= count <= _NUM_MAPS:
-            raise ValueError(f"indices must be 1 to {_NUM_MAPS} as a number of last maps, got {count}.")
-        return list(range(_NUM_MAPS - count, _NUM_MAPS))
-    found = [i + _NUM_MAPS if i < 0 else i for i in given]
+    given = _NUM_MAPS if given is None else given
+    if isinstance(given, int):
+        found = list(range(_NUM_MAPS - given, _NUM_MAPS))
+    else:
+        found = [i + _NUM_MAPS if i < 0 else i for i in given]
     if not found or min(found) < 0 or max(found) >= _NUM_MAPS:
         raise ValueError(
-            f"indices of maps must be 0 to {_NUM_MAPS - 1}, or -{_NUM_MAPS} to -1, got {list(given)}."
+            f"indices of maps must be 0 to {_NUM_MAPS - 1}, or -{_NUM_MAPS} to -1, or a number of last maps from 1 to "
+            f"{_NUM_MAPS}, got {given}."
         )
     return found
