@@ -211,9 +211,9 @@ def one_tensor(targets: Targets) -> Tensor:
 
 def by_class(shares: Float[Tensor, "B K"], classes: Sequence[str]) -> Iterator[dict[str, float]]:
     """Each row of probabilities by the names of the classes, the likeliest first."""
-    orders = shares.argsort(dim=1, descending=True, stable=True)
+    orders: list[list[int]] = shares.argsort(dim=1, descending=True, stable=True).tolist()
     for row, order in zip(shares, orders, strict=True):
-        yield {classes[i]: float(row[i]) for i in order.tolist()}
+        yield {classes[i]: float(row[i]) for i in order}
 
 
 def _labels(targets: Targets) -> Int[Tensor, " B"]:
