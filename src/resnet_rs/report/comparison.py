@@ -26,6 +26,7 @@ Shapes: `S` seeds, `N` samples.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -95,8 +96,8 @@ def mean_score(values: Values, *, is_share: bool) -> Mean:
     of a share stays within [0, 1]. Source: Satterthwaite 1946.
     """
     num_seeds, num_samples = _shape(values)
-    value = float(values.mean())
-    radius = _radius(_sum(_variance(values.mean(axis=1)), _variance(values.mean(axis=0))), num_comparisons=1)
+    value, by_seed = float(values.mean()), values.mean(axis=1)
+    radius, _ = _radius_and_p(value, _variance(by_seed), _variance(values.mean(axis=0)), num_comparisons=1)
     low, high = value - radius, value + radius
     if _is_binary(values) and num_samples > 1 and (num_seeds == 1 or value in (0.0, 1.0)):
         low, high = wilson_interval(round(value * num_samples), num_samples)
@@ -104,7 +105,7 @@ def mean_score(values: Values, *, is_share: bool) -> Mean:
         value=value,
         low=max(0.0, low) if is_share else low,
         high=min(1.0, high) if is_share else high,
-        standard_deviation=float(values.mean(axis=1).std(ddof=1)) if num_seeds > 1 else None,
+        standard_deviation=float(by_seed.std(ddof=1)) if num_seeds > 1 else None,
         num_seeds=num_seeds,
     )
 
@@ -123,26 +124,35 @@ def compare(
     Source: Satterthwaite 1946. The pooling is ours: without it, equal trials of two seeds differed significantly in one
     of eight simulations.
     """
-    changes = [_change(new, old) for new, old in pairs]
-    num_comparisons = num_comparisons or len(changes)
+    num_comparisons = num_comparisons or len(pairs)
     # Pairs that share a trial share its seed variance, so they tell no more than their trials do.
     num_trials = len({values.tobytes() for pair in pairs for values in pair})
-    pooled: dict[int, list[float]] = {}
-    for change in changes:
-        pooled.setdefault(change.num_seeds, []).append(change.seeds.squared)
+    by_seed = [_variance(_change(new, old).mean(axis=1)) for new, old in pairs]
+    pooled: defaultdict[int, list[float]] = defaultdict(list)
+    for seeds in by_seed:
+        pooled[seeds.freedom].append(seeds.squared)
     found: list[Difference] = []
-    for change in changes:
-        same = pooled[change.num_seeds]
-        freedom = min(len(same), num_trials - 1) * (change.num_seeds - 1)
-        total = _sum(max(change.seeds, _Variance(sum(same) / len(same), freedom)), change.samples)
-        radius = _radius(total, num_comparisons)
+    for (new, old), seeds in zip(pairs, by_seed, strict=True):
+        same = pooled[seeds.freedom]
+        freedom = min(len(same), num_trials - 1) * seeds.freedom
+        by_sample = _change(new, old).mean(axis=0)
+        value = float(by_sample.mean())
+        if len(by_sample) > 1 and _is_binary(new) and _is_binary(old):
+            by_sample = np.append(by_sample, [1.0, -1.0])
+        center = float(by_sample.mean())
+        radius, p_value = _radius_and_p(
+            center,
+            max(seeds, _Variance(sum(same) / len(same), freedom)),
+            _variance(by_sample),
+            num_comparisons=num_comparisons,
+        )
         found.append(
             Difference(
-                value=change.value,
-                low=change.center - radius,
-                high=change.center + radius,
-                p_value=_p_value(change.center, total, num_comparisons),
-                num_seeds=change.num_seeds,
+                value=value,
+                low=center - radius,
+                high=center + radius,
+                p_value=p_value,
+                num_seeds=len(new),
             )
         )
     return found
@@ -152,69 +162,39 @@ class _Variance(NamedTuple):
     """Variance of a mean, and its degrees of freedom. Both are 0 where it is unknown."""
 
     squared: float
-    freedom: float
-
-
-class _Change(NamedTuple):
-    """What is known of the change from one trial to another."""
-
-    value: float
-    center: float
-    """Center of the interval; not `value` where two samples were added."""
-    num_seeds: int
-    seeds: _Variance
-    samples: _Variance
-
-
-def _change(new: Values, old: Values) -> _Change:
-    if new.shape != old.shape:
-        raise ValueError(
-            f"the two must have the same seeds and samples, got {new.shape} and {old.shape} (seeds, samples)."
-        )
-    num_seeds, num_samples = _shape(new)
-    change = new - old
-    by_sample = change.mean(axis=0)
-    if num_samples > 1 and _is_binary(new) and _is_binary(old):
-        by_sample = np.append(by_sample, [1.0, -1.0])
-    return _Change(
-        value=float(change.mean()),
-        center=float(by_sample.mean()),
-        num_seeds=num_seeds,
-        seeds=_variance(change.mean(axis=1)),
-        samples=_variance(by_sample),
-    )
-
-
-def _sum(*variances: _Variance) -> _Variance:
-    """The sum of the known variances, with its degrees of freedom. Source: Satterthwaite 1946."""
-    known = [part for part in variances if part.squared > 0]
-    total = sum(part.squared for part in known)
-    return _Variance(total, total**2 / sum(part.squared**2 / part.freedom for part in known) if known else 0)
-
-
-def _radius(total: _Variance, num_comparisons: int) -> float:
-    """Half the width of the interval; infinite where no variance is known."""
-    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: none shipped; here since `show` needs no scipy
-
-    if not total.squared:
-        return math.inf
-    return -float(special.stdtrit(total.freedom, _LEVEL / 2 / num_comparisons)) * math.sqrt(total.squared)
-
-
-def _p_value(center: float, total: _Variance, num_comparisons: int) -> float:
-    """The probability of a change as large as `center` between equal trials, corrected."""
-    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: it ships none
-
-    if not total.squared:
-        return 1.0
-    one_side = float(special.stdtr(total.freedom, -abs(center) / math.sqrt(total.squared)))
-    return min(1.0, num_comparisons * 2 * one_side)
+    freedom: int
 
 
 def _variance(values: Float[np.ndarray, " M"]) -> _Variance:
     if len(values) < 2:
         return _Variance(0.0, 0)
     return _Variance(float(values.var(ddof=1)) / len(values), len(values) - 1)
+
+
+def _radius_and_p(center: float, *variances: _Variance, num_comparisons: int) -> tuple[float, float]:
+    """Half the width of the interval around `center`, and the p-value of a true center of 0; both corrected.
+
+    Infinite and 1 where no variance is known. Source of the degrees of freedom: Satterthwaite 1946.
+    """
+    from scipy import special  # pyright: ignore[reportMissingTypeStubs]: none shipped; here since `show` needs no scipy
+
+    known = [part for part in variances if part.squared > 0]
+    total = sum(part.squared for part in known)
+    if not total:
+        return math.inf, 1.0
+    freedom = total**2 / sum(part.squared**2 / part.freedom for part in known)
+    quantile = -float(special.stdtrit(freedom, _LEVEL / 2 / num_comparisons))
+    one_side = float(special.stdtr(freedom, -abs(center) / math.sqrt(total)))
+    return quantile * math.sqrt(total), min(1.0, num_comparisons * 2 * one_side)
+
+
+def _change(new: Values, old: Values) -> Values:
+    if new.shape != old.shape:
+        raise ValueError(
+            f"the two must have the same seeds and samples, got {new.shape} and {old.shape} (seeds, samples)."
+        )
+    _shape(new)
+    return new - old
 
 
 def _is_binary(values: Values) -> bool:

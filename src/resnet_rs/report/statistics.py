@@ -102,17 +102,16 @@ def mean_average_precision(
     present = np.flatnonzero(labels.any(axis=0))
     if not len(present):
         return None
-    size, is_quick = len(values), values.size <= _MOST_RESAMPLED
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(size, np.full(size, 1 / size), size=num_resamples) if is_quick else None
-    weights = np.ones((1, size)) if draws is None else np.concatenate([np.ones((1, size)), draws])
+    size = len(values)
+    weights = np.ones((1, size))
+    if values.size <= _MOST_RESAMPLED:
+        draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=num_resamples)
+        weights = np.concatenate([weights, draws])
     each = np.array([_average_precisions(values[:, i], labels[:, i], weights) for i in present])
     of_draw = ~np.isnan(each).all(axis=0)  # a draw may have no true sample at all
-    means = np.nanmean(each[:, of_draw], axis=0)
-    if draws is None:
-        return Estimate(float(means[0]), math.nan, math.nan)
-    low, high = np.quantile(means[1:], [_TAIL, 1 - _TAIL])
-    return Estimate(float(means[0]), float(low), float(high))
+    mean, *drawn = np.nanmean(each[:, of_draw], axis=0).tolist()
+    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL]) if drawn else (math.nan, math.nan)
+    return Estimate(mean, float(low), float(high))
 
 
 def _average_precisions(
@@ -146,10 +145,8 @@ def mean_interval(values: Float[np.ndarray, " N"]) -> Interval:
     return Interval(mean - radius, mean + radius)
 
 
-def calibration_error(
-    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int = _NUM_BINS
-) -> Estimate:
-    """The root mean square of (accuracy - confidence) over bins of nearly equal size, without its bias.
+def calibration_error(confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]) -> Estimate:
+    """The root mean square of (accuracy - confidence) over 15 bins of nearly equal size, without its bias.
 
     NaN for fewer than two samples. The bins are quantiles of confidence, and equal confidences share a bin. The
     squared error of a bin is too large by the variance of its accuracy, p (1 - p) / n, which is subtracted. The
@@ -163,10 +160,12 @@ def calibration_error(
     Source: Kumar et al. 2019, arXiv:1909.10155, section 4, for the debiased error; the interval is ours. The usual
     expected calibration error is biased upward, and a bootstrap does not cover it.
     """
-    counts, num_correct, totals = _quantile_bins(confidences, correct, num_bins=num_bins)
-    total = int(counts.sum())
+    total = len(confidences)
     if total < 2:
         return Estimate(math.nan, math.nan, math.nan)
+    quantiles = np.sort(confidences)[[total * i // _NUM_BINS for i in range(1, _NUM_BINS)]]
+    bins = _per_bin(confidences, correct, upper=np.unique(quantiles))
+    counts, num_correct, totals = bins[:, bins[0] > 0]  # the last may be empty: equal confidences share a bin
     accuracy, confidence = num_correct / counts, totals / counts
     # One more sample, as correct as the bin is confident: a bin without mistakes still has a variance.
     share = (num_correct + confidence) / (counts + 1)
@@ -190,18 +189,6 @@ def _noncentrality(x: float, freedom: float, p: float) -> float:
     from scipy import special  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
     return 0.0 if special.chdtr(freedom, x) <= p else float(special.chndtrinc(x, freedom, p))
-
-
-def _quantile_bins(
-    confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, num_bins: int
-) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """As `_per_bin`, for bins of nearly equal size, none of them empty."""
-    values = np.sort(confidences)
-    inner = [len(values) * i // num_bins for i in range(1, num_bins)] if len(values) else []
-    upper = np.unique(values[inner])
-    counts, num_correct, totals = _per_bin(confidences, correct, upper=upper)
-    full = counts > 0
-    return counts[full], num_correct[full], totals[full]
 
 
 def reliability_bins(
@@ -228,7 +215,7 @@ def reliability_bins(
 
 def _per_bin(
     confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], *, upper: Float[np.ndarray, " E"]
-) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+) -> Float[np.ndarray, "3 M"]:
     """Number of samples, number of correct ones and sum of confidences per bin; `upper` are all bounds but the last.
 
     The samples are sorted, so that the sums do not depend on their order.
@@ -237,11 +224,6 @@ def _per_bin(
     values = confidences[order].astype(np.float64)
     if len(values) and not (values[0] >= 0 and values[-1] <= 1):
         raise ValueError(f"confidences must be in [0, 1], got {values[0]} to {values[-1]}.")
-    ends = np.searchsorted(values, upper, side="right")
-    bins = np.split(values, ends)
-    num_correct = [int(part.sum()) for part in np.split(correct[order], ends)]
-    return (
-        np.array([len(part) for part in bins]),
-        np.array(num_correct),
-        np.array([part.sum() for part in bins]),
-    )
+    bins, minlength = np.searchsorted(upper, values), len(upper) + 1
+    summed = (np.ones(len(values)), correct[order], values)
+    return np.array([np.bincount(bins, weights, minlength) for weights in summed], dtype=np.float64)
