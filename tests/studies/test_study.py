@@ -145,7 +145,7 @@ def test_every_label_has_a_folder_of_its_own():
         ("grid:\n" + "".join(f"  data.f{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" for i in range(9)), "387,420,489"),
         ("", "expected one of additive, alternatives or grid"),
         ("title: x\n", "got none of the three"),
-        ("additive: {a: {}}\ngrid: {b: [1]}\n", "got additive and grid"),
+        ("additive: {a: {}}\ngrid: {b: [1]}\n", "got 'additive' and 'grid'"),
         ("combine: {a: {}}\n", "got 'combine'"),
         ("grid: {recipe.epochs: 3}\n", "recipe.epochs must be a list of values, got 3"),
         ("additive: {a: 3}\n", r"trial 'a' must be edits such as \{recipe.epochs: 10\}, got 3"),

@@ -12,34 +12,19 @@ from resnet_rs.studies.training_methods import leave_one_out, training_methods, 
 from resnet_rs.text import closest, quoted
 from resnet_rs.training.experiment import Experiment
 
-Builder = Callable[[Experiment, int, Mapping[str, str]], Study]
-"""The study of a base experiment, a number of training images and the settings of the study, as typed."""
-
-
-def _fixed(build: Callable[[Experiment, int], Study]) -> Builder:
-    """The builder of a study without settings."""
-
-    def builder(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
-        _refuse_settings(settings)
-        return build(base, num_samples)
-
-    return builder
-
-
-_CATALOG: dict[str, tuple[str, Builder]] = {
-    "training-methods": (
-        "Table 1: from the baseline of 2015, one method more in each row",
-        _fixed(training_methods),
-    ),
-    "leave-one-out": ("all methods, and all but one in each row", _fixed(leave_one_out)),
-    "weight-decay": (
-        "Table 2: weight decay against the other regularizers, at two depths",
-        _fixed(weight_decay),
-    ),
-    "scaling": ("Figures 2 and 3: width x depth x size x epochs", scaling),
+STUDIES = {
+    "training-methods": "Table 1: from the baseline of 2015, one method more in each row",
+    "leave-one-out": "all methods, and all but one in each row",
+    "weight-decay": "Table 2: weight decay against the other regularizers, at two depths",
+    "scaling": "Figures 2 and 3: width x depth x size x epochs",
 }
-STUDIES = {name: summary for name, (summary, _) in _CATALOG.items()}
 """Name -> what the study tries."""
+_BUILDERS: dict[str, Callable[[Experiment, int], Study]] = {
+    "training-methods": training_methods,
+    "leave-one-out": leave_one_out,
+    "weight-decay": weight_decay,
+}
+"""The studies without settings."""
 OUTLINE = {
     **STUDIES,
     "speed": "Tables 3 and 7, Figures 4 and 5: latency and memory of all configurations, here",
@@ -53,11 +38,13 @@ def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: 
 
     `num_samples` is the number of training images; `settings` are the settings of the study, as typed.
     """
+    if chosen == "scaling":  # the only study that has settings
+        return scaling(base, num_samples, settings)
+    if settings:
+        raise ValueError(f"this study has no settings of its own, got {', '.join(settings)}.")
     if isinstance(chosen, str) and not chosen.endswith(_ENDINGS):
         refuse_unknown(chosen)
-        _, builder = _CATALOG[chosen]
-        return builder(base, num_samples, settings)
-    _refuse_settings(settings)
+        return _BUILDERS[chosen](base, num_samples)
     name = chosen.name if isinstance(chosen, Study) else Path(chosen).stem
     if name in OUTLINE:
         raise ValueError(f"{name!r} is the name of a study of the paper. Choose another name for yours.")
@@ -71,8 +58,3 @@ def refuse_unknown(name: str) -> None:
             f"there is no study {quoted(name)}. Closest: {closest(name, STUDIES) or ', '.join(STUDIES)}. "
             "`resnet-rs study list` shows all; a study of your own is a .yaml file."
         )
-
-
-def _refuse_settings(settings: Mapping[str, str]) -> None:
-    if settings:
-        raise ValueError(f"this study has no settings of its own, got {', '.join(settings)}.")

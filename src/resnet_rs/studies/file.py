@@ -42,7 +42,7 @@ def read(path: Path, base: Experiment) -> Study:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a study has at most {_MAX_BYTES:,}.")
     try:
-        content = _parsed(path.read_text(encoding="utf-8"))
+        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     try:
@@ -51,14 +51,6 @@ def read(path: Path, base: Experiment) -> Study:
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
     return study
-
-
-def _parsed(text: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,17 +85,17 @@ def _study(name: str, content: Any) -> Study:  # noqa: ANN401 - whatever the fil
         raise ValueError(f"expected {_FORM}, as in docs/STUDIES.md, got {content!r:.100}.")
     entries = {str(entry): body for entry, body in content.items()}
     title = str(entries.pop("title", name))
-    unexpected = next((entry for entry in entries if entry not in (*_KINDS, "grid")), None)
-    if unexpected is not None:
-        raise ValueError(f"expected {_FORM}, got {unexpected!r}.")
-    if len(entries) != 1:
-        raise ValueError(f"expected {_FORM}, got {' and '.join(entries) or 'none of the three'}.")
-    ((kind, body),) = entries.items()
+    kind, body = next(iter(entries.items()), ("", None))
+    if len(entries) != 1 or kind not in (*_KINDS, "grid"):
+        raise ValueError(f"expected {_FORM}, got {' and '.join(map(repr, entries)) or 'none of the three'}.")
     if not isinstance(body, Mapping) or not body:
         below = "fields with lists of values" if kind == "grid" else "labels with their edits"
         raise ValueError(f"`{kind}` must hold {below}, got {body!r:.100}.")
     if kind == "grid":
-        trials = grid({path: _list(path, values) for path, values in body.items()})
+        for path, values in body.items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{path} must be a list of values, got {values!r}.")
+        trials = grid(body)
     else:
         trials = _KINDS[kind]([_trial(label, edits) for label, edits in body.items()])
     return Study(name=name, title=title, trials=trials)
@@ -114,15 +106,8 @@ def _trial(label: str, edits: Any) -> Trial:  # noqa: ANN401 - whatever the file
         raise ValueError(f"trial {label!r} must be edits such as {{recipe.epochs: 10}}, got {edits!r}.")
     fields: dict[str, Any] = {**(edits or {})}
     paper, baseline = fields.pop("paper", None), fields.pop("baseline", None)
-    is_number = isinstance(paper, int | float) and not isinstance(paper, bool) and math.isfinite(paper)
-    if paper is not None and not is_number:
+    if paper is not None and (type(paper) not in (int, float) or not math.isfinite(paper)):
         raise ValueError(f"`paper` of trial {label!r} must be a number, got {paper!r}.")
     if not isinstance(baseline, str | None):
         raise ValueError(f"`baseline` of trial {label!r} must be a label, got {baseline!r}.")
     return Trial(label=label, edits=fields, paper=None if paper is None else float(paper), baseline=baseline)
-
-
-def _list(path: object, values: Any) -> list[Any]:  # noqa: ANN401 - whatever the file holds
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{path} must be a list of values, got {values!r}.")
-    return values

@@ -100,9 +100,7 @@ class Record:
     def values(self, label: str, seeds: Iterable[int] | None = None) -> Float[np.ndarray, "S N"]:
         """The per-sample values of a trial with each of `seeds`, for the samples that every finished run has scored.
 
-        By default with all seeds that are finished.
-
-        Where the task has no per-sample values, the headline scores, [S, 1].
+        By default with all finished seeds. Where the task has no per-sample values, the headline scores, [S, 1].
         """
         by_seed = {result.seed: result for result in self.finished(label)}
         chosen = [by_seed[seed] for seed in (by_seed if seeds is None else seeds)]
@@ -122,15 +120,8 @@ class Record:
 
     def text(self) -> str:
         """As lines of JSON."""
-        study = self.study.with_plain_edits()
-        head = {
-            "version": _VERSION,
-            "study": study.name,
-            "title": study.title,
-            "notes": study.notes,
-            "trials": [asdict(trial) for trial in study.trials],
-            **asdict(self.context),
-        }
+        study = asdict(self.study.with_plain_edits())
+        head = {"version": _VERSION, "study": study.pop("name"), **study, **asdict(self.context)}
         return json_lines(head, (_plain(result) for result in self.results))
 
     def write(self, folder: Path) -> None:
@@ -141,7 +132,7 @@ class Record:
 def read(path: Path) -> Record:
     """The record at `path`: the folder of a study, or a file of results."""
     cure = "Move it away and repeat the command of the study: it reads the finished runs again."
-    return parsed(path, RECORD, _record, cure=cure)
+    return parsed(path, RECORD, _record, version=_VERSION, cure=cure)
 
 
 def json_lines(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:
@@ -149,10 +140,11 @@ def json_lines(head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> s
     return "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in (head, *lines))
 
 
-def parsed(path: Path, name: str, build: Callable[[Any, list[Any]], R], *, cure: str) -> R:
+def parsed(path: Path, name: str, build: Callable[[Any, list[Any]], R], *, version: int, cure: str) -> R:
     """The value that `build` makes from the first line and the further lines of a file of JSON.
 
-    `path` is the file, or the folder that holds it as `name`. A damaged file raises `ValueError` with the `cure`.
+    `path` is the file, or the folder that holds it as `name`. A file that is damaged or of another version raises
+    `ValueError` with the `cure`.
     """
     path = path / name if path.is_dir() else path
     if not path.is_file():
@@ -161,19 +153,14 @@ def parsed(path: Path, name: str, build: Callable[[Any, list[Any]], R], *, cure:
         )
     try:
         head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if head["version"] != version:
+            raise ValueError(f"its version is {head['version']!r}, and this program reads version {version}")
         return build(head, lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no record of a study: {type(error).__name__}: {error}. {cure}") from None
 
 
-def refuse_version(head: Mapping[str, Any], version: int) -> None:
-    """Refuse a file of another version than `version`."""
-    if head["version"] != version:
-        raise ValueError(f"its version is {head['version']!r}, and this program reads version {version}")
-
-
 def _record(head: Mapping[str, Any], lines: list[Mapping[str, Any]]) -> Record:
-    refuse_version(head, _VERSION)
     trials = tuple(Trial(**trial) for trial in head["trials"])
     study = Study(name=head["study"], title=head["title"], trials=trials, notes=tuple(head["notes"]))
     values: dict[str, Any] = {name: head[name] for name in Context.__dataclass_fields__}
@@ -190,7 +177,7 @@ def _result(line: Mapping[str, Any], context: Context) -> Result:
     unscored = tuple(int(index) for index in line["unscored"])
     per_sample = None if line["per_sample"] is None else PerSample.from_plain(line["per_sample"])
     last = int(context.num_test) - 1
-    for index in (*unscored, *(() if per_sample is None else per_sample.indices)):
+    for index in (*unscored, *(per_sample.indices if per_sample else ())):
         if not 0 <= index <= last:
             raise ValueError(f"it has a value for test sample {index}, and they are 0 to {last}")
     curve = tuple((float(epoch), float(score)) for epoch, score in line["curve"])

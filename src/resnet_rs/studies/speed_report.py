@@ -38,7 +38,7 @@ def speed_ups(record: SpeedRecord) -> list[tuple[Network, dict[str, float | None
             for mode in MODES
         },
         TPU: {c.name: c.tpu_ms for c in known},
-        V100: {c.name: c.v100_ms for c in known},
+        V100: {c.name: c.v100_s for c in known},
     }
     ours = [c for c in known if c.family == "ResNet-RS"]
     found: list[tuple[Network, dict[str, float | None]]] = []
@@ -235,7 +235,7 @@ def _rows(record: SpeedRecord) -> list[dict[str, str]]:
         network = known.get(name)
         row["published accuracy, %"] = _figure(network and network.accuracy)
         row["published TPUv3, ms"] = _figure(network and network.tpu_ms)
-        row["published V100, ms"] = _figure(network and network.v100_ms)
+        row["published V100, ms"] = _figure(network and network.v100_s and 1000 * network.v100_s)
         rows.append(row)
     return rows
 

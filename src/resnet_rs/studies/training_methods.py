@@ -26,16 +26,11 @@ _EPOCHS_OF_2015 = 90 / 350
 """Length of the baseline's runs over that of the long ones. Source: paper, Table 10."""
 _DECAY_OF_2015 = 1e-4 / 4e-5
 """Weight decay of the baseline over the smaller one. Source: paper, Table 1."""
-_DROP_PATH = 0.1
-_DROPOUT = 0.25
-_SMOOTHING = 0.1
-_MAGNITUDE = 10.0
-_SE_RATIO = 0.25
 _REGULARIZERS = {"RA": "RandAugment", "LS": "label smoothing", "SD": "stochastic depth", "DO": "dropout"}
 """The regularizers of Table 2 by their abbreviations."""
 
-Method = tuple[dict[str, Any], dict[str, Any]]
-"""The edits that add a method, and those that remove it."""
+Method = Mapping[str, tuple[Any, Any]]
+"""Each field that a method sets, with its value with and without the method."""
 
 
 def training_methods(base: Experiment, num_samples: int) -> Study:
@@ -43,8 +38,8 @@ def training_methods(base: Experiment, num_samples: int) -> Study:
     methods = _methods(base, num_samples)
     first = Trial(label="baseline of 2015", edits=_without(methods.values()), paper=paper.TABLE_1[0])
     others = [
-        Trial(label=f"+ {label}", edits=on, paper=accuracy)
-        for (label, (on, _)), accuracy in zip(methods.items(), paper.TABLE_1[1:], strict=True)
+        Trial(label=f"+ {label}", edits=_with([method]), paper=accuracy)
+        for (label, method), accuracy in zip(methods.items(), paper.TABLE_1[1:], strict=True)
     ]
     return Study(
         name="training-methods",
@@ -59,7 +54,9 @@ def leave_one_out(base: Experiment, num_samples: int) -> Study:
     methods = _methods(base, num_samples)
     whole = _with(methods.values())
     trials = [Trial(label="all methods", edits=whole)]
-    trials += [Trial(label=f"without {label}", edits=whole | off) for label, (_, off) in methods.items()]
+    trials += [
+        Trial(label=f"without {label}", edits=whole | _without([method])) for label, method in methods.items()
+    ]
     return Study(
         name="leave-one-out",
         title="Training methods, one left out in each row",
@@ -74,8 +71,7 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
     removed = [*_REGULARIZERS.values(), "squeeze-and-excitation", "ResNet-D"]
     plain = _without(methods[label] for label in removed)
     shallow, deep = _arch(base).blocks, _deeper(_arch(base).blocks)
-    small = base.recipe.weight_decay
-    large = float(f"{small * _DECAY_OF_2015:.6g}")
+    small, large = methods["smaller weight decay"]["recipe.weight_decay"]
     trials: list[Trial] = []
     for (depth, label), figures in paper.TABLE_2.items():
         added = [methods[_REGULARIZERS[code]] for code in label.split("+") if code in _REGULARIZERS]
@@ -104,20 +100,12 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
 
 def additive_claims(record: Record) -> list[Claim]:
     """Table 1: methods add up, and more epochs alone hurt."""
-    ninth, add_up = (
-        "+ smaller weight decay",
-        "training methods add up: the ninth row is better than the baseline",
-    )
+    ninth, epochs = "+ smaller weight decay", "+ more epochs"
+    add_up = "training methods add up: the ninth row is better than the baseline"
     return [
         _claim(record, add_up, new=ninth, old="baseline of 2015"),
         _claim(record, "squeeze-and-excitation and ResNet-D add to them", new="+ ResNet-D", old=ninth),
-        _claim(
-            record,
-            "more epochs alone hurt",
-            new="+ more epochs",
-            old="+ cosine learning rate",
-            expects="loss",
-        ),
+        _claim(record, "more epochs alone hurt", new=epochs, old="+ cosine learning rate", expects="loss"),
     ]
 
 
@@ -152,48 +140,40 @@ def _claim(
 
 
 def _methods(base: Experiment, num_samples: int) -> dict[str, Method]:
-    """The methods by name, in the order of Table 1."""
+    """The methods by name, in the order of Table 1. A value that the base lacks is the paper's."""
     arch, recipe = _arch(base), base.recipe
     short = float(f"{recipe.epochs * _EPOCHS_OF_2015:.4g}")
     warmup = fitting_warmup(recipe.schedule.warmup_epochs, short)
     decay = recipe.ema_decay or fitting_decay(recipe.timetable(num_samples).total_steps)
-    augment = base.data.randaugment or RandAugment(magnitude=_MAGNITUDE)
+    augment = base.data.randaugment or RandAugment(magnitude=10.0)
+    smoothing, dropout = (getattr(base.task, name, None) for name in ("label_smoothing", "dropout"))
     large = float(f"{recipe.weight_decay * _DECAY_OF_2015:.6g}")
-    # Each field with its value with and without the method.
-    fields: dict[str, dict[str, tuple[Any, Any]]] = {
+    # A task without smoothing or dropout refuses the edit, with a message.
+    return {
         "cosine learning rate": {
             "recipe.schedule": (Cosine(warmup_epochs=warmup), StepDecay(warmup_epochs=warmup))
         },
         "more epochs": {"recipe.epochs": (recipe.epochs, short)},
         "average of weights (EMA)": {"recipe.ema_decay": (decay, None), "arch.norm_momentum": (1.0, 0.1)},
-        "label smoothing": {
-            "task.label_smoothing": (_field(base.task, "label_smoothing") or _SMOOTHING, 0.0)
-        },
-        "stochastic depth": {"arch.drop_path": (arch.drop_path or _DROP_PATH, 0.0)},
+        "label smoothing": {"task.label_smoothing": (smoothing or 0.1, 0.0)},
+        "stochastic depth": {"arch.drop_path": (arch.drop_path or 0.1, 0.0)},
         "RandAugment": {"data.randaugment": (augment, None)},
-        "dropout": {"task.dropout": (_field(base.task, "dropout") or _DROPOUT, 0.0)},
+        "dropout": {"task.dropout": (dropout or 0.25, 0.0)},
         "smaller weight decay": {"recipe.weight_decay": (recipe.weight_decay, large)},
-        "squeeze-and-excitation": {"arch.se_ratio": (arch.se_ratio or _SE_RATIO, None)},
+        "squeeze-and-excitation": {"arch.se_ratio": (arch.se_ratio or 0.25, None)},
         "ResNet-D": {
             "arch.stem": ("small", "small") if arch.stem == "small" else ("released", "2015"),
             "arch.shortcut": ("pooled", "strided"),
         },
     }
-    return {
-        label: (
-            {path: on for path, (on, _) in values.items()},
-            {path: off for path, (_, off) in values.items()},
-        )
-        for label, values in fields.items()
-    }
 
 
 def _with(methods: Iterable[Method]) -> dict[str, Any]:
-    return {path: value for on, _ in methods for path, value in on.items()}
+    return {path: value for method in methods for path, (value, _) in method.items()}
 
 
 def _without(methods: Iterable[Method]) -> dict[str, Any]:
-    return {path: value for _, off in methods for path, value in off.items()}
+    return {path: value for method in methods for path, (_, value) in method.items()}
 
 
 def _that_change(base: Experiment, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
@@ -225,7 +205,3 @@ def _arch(base: Experiment) -> ResNetArch:
 def _deeper(blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """As ResNet-200 has six times the blocks of ResNet-50 in c3 and c4. Source: paper, Table 11."""
     return (blocks[0], 6 * blocks[1], 6 * blocks[2], blocks[3])
-
-
-def _field(value: object, name: str) -> Any:  # noqa: ANN401 - of a task without the field the edit is refused, with a message
-    return getattr(value, name, None)
