@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,13 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
         limits=options.limits,
     )
 
-    def measure() -> float:
+    def images_per_second() -> float:
         micro_batch = options.micro_batch or DEFAULT_MICRO_BATCH
-        rate, _ = measure_speed(
+        return measure_speed(
             base, train, device=machine.device, micro_batch=micro_batch, workers=options.workers
-        )
-        return rate
+        )[0]
 
-    return ResolvedStudy(study=study, context=context, options=options), measure
+    return ResolvedStudy(study=study, context=context, options=options), images_per_second
 
 
 def _begun(whole: ResolvedStudy, folder: Path) -> ResolvedStudy | None:
@@ -190,13 +190,11 @@ def _within_limits(whole: ResolvedStudy, costs: Mapping[str, Cost]) -> ResolvedS
     kept = [label for label, c in costs.items() if options.max_macs is None or c.macs <= options.max_macs]
     least = f"the smallest takes {min(cost.macs for cost in costs.values()):,} multiply-adds"
     if options.minutes is not None and kept:
-        total, cheapest = 0.0, sorted(kept, key=lambda label: costs[label].minutes)
-        least = f"the shortest takes about {duration_text(options.num_seeds * costs[cheapest[0]].minutes)}"
-        kept = []
-        for label in cheapest:
-            total += options.num_seeds * costs[label].minutes
-            if total <= options.minutes:
-                kept.append(label)
+        minutes = {label: options.num_seeds * costs[label].minutes for label in kept}
+        cheapest = sorted(minutes, key=minutes.__getitem__)
+        least = f"the shortest takes about {duration_text(minutes[cheapest[0]])}"
+        totals = accumulate(minutes[label] for label in cheapest)
+        kept = [label for label, total in zip(cheapest, totals, strict=True) if total <= options.minutes]
     if not kept:
         raise ValueError(
             f"no trial of {whole.study.name!r} is within the limits {options.limits}: {least}. Raise the limit, or "

@@ -153,30 +153,30 @@ def _read_or_failed(
     """The result of a finished run, or an error where its files are damaged."""
     run_folder = folder / trial.run_folder(seed)
     try:
-        return _read_result(context, experiment, run_folder, Result(label=trial.label, seed=seed))
+        return Result(label=trial.label, seed=seed, **_read_run(context, experiment, run_folder, seed))
     except (OSError, KeyError, TypeError, ValueError) as error:
         message = f"{run_folder} cannot be read: {type(error).__name__}: {error}"
         return Result(label=trial.label, seed=seed, error=message)
 
 
-def _read_result(context: Context, experiment: Experiment, run_folder: Path, result: Result) -> Result:
+def _read_run(context: Context, experiment: Experiment, run_folder: Path, seed: int) -> dict[str, Any]:
+    """The fields of the result of a run. Refuses a run of anything else."""
     needs = ("environment", "classes", "seed", "train_digest", "test_digest")
     info: dict[str, Any] = storage.read_json(run_folder / "run.json", needs=needs)
     with_classes = experiment.with_classes(tuple(info["classes"]))
-    plain = storage.read_json(run_folder / "experiment.json")
+    found = info | {"experiment": storage.read_json(run_folder / "experiment.json")}
     expected = {
-        "experiment": plain == config.to_plain(with_classes),
-        "seed": info["seed"] == result.seed,
-        "train_digest": info["train_digest"] == context.train_digest,
-        "test_digest": info["test_digest"] == context.test_digest,
+        "experiment": config.to_plain(with_classes),
+        "seed": seed,
+        "train_digest": context.train_digest,
+        "test_digest": context.test_digest,
     }
-    unexpected = next((name for name, is_same in expected.items() if not is_same), None)
-    if unexpected is not None:
-        raise ValueError(f"it is a run of another {unexpected}; move it away")
+    for name, value in expected.items():
+        if found[name] != value:
+            raise ValueError(f"it is a run of another {name}; move it away")
     key = context.score.key
-    scores: dict[str, Any] = storage.read_json(
-        run_folder / "scores.json", needs=(key, "count", "per_sample", "unreadable", "weights")
-    )
+    needs = (key, "count", "per_sample", "unreadable", "weights")
+    scores: dict[str, Any] = storage.read_json(run_folder / "scores.json", needs=needs)
     log = read_log(run_folder / "log.jsonl")
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if not evaluations:
@@ -184,20 +184,19 @@ def _read_result(context: Context, experiment: Experiment, run_folder: Path, res
     cost, weights = with_classes.count_cost(), scores["weights"]
     # The first speed is unknown if the run was interrupted during an evaluation.
     speeds = [line["images_per_second"] for line in evaluations if line["images_per_second"]]
-    return replace(
-        result,
-        count=scores["count"],
-        score=scores[key],
-        per_sample=None if scores["per_sample"] is None else PerSample.from_plain(scores["per_sample"]),
-        unscored=tuple(item["index"] for item in scores["unreadable"]),
-        num_unread=len({line["key"] for line in log if line["kind"] == "unreadable"}),
-        curve=tuple((line["epoch"], round(line["summaries"][weights][key], 6)) for line in evaluations),
-        minutes=round(evaluations[-1]["seconds"] / 60, 3),
-        images_per_second=round(median(speeds), 1) if speeds else None,
-        params=cost.params,
-        macs=cost.macs,
-        environment={**info["environment"], "resnet_rs": version("resnet-rs")},
-    )
+    return {
+        "count": scores["count"],
+        "score": scores[key],
+        "per_sample": PerSample.from_plain(scores["per_sample"]) if scores["per_sample"] else None,
+        "unscored": tuple(item["index"] for item in scores["unreadable"]),
+        "num_unread": len({line["key"] for line in log if line["kind"] == "unreadable"}),
+        "curve": tuple((line["epoch"], round(line["summaries"][weights][key], 6)) for line in evaluations),
+        "minutes": round(evaluations[-1]["seconds"] / 60, 3),
+        "images_per_second": round(median(speeds), 1) if speeds else None,
+        "params": cost.params,
+        "macs": cost.macs,
+        "environment": {**info["environment"], "resnet_rs": version("resnet-rs")},
+    }
 
 
 def _with(record: Record, result: Result) -> Record:

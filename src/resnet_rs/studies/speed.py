@@ -46,30 +46,22 @@ class Network:
 
 def networks() -> list[Network]:
     """All configurations, each family from its smallest to its largest."""
-    ours = [
+    found: list[Network] = []
+    for name, published in {**paper.RELEASED, **paper.RIVALS}.items():
         # The README's 82.2 of 152 at 224 is doubtful, so all accuracies are those of the released weights.
-        Network(
-            name=name,
-            family="ResNet-RS",
-            experiment=zoo.experiment(name),
-            accuracy=r.accuracy_reevaluated,
-            tpu_ms=r.tpu_ms,
-            v100_s=r.v100_s,
+        is_ours = isinstance(published, paper.Released)
+        found.append(
+            Network(
+                name=name,
+                family="ResNet-RS" if is_ours else "EfficientNet",
+                experiment=zoo.experiment(name),
+                accuracy=published.accuracy_reevaluated if is_ours else published.accuracy,
+                tpu_ms=published.tpu_ms,
+                v100_s=published.v100_s,
+            )
         )
-        for name, r in paper.RELEASED.items()
-    ]
-    rivals = [
-        Network(
-            name=name,
-            family="EfficientNet",
-            experiment=zoo.experiment(name),
-            accuracy=r.accuracy,
-            tpu_ms=r.tpu_ms,
-            v100_s=r.v100_s,
-        )
-        for name, r in paper.RIVALS.items()
-    ]
-    return [*ours, *rivals, *map(_smaller, rivals), *_path()]
+    rivals = [network for network in found if network.family == "EfficientNet"]
+    return [*found, *map(_smaller, rivals), *_path()]
 
 
 def _smaller(rival: Network) -> Network:
@@ -116,16 +108,17 @@ class SpeedRecord:
         failed = next((t for t in rounds if t.error is not None), None)
         if failed is not None or not rounds:
             return failed
-        latency = median(t.latency_ms or 0.0 for t in rounds)
+        latency, low, high, memory = (
+            [value for t in rounds if (value := getattr(t, name)) is not None]
+            for name in ("latency_ms", "latency_ms_p10", "latency_ms_p90", "peak_memory_mib")
+        )
         return replace(
             rounds[0],
-            latency_ms=latency,
-            latency_ms_p10=min(t.latency_ms_p10 or 0.0 for t in rounds),
-            latency_ms_p90=max(t.latency_ms_p90 or 0.0 for t in rounds),
-            images_per_second=1000 * rounds[0].batch_size / latency,
-            peak_memory_mib=max(
-                (t.peak_memory_mib for t in rounds if t.peak_memory_mib is not None), default=None
-            ),
+            latency_ms=median(latency),
+            latency_ms_p10=min(low),
+            latency_ms_p90=max(high),
+            images_per_second=1000 * rounds[0].batch_size / median(latency),
+            peak_memory_mib=max(memory, default=None),
             num_repeats=sum(t.num_repeats for t in rounds),
             num_rounds=len(rounds),
         )
