@@ -9,8 +9,8 @@ from plotly.offline import get_plotlyjs
 
 from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Mean, Verdict
+from resnet_rs.report.figures import Point, curves_figure, dots_figure, line, points_figure
 from resnet_rs.report.score import ScoreName
-from resnet_rs.report.study_figures import Point, curves_figure, dots_figure, gray_line, points_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page
 from resnet_rs.report.table import Row, Table, duration_text, p_text
 from resnet_rs.text import macs_text
@@ -134,10 +134,10 @@ def test_points_stand_in_groups_on_the_axes_they_were_given():
         Point(label="one", x=10.0, y=5.0, low=4.0, high=7.0, group="a"),
         Point(label="two", x=100.0, y=3.0, group="b"),
     ]
-    law = gray_line("law", [(10.0, 5.0), (100.0, 3.0)], is_dashed=True)
+    law = line([(10.0, 5.0), (100.0, 3.0)], name="law", dash="dash")
     figure = points_figure(dots, x_title="cost", y_title="error", log="x", lines=[law])
-    line, first, second = figure["data"]
-    assert line["line"]["dash"] == "dash" and line["x"] == [10.0, 100.0]
+    drawn, first, second = figure["data"]
+    assert drawn["line"]["dash"] == "dash" and drawn["x"] == [10.0, 100.0]
     assert (first["text"], first["error_y"]["array"], first["error_y"]["arrayminus"]) == (
         ["one"],
         [2.0],

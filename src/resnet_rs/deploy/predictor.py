@@ -22,7 +22,7 @@ from resnet_rs.data.decode import (
     pixels_of,
     shrunk,
 )
-from resnet_rs.data.listing import images_below
+from resnet_rs.data.folders import images_below
 from resnet_rs.data.sample import Sample, Unreadable
 from resnet_rs.data.target import Target
 from resnet_rs.tasks.task import Answer

@@ -1,4 +1,4 @@
-"""The curves of a run's page, as plotly.js draws them: a plain dict of `data` and `layout` each.
+"""The figures of pages, as plotly.js draws them: a plain dict of `data` and `layout` each.
 
 The page sets the colors of background, text and grid for light and dark screens. The colors here suit both.
 A matrix stays a NumPy array, so that the page can store it sparsely.
@@ -10,9 +10,11 @@ import html
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from resnet_rs.report.score import ScoreName
+from resnet_rs.report.table import Table, interval_text
 
 Figure = dict[str, Any]
 
@@ -20,10 +22,32 @@ BLUE = "#4a86c5"
 AMBER = "#cf8a3a"
 GRAY = "#8c8c88"
 
+_PALETTE = (
+    (BLUE, AMBER, "#5b9e6f", "#a86bb5", "#c95d5d", "#4fa6a6")
+    + ("#8f7d4f", "#7a86cf", "#c77fa3", GRAY, "#6f9bb3")
+)  # fmt: skip
+"""Readable on white and on black, and distinct for most people with color blindness."""
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_ROW_PIXELS = 30
+_LEGEND = {"orientation": "h", "y": -0.25}
 _MOST_MARKERS = 40
 _LONGEST_LABEL = 22
 _FROM_ZERO: Mapping[str, Any] = {"rangemode": "tozero"}
 _SHARE_AXIS: Mapping[str, Any] = {"tickformat": ".0%"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measured configuration."""
+
+    label: str
+    x: float
+    y: float
+    low: float = math.nan
+    high: float = math.nan
+    """Bounds of `y`, if it has an interval."""
+    group: str
+    """Points of a group share color and shape."""
 
 
 def run_figures(
@@ -74,11 +98,93 @@ def _curves(
     return {"data": traces, "layout": layout}
 
 
+def dots_figure(table: Table) -> Figure:
+    """The score of each row with its interval, from the first row at the top."""
+    name = table.score
+    unit = 100 if name.is_share else 1
+    rows = [(row.label, row.score) for row in table.rows if row.score is not None]
+    means = [mean for _, mean in rows]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [unit * mean.value for mean in means],
+        "y": [escaped(label) for label, _ in rows],
+        "error_x": _error_bars([(unit * m.value, unit * m.low, unit * m.high) for m in means], BLUE),
+        "customdata": [
+            f"{interval_text(name.cell, m)}, {m.num_seeds} {'seed' if m.num_seeds == 1 else 'seeds'}"
+            for m in means
+        ],
+        "marker": {"color": BLUE, "size": 9},
+        "hovertemplate": "%{y}<br>%{x:.4g} (%{customdata})<extra></extra>",
+    }
+    layout = {
+        "height": 90 + _ROW_PIXELS * len(rows),
+        "xaxis": {"title": {"text": f"test {name.title}"}},
+        "yaxis": {"type": "category", "autorange": "reversed"},
+    }
+    return {"data": [trace] if rows else [], "layout": layout}
+
+
+def curves_figure(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, x_title: str, y_title: str
+) -> Figure:
+    """A line for each name."""
+    traces = [
+        line(
+            points,
+            name=name,
+            color=_PALETTE[i % len(_PALETTE)],
+            dash=("solid", "dot", "dash")[i // 4 % 3],
+            hover=f"{escaped(name)}<br>%{{x:.3g}}: %{{y:.4g}}<extra></extra>",
+            most_markers=2,
+        )
+        for i, (name, points) in enumerate(curves.items())
+    ]
+    layout = {"xaxis": {"title": {"text": x_title}}, "yaxis": {"title": {"text": y_title}}, "legend": _LEGEND}
+    return {"data": traces, "layout": layout}
+
+
+def points_figure(
+    points: Sequence[Point],
+    *,
+    x_title: str,
+    y_title: str,
+    log: Literal["x", "y", "xy"],
+    lines: Sequence[dict[str, Any]] = (),
+) -> Figure:
+    """Points with their intervals, by group, and lines among them; the axes in `log` are logarithmic."""
+    traces = [*lines]
+    for i, group in enumerate(dict.fromkeys(point.group for point in points)):
+        chosen, color = [point for point in points if point.group == group], _PALETTE[i % len(_PALETTE)]
+        bounds = [(point.y, point.low, point.high) for point in chosen]
+        has_intervals = any(is_number(low) for _, low, _ in bounds)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": escaped(group),
+                "x": [point.x for point in chosen],
+                "y": [point.y for point in chosen],
+                "text": [escaped(point.label) for point in chosen],
+                "marker": {"color": color, "size": 9, "symbol": _SYMBOLS[i % len(_SYMBOLS)]},
+                **({"error_y": _error_bars(bounds, color)} if has_intervals else {}),
+                "hovertemplate": f"%{{text}}<br>{x_title}: %{{x:.4s}}<br>{y_title}: %{{y:.4g}}<extra></extra>",
+            }
+        )
+    layout = {
+        "xaxis": _axis(x_title, is_log="x" in log),
+        "yaxis": _axis(y_title, is_log="y" in log),
+        "legend": _LEGEND,
+        "showlegend": True,
+    }
+    return {"data": traces, "layout": layout}
+
+
 def line(
     points: Sequence[tuple[float, float]],
     *,
     name: str,
-    color: str,
+    color: str = GRAY,
     dash: str = "solid",
     hover: str = "",
     most_markers: int = 0,
@@ -94,6 +200,24 @@ def line(
         "marker": {"size": 5},
         **({"hovertemplate": hover} if hover else {"hoverinfo": "skip"}),
     }
+
+
+def _error_bars(bounds: Sequence[tuple[float, float, float]], color: str) -> dict[str, Any]:
+    """Bars from (value, low, high); none where the interval is infinite."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value if math.isfinite(high) else 0.0 for value, _, high in bounds],
+        "arrayminus": [value - low if math.isfinite(low) else 0.0 for value, low, _ in bounds],
+        "color": color,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def _axis(title: str, *, is_log: bool) -> dict[str, Any]:
+    # On a log axis plotly names every digit between powers of ten; `D2` leaves 1, 2 and 5.
+    return {"title": {"text": title}, **({"type": "log", "dtick": "D2"} if is_log else {})}
 
 
 def is_number(value: float | int | None) -> bool:

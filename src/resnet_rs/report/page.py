@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,7 +84,6 @@ def render_run_page(page: RunPage) -> str:
         for title, figure in run_figures(page.epochs, page.score, scored=page.scored).items()
     }
     charts = drawn(block for block in page.blocks if isinstance(block, Chart))
-    edited = [edit.path for edit in page.edits]
     return render(
         "run_page.html",
         page=page,
@@ -102,7 +101,7 @@ def render_run_page(page: RunPage) -> str:
         unreadable=page.unreadable[:_NUM_UNREADABLE],
         num_unreadable=len(page.unreadable),
         augmented=[_embedded(image) for image in page.augmented],
-        slots=[_slot(name, value, edited) for name, value in page.experiment.items() if name != "type"],
+        slots=list(_slots(page)),
     )
 
 
@@ -112,23 +111,27 @@ def _value_and_note(text: str) -> tuple[str, str]:
     return (first, rest) if first[:1].isdigit() else (text, "")
 
 
-def _slot(name: str, value: object, edited: Sequence[str]) -> tuple[str, str, list[tuple[str, str, bool]]]:
-    """Name, type and fields of a slot: path, value and whether the field is edited."""
-    fields: dict[str, Any] = dict(_flat(value, name)) if isinstance(value, Mapping) else {name: value}
-    kind = str(fields.pop(f"{name}.type", ""))
-    rows = [(path, _typed(field), is_within(path, edited)) for path, field in fields.items()]
-    return name, kind, rows
+def _slots(page: RunPage) -> Iterator[tuple[str, str, list[tuple[str, str, bool]]]]:
+    """Name, type and fields of each slot; of a field its path, its value and whether it is edited."""
+    edited = [edit.path for edit in page.edits]
+    for name, slot in page.experiment.items():
+        if name != "type":
+            fields = dict(_flat(slot, name))
+            kind = fields.pop(f"{name}.type", "")
+            yield name, kind, [(path, text, is_within(path, edited)) for path, text in fields.items()]
 
 
-def _flat(value: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
-    """The values in a nested dict by dotted path; types by their class name."""
-    for name, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
+def _flat(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """The values in nested dicts by dotted path, as typed on the command line; a type by its class name."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
             yield from _flat(inner, f"{path}.{name}")
-        elif name == "type":
-            yield f"{path}.{name}", str(inner).rpartition(".")[2]
-        else:
-            yield f"{path}.{name}", inner
+    elif path.endswith(".type"):
+        yield path, str(value).rpartition(".")[2]
+    elif value is None:
+        yield path, "none"
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _embedded(pixels: UInt8[np.ndarray, "H W C"]) -> _EmbeddedImage:
@@ -141,10 +144,3 @@ def _embedded(pixels: UInt8[np.ndarray, "H W C"]) -> _EmbeddedImage:
     image.save(file, format="PNG")
     uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
     return _EmbeddedImage(uri, is_small=max(height, width) <= _SMALL_SIDE)
-
-
-def _typed(value: object) -> str:
-    """A value as it is typed on the command line."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

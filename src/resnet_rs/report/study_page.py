@@ -39,33 +39,19 @@ class StudyPage:
     headline: Mapping[str, str]
     notes: Sequence[str]
     statements: Sequence[Statement]
-    tables: Sequence[Table]
     charts: Sequence[Chart]
     environment: Mapping[str, str]
+    tables: Sequence[Table] = ()
     listings: Sequence[Listing] = ()
 
 
 def render_study_page(page: StudyPage) -> str:
     """`page` as HTML."""
     charts = drawn(page.charts)
-    return render(
-        "study_page.html",
-        has_figures=bool(charts),
-        page=page,
-        charts=charts,
-        tables=[(table, _columns(table)) for table in page.tables],
-        text=tables,
-    )
+    return render("study_page.html", has_figures=bool(charts), page=page, charts=charts, text=tables)
 
 
 def statements_table(statements: Iterable[Statement], *, figure: str = "figure") -> str:
     """Claims and findings as a table of Markdown."""
-    return tables.markdown_table(
-        [{"claim": s.claim, "finding": s.finding, figure: s.figure} for s in statements]
-    )
-
-
-def _columns(table: Table) -> set[str]:
-    """The columns that are not empty in every row."""
-    names = ("difference", "paper", "paper_difference", "minutes", "links")
-    return {name for name in names if any(getattr(row, name) not in (None, ()) for row in table.rows)}
+    rows = [{"claim": s.claim, "finding": s.finding, figure: s.figure} for s in statements]
+    return tables.markdown_table(rows)

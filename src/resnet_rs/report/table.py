@@ -48,6 +48,10 @@ class Table:
     score: ScoreName
     rows: tuple[Row, ...]
 
+    def has(self, name: str) -> bool:
+        """Whether a row has something in the field `name`."""
+        return any(getattr(row, name) not in (None, ()) for row in self.rows)
+
     def markdown(self) -> str:
         """As Markdown, without the columns that are empty in every row."""
         rows = [_cells(row, self.score) for row in self.rows]
@@ -79,10 +83,9 @@ def with_interval(text: Callable[[float | None], str], found: Mean | Difference 
 def difference_line(score: ScoreName, difference: Difference, *, per: str = "") -> str:
     """A difference with unit, interval and p-value, such as `+1.20 points (+0.30 to +2.10), p = 0.004`."""
     unit = f"{score.unit} per {per}" if per else score.unit
-    p_value = p_text(difference.p_value)
-    p_value = p_value if p_value.startswith("<") else f"= {p_value}"
-    interval = interval_text(score.change, difference)
-    return f"{score.change(difference.value)} {unit} ({interval}), p {p_value}"
+    value, p_value = score.change(difference.value), p_text(difference.p_value)
+    equals = "" if p_value.startswith("<") else "= "
+    return f"{value} {unit} ({interval_text(score.change, difference)}), p {equals}{p_value}"
 
 
 def p_text(p_value: float) -> str:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Verdict, compare, mean_score
-from resnet_rs.report.study_figures import Point, gray_line, points_figure
+from resnet_rs.report.figures import Point, line, points_figure
 from resnet_rs.report.study_page import Statement
 from resnet_rs.studies.claim import Claim, for_seeds, oriented
 from resnet_rs.studies.record import Record
@@ -96,12 +96,12 @@ def _error_charts(record: Record) -> Iterator[Chart]:
     score, longest = record.context.score, _values_of(record, "epochs")[-1]
     if not score.is_share and score.is_higher_better:
         return  # it is no error, and no share whose complement is one
-    line, note = power_law(record, longest) or (None, "")
+    law, note = power_law(record, longest) or (None, "")
     points = [
         _point(record, trial, x=_macs(record, trial), group=f"{trial.at['size']:g} px", is_error=True)
         for trial in _finished(record, longest)
     ]
-    lines, error = [line] if line else [], "test error, %" if score.is_share else f"test {score.label}"
+    lines, error = [law] if law else [], "test error, %" if score.is_share else f"test {score.label}"
     figure = points_figure(points, x_title="multiply-adds of an image", y_title=error, log="xy", lines=lines)
     title = f"Error against multiply-adds, {longest:g} epochs (Figure 2)"
     yield Chart(title=title, figure=figure, note=note)
@@ -151,7 +151,7 @@ def power_law(record: Record, length: float) -> tuple[dict[str, Any], str] | Non
         f"Fitted on the cheaper half: error ~ macs^{exponent:.3f}. The cheaper half deviates by {cheaper} (root mean "
         f"square), the costlier half by {costlier}."
     )
-    return gray_line("power law of the cheaper half", ends, is_dashed=True), note
+    return line(ends, name="power law of the cheaper half", dash="dash"), note
 
 
 def _macs(record: Record, trial: Trial) -> float:
@@ -247,5 +247,5 @@ def _scaled_lines(points: Mapping[tuple[float, float], Point]) -> list[dict[str,
         least = min((place[fixed] for place in points), default=0.0)
         chosen = [(points[place].x, points[place].y) for place in sorted(points) if place[fixed] == least]
         if len(chosen) > 1:
-            lines.append(gray_line(name, chosen, is_dashed=name == "wider"))
+            lines.append(line(chosen, name=name, dash="dash" if name == "wider" else "solid"))
     return lines

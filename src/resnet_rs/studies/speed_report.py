@@ -14,8 +14,7 @@ from typing import Any
 from resnet_rs import storage
 from resnet_rs.deploy.bench import Mode, Timing
 from resnet_rs.report.blocks import Chart, Listing
-from resnet_rs.report.figures import Figure
-from resnet_rs.report.study_figures import Point, gray_line, points_figure
+from resnet_rs.report.figures import Figure, Point, line, points_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import markdown_table
 from resnet_rs.studies.speed import MODES, TITLE, Family, Network, SpeedRecord, networks
@@ -92,11 +91,7 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
         },
         notes=(_protocol(record),),
         statements=statements(record),
-        tables=(),
-        listings=(
-            _listing(_FASTER, _faster_rows(record)),
-            _listing("Networks", _rows(record)),
-        ),
+        listings=(_listing(_FASTER, _faster_rows(record)), _listing("Networks", _rows(record))),
         charts=list(_charts(record)),
         environment={} if first is None else {"torch": first.torch, "threads": str(first.num_threads)},
     )
@@ -174,11 +169,10 @@ def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]
         if family == "ResNet-200 of 2015":
             ours = [(p.x, p.y) for p in points if p.label == "resnet-rs-200-i256"]
             path = sorted([*own, *ours], key=lambda point: point[1])
-            lines += (
-                [gray_line("better training, then SE and ResNet-D", path, is_dashed=True)] if path else []
-            )
+            if path:
+                lines.append(line(path, name="better training, then SE and ResNet-D", dash="dash"))
         elif own:
-            lines.append(gray_line(f"front of {family}", front(own), is_dashed=False))
+            lines.append(line(front(own), name=f"front of {family}"))
     accuracy = "accuracy on ImageNet, published, %"
     return points_figure(points, x_title=_MILLISECONDS, y_title=accuracy, log="x", lines=lines)
 

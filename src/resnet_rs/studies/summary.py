@@ -12,7 +12,7 @@ from resnet_rs import config, storage, zoo
 from resnet_rs.paper import IMAGENET_IMAGES
 from resnet_rs.report.blocks import Chart
 from resnet_rs.report.comparison import Difference, Values, compare, mean_score
-from resnet_rs.report.study_figures import curves_figure, dots_figure
+from resnet_rs.report.figures import curves_figure, dots_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import Row, Table, duration_text
 from resnet_rs.studies import scaling_report, training_methods
