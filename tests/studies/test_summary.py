@@ -7,7 +7,7 @@ import pytest
 
 from resnet_rs.report.comparison import Verdict
 from resnet_rs.report.score import PerSample, ScoreName
-from resnet_rs.studies import scaling_report, summary
+from resnet_rs.studies import scaling, summary
 from resnet_rs.studies.claim import judge
 from resnet_rs.studies.record import Context, Record, Result
 from resnet_rs.studies.reports import is_study, report
@@ -176,7 +176,7 @@ def test_the_scaling_rules_are_judged():
             100.0: {"size": 0.01, "depth": 0.08, "width": 0.01},
         }
     )
-    statements = judge(scaling_report.claims(record), SCORE)
+    statements = judge(scaling.claims(record), SCORE)
     assert [s.finding for s in statements] == ["seen"] * 5
     opposite = grid_record(
         {
@@ -184,16 +184,16 @@ def test_the_scaling_rules_are_judged():
             100.0: {"size": 0.08, "depth": 0.01, "width": 0.05},
         }
     )
-    assert [s.finding for s in judge(scaling_report.claims(opposite), SCORE)] == ["not seen"] * 5
+    assert [s.finding for s in judge(scaling.claims(opposite), SCORE)] == ["not seen"] * 5
 
 
 def test_multiply_adds_mislead_where_a_cheaper_network_is_better():
     grows = {"size": 0.02, "depth": 0.02, "width": 0.02}
-    found = scaling_report.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: grows}))
+    found = scaling.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: grows}))
     assert found.finding == "not significant"
     assert found.figure.startswith("in 26 pairs the network with fewer is better 0 times and worse ")
     shrinks = {**grows, "width": -0.1}
-    found = scaling_report.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: shrinks}))
+    found = scaling.fewer_macs_can_be_better(grid_record({10.0: grows, 100.0: shrinks}))
     assert found.finding == "seen"
     assert "at most: 100.0 32 14 0.5 against 100.0 16 26 1.0, +" in found.figure
     record = grid_record({10.0: grows, 100.0: shrinks})
@@ -202,7 +202,7 @@ def test_multiply_adds_mislead_where_a_cheaper_network_is_better():
 
 def test_returns_are_points_for_a_doubling():
     gains = {"size": 0.02, "depth": 0.01, "width": 0.06}
-    statements = judge(scaling_report.claims(grid_record({10.0: gains, 100.0: gains})), SCORE)
+    statements = judge(scaling.claims(grid_record({10.0: gains, 100.0: gains})), SCORE)
     # Depth returns 1, width 6: five points less for a doubling.
     assert float(statements[0].figure.split()[0]) == pytest.approx(-5, abs=1)
 
@@ -210,7 +210,7 @@ def test_returns_are_points_for_a_doubling():
 def test_a_power_law_is_found_where_there_is_one():
     gains = {"size": 0.02, "depth": 0.02, "width": 0.02}
     record = grid_record({10.0: gains, 100.0: gains})
-    line, note = scaling_report.power_law(record, 100.0)
+    (line,), note = scaling.power_law(record, 100.0)
     assert line["y"][0] > line["y"][1] and line["x"][0] < line["x"][1]
     assert "Fitted on the cheaper half: error ~ macs^-" in note
 
@@ -218,8 +218,8 @@ def test_a_power_law_is_found_where_there_is_one():
 def test_a_grid_without_neighbors_is_not_tried():
     trials = [Trial(label="one", edits={}, at={"epochs": 1.0, "size": 8.0, "depth": 14.0, "width": 1.0})]
     record = made(trials, {"one": 0.5}, name="scaling", macs={"one": 10}, images_per_second={"one": 5.0})
-    assert {s.finding for s in judge(scaling_report.claims(record), SCORE)} == {"not tried"}
-    assert scaling_report.fewer_macs_can_be_better(record).finding == "not tried"
+    assert {s.finding for s in judge(scaling.claims(record), SCORE)} == {"not tried"}
+    assert scaling.fewer_macs_can_be_better(record).finding == "not tried"
 
 
 def test_a_lone_file_of_results_is_reported_and_its_page_goes_where_it_is_told(tmp_path):

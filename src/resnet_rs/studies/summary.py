@@ -15,19 +15,17 @@ from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.figures import curves_figure, dots_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import Row, Table, duration_text
-from resnet_rs.studies import scaling_report, training_methods
+from resnet_rs.studies import scaling, training_methods
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import Record
 from resnet_rs.studies.study import Trial
 from resnet_rs.training.experiment import Experiment
 
 PAGE = "page.html"
-_NOT_COMPARABLE = "; not comparable with the paper's ImageNet"
-
 _CLAIMS: dict[str, Callable[[Record], list[Claim]]] = {
     "training-methods": training_methods.additive_claims,
     "weight-decay": training_methods.decay_claims,
-    "scaling": scaling_report.claims,
+    "scaling": scaling.claims,
 }
 """Study -> the paper's claims that it tests."""
 
@@ -52,8 +50,7 @@ def _differences(record: Record) -> dict[str, Difference]:
     """The difference of each trial from its baseline, over the seeds that both have."""
     pairs: dict[str, tuple[Values, Values]] = {}
     for trial in record.study.trials:
-        seeds = () if trial.baseline is None else record.seeds(trial.label, trial.baseline)
-        if trial.baseline is not None and seeds:
+        if trial.baseline and (seeds := record.seeds(trial.label, trial.baseline)):
             pairs[trial.label] = record.values(trial.label, seeds), record.values(trial.baseline, seeds)
     found = dict(zip(pairs, compare(list(pairs.values())), strict=True))
     if record.context.score.is_share:
@@ -63,8 +60,7 @@ def _differences(record: Record) -> dict[str, Difference]:
 
 def _row(record: Record, trial: Trial, difference: Difference | None, *, has_folder: bool) -> Row:
     score, results = record.context.score, record.finished(trial.label)
-    papers = {other.label: other.paper for other in record.study.trials}
-    before = papers.get(trial.baseline or "")
+    before = next((other.paper for other in record.study.trials if other.label == trial.baseline), None)
     minutes = [result.minutes for result in results if result.minutes is not None]
     values = record.values(trial.label) if results else None
     return Row(
@@ -99,11 +95,11 @@ def markdown(record: Record) -> str:
 
 def best(record: Record) -> tuple[str, dict[str, Any]] | None:
     """The trial of the best mean score, with the edits that lead to it from the experiment of the zoo."""
-    sign = 1 if record.context.score.is_higher_better else -1
-    rows = [(sign * row.score.value, row.label) for row in tabulate(record).rows if row.score is not None]
-    if not rows:
+    means = {row.label: row.score.value for row in tabulate(record).rows if row.score is not None}
+    if not means:
         return None
-    label = max(rows, key=lambda row: row[0])[1]
+    choose = max if record.context.score.is_higher_better else min
+    label = choose(means, key=means.__getitem__)
     base = config.from_plain(record.context.experiment, kinds=(Experiment,))
     edits = config.diff(zoo.experiment(record.context.base), record.study.experiments(base)[label])
     return label, {path: value for path, value in edits.items() if path != "task.num_classes"}  # the data's
@@ -127,11 +123,13 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
     num_failed = sum(result.error is not None for result in record.results)
     num_seeds = len({result.seed for result in record.results})
     minutes = sum(result.minutes or 0.0 for result in record.results)
-    is_imagenet = record.context.num_train == IMAGENET_IMAGES
+    comparable = (
+        "" if record.context.num_train == IMAGENET_IMAGES else "; not comparable with the paper's ImageNet"
+    )
     is_grid = record.study.name == "scaling" and bool(record.results)
     page = StudyPage(
         title=record.study.title,
-        base=f"{describe_context(record)}{'' if is_imagenet else _NOT_COMPARABLE}",
+        base=f"{describe_context(record)}{comparable}",
         headline={
             "runs": f"{len(record.results) - num_failed} of {len(record.study.trials) * max(1, num_seeds)}",
             **({"failed": str(num_failed)} if num_failed else {}),
@@ -141,7 +139,7 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
         notes=record.study.notes,
         statements=_statements(record),
         tables=(replace(table, title="Trials"),),
-        charts=(*_charts(record, table), *(scaling_report.charts(record) if is_grid else ())),
+        charts=(*_charts(record, table), *(scaling.charts(record) if is_grid else ())),
         environment=next((r.environment for r in record.results if r.environment), {}),
     )
     storage.write_text(path, render_study_page(page))
@@ -151,12 +149,10 @@ def write_page(record: Record, path: Path, *, has_folder: bool) -> Path:
 def _charts(record: Record, table: Table) -> tuple[Chart, ...]:
     label = record.context.score.label
     curves = {trial.label: _mean_curve(record, trial.label) for trial in record.study.trials}
-    lines = curves_figure(
-        {name: curve for name, curve in curves.items() if curve}, x_title="epoch", y_title=f"test {label}"
-    )
-    dots = f"Test {label} with 95 % intervals over seeds and samples"
+    drawn = {name: curve for name, curve in curves.items() if curve}
+    lines = curves_figure(drawn, x_title="epoch", y_title=f"test {label}")
     return (
-        Chart(title=dots, figure=dots_figure(table)),
+        Chart(title=f"Test {label} with 95 % intervals over seeds and samples", figure=dots_figure(table)),
         Chart(title=f"Test {label} during training, mean over seeds", figure=lines),
     )
 
@@ -172,5 +168,5 @@ def _statements(record: Record) -> tuple[Statement, ...]:
     find = _CLAIMS.get(record.study.name)
     statements = () if find is None else judge(find(record), record.context.score)
     if record.study.name == "scaling":
-        statements = (*statements, scaling_report.fewer_macs_can_be_better(record))
+        statements = (*statements, scaling.fewer_macs_can_be_better(record))
     return statements
