@@ -10,6 +10,7 @@ thirds of EfficientNet's, in steps of 32 pixels (ours).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -158,8 +159,12 @@ def measure(folder: Path, protocol: Protocol, chosen: Sequence[Network], *, stop
         yield from record.timings
         for round_index in range(protocol.num_rounds):
             for mode in reversed(MODES):
+                rounds = Counter(t.name for t in record.timings if t.mode == mode)
+                failed = {t.name for t in record.timings if t.mode == mode and t.error is not None}
                 missing = {
-                    c.name: c.experiment for c in chosen if _is_missing(record, c.name, mode, round_index)
+                    c.name: c.experiment
+                    for c in chosen
+                    if c.name not in failed and rounds[c.name] <= round_index
                 }
                 for timing in bench(missing, replace(protocol, mode=mode, num_rounds=1)):
                     if stop.is_requested:
@@ -179,13 +184,8 @@ def _begun(folder: Path, new: SpeedRecord, here: Mapping[str, Any]) -> SpeedReco
             f"{folder} was measured with another protocol: {json.dumps(before.protocol)}. Use a new folder."
         )
     kept = tuple(timing for timing in before.timings if timing.error is None)
-    for name, value in here.items():
-        was = next((getattr(timing, name) for timing in kept if getattr(timing, name) != value), value)
-        if was != value:
-            raise ValueError(f"{folder} was measured with {name} {was}, now {value}. Use a new folder.")
+    for timing in kept:
+        for name, value in here.items():
+            if (was := getattr(timing, name)) != value:
+                raise ValueError(f"{folder} was measured with {name} {was}, now {value}. Use a new folder.")
     return replace(before, timings=kept)
-
-
-def _is_missing(record: SpeedRecord, name: str, mode: Mode, round_index: int) -> bool:
-    done = [t for t in record.timings if (t.name, t.mode) == (name, mode)]
-    return len(done) <= round_index and all(t.error is None for t in done)

@@ -31,24 +31,20 @@ def speed_ups(record: SpeedRecord) -> list[tuple[Network, dict[str, float | None
     None where the accuracy is outside the range of the measured ResNet-RS.
     """
     known = networks()
-    latencies: dict[str, dict[str, float | None]] = {
-        **{
-            f"{_CALLED[mode]}, here": {c.name: _latency(record, c.name, mode) for c in known}
-            for mode in MODES
-        },
-        TPU: {c.name: c.tpu_ms for c in known},
-        V100: {c.name: c.v100_s for c in known},
+    latencies = {
+        f"{_CALLED[mode]}, here": {network.name: ms for network, _, ms in _timed(record, mode)}
+        for mode in MODES
     }
-    ours = [c for c in known if c.family == "ResNet-RS"]
+    latencies[TPU] = {c.name: c.tpu_ms for c in known if c.tpu_ms is not None}
+    latencies[V100] = {c.name: 1000 * c.v100_s for c in known if c.v100_s is not None}
+    ours = {c.name: c.accuracy for c in known if c.family == "ResNet-RS" and c.accuracy is not None}
     found: list[tuple[Network, dict[str, float | None]]] = []
     for rival in known:
         if rival.family == "EfficientNet" and rival.accuracy is not None:
             times: dict[str, float | None] = {}
             for column, ms in latencies.items():
-                points = [
-                    (t, c.accuracy) for c in ours if (t := ms[c.name]) is not None and c.accuracy is not None
-                ]
-                at, theirs = interpolated(front(points), rival.accuracy), ms[rival.name]
+                points = [(ms[name], accuracy) for name, accuracy in ours.items() if name in ms]
+                at, theirs = interpolated(front(points), rival.accuracy), ms.get(rival.name)
                 times[column] = None if at is None or theirs is None else theirs / at
             found.append((rival, times))
     return found
@@ -85,10 +81,7 @@ def write_page(record: SpeedRecord, path: Path) -> Path:
     page = StudyPage(
         title=TITLE,
         base=f"measured on {first.device_name if first else 'nothing yet'}; accuracies are published ones",
-        headline={
-            _CALLED[mode]: str(sum(_latency(record, name, mode) is not None for name in record.names()))
-            for mode in MODES
-        },
+        headline={_CALLED[mode]: str(len(_timed(record, mode))) for mode in MODES},
         notes=(_protocol(record),),
         statements=statements(record),
         listings=(_listing(_FASTER, _faster_rows(record)), _listing("Networks", _rows(record))),
@@ -105,32 +98,28 @@ def statements(record: SpeedRecord) -> tuple[Statement, ...]:
     made: list[Statement] = []
     for called in _CALLED.values():
         claim = f"at equal accuracy ResNet-RS is faster than EfficientNet ({called})"
-        here = {rival.name: ups[f"{called}, here"] for rival, ups in found}
-        known = {name: times for name, times in here.items() if times is not None}
-        if known:
-            figure = ", ".join(f"{name}: {_times(times)}" for name, times in known.items())
-            is_seen = all(times > 1 for times in known.values())
-            made.append(Statement(claim=claim, finding="seen" if is_seen else "not seen", figure=figure))
-        else:
-            made.append(Statement(claim=claim))
-    return (*made, *_fewer_macs_can_be_slower(record))
+        known = {rival.name: times for rival, ups in found if (times := ups[f"{called}, here"]) is not None}
+        figure = ", ".join(f"{name}: {_times(times)}" for name, times in known.items())
+        is_seen = all(times > 1 for times in known.values())
+        finding = "not tried" if not known else "seen" if is_seen else "not seen"
+        made.append(Statement(claim=claim, finding=finding, figure=figure))
+    return (*made, _fewer_macs_can_be_slower(record))
 
 
-def _fewer_macs_can_be_slower(record: SpeedRecord) -> list[Statement]:
+def _fewer_macs_can_be_slower(record: SpeedRecord) -> Statement:
     """Whether a network with fewer multiply-adds can be the slower one."""
-    found = (record.timing(name, "train") for name in record.names())
-    timed = [(t, t.latency_ms) for t in found if t is not None and t.latency_ms is not None]
-    pairs = [(a, b) for a in timed for b in timed if a[0].macs < b[0].macs]
+    claim = "multiply-adds do not predict the time of a training step"
+    timed = _timed(record, "train")
+    pairs = [(a, b) for a in timed for b in timed if a[1].macs < b[1].macs]
     if not pairs:
-        return []
+        return Statement(claim=claim)
     # Clearly slower: the fast repeats of one are slower than the slow repeats of the other.
-    wrong = [(a, b) for a, b in pairs if (a[0].latency_ms_p10 or 0.0) > (b[0].latency_ms_p90 or math.inf)]
+    wrong = [(a, b) for a, b in pairs if (a[1].latency_ms_p10 or 0.0) > (b[1].latency_ms_p90 or math.inf)]
     figure = f"in {len(wrong)} of {len(pairs)} pairs the network with fewer is clearly slower"
     if wrong:
-        (few, _), (many, _) = max(wrong, key=lambda pair: pair[0][1] / pair[1][1])
+        (few, *_), (many, *_) = max(wrong, key=lambda pair: pair[0][2] / pair[1][2])
         figure += f"; at most: {few.name} against {many.name}"
-    claim = "multiply-adds do not predict the time of a training step"
-    return [Statement(claim=claim, finding="seen" if wrong else "not seen", figure=figure)]
+    return Statement(claim=claim, finding="seen" if wrong else "not seen", figure=figure)
 
 
 def _charts(record: SpeedRecord) -> Iterator[Chart]:
@@ -141,14 +130,14 @@ def _charts(record: SpeedRecord) -> Iterator[Chart]:
     families = ("ResNet-RS", "EfficientNet", "ResNet-200 of 2015")
     yield Chart(title=title, figure=_accuracy_figure(record, "train", families))
     timed = _timed(record, "train")
-    rivals = [(network, t) for network, t in timed if network.family in ("EfficientNet", "EfficientNet-RS")]
-    by_size = [_point(network, x=float(t.size), y=_per_image(t)) for network, t in rivals]
+    rivals = ("EfficientNet", "EfficientNet-RS")
+    by_size = [_point(network, x=float(t.size), y=ms) for network, t, ms in timed if network.family in rivals]
     yield Chart(
         title="EfficientNet on its own and on smaller images (Figure 5)",
         figure=points_figure(by_size, x_title="pixels a side", y_title=_MILLISECONDS, log="y"),
         note="No source gives the accuracies of EfficientNet-RS, so only what its smaller images save can be shown.",
     )
-    by_macs = [_point(network, x=float(t.macs), y=_per_image(t)) for network, t in timed]
+    by_macs = [_point(network, x=float(t.macs), y=ms) for network, t, ms in timed]
     figure = points_figure(by_macs, x_title="multiply-adds of an image", y_title=_MILLISECONDS, log="xy")
     yield Chart(title="Time of a training step, here, against multiply-adds", figure=figure)
 
@@ -159,8 +148,8 @@ def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]
     With the ResNet of 2015 it has the path of Figure 1 in place of that family's front.
     """
     points = [
-        _point(network, x=_per_image(timing), y=network.accuracy)
-        for network, timing in _timed(record, mode)
+        _point(network, x=ms, y=network.accuracy)
+        for network, _, ms in _timed(record, mode)
         if network.family in families and network.accuracy is not None
     ]
     lines: list[dict[str, Any]] = []
@@ -177,23 +166,14 @@ def _accuracy_figure(record: SpeedRecord, mode: Mode, families: Sequence[Family]
     return points_figure(points, x_title=_MILLISECONDS, y_title=accuracy, log="x", lines=lines)
 
 
-def _timed(record: SpeedRecord, mode: Mode) -> list[tuple[Network, Timing]]:
-    """The measured networks, each with its timing."""
+def _timed(record: SpeedRecord, mode: Mode) -> list[tuple[Network, Timing, float]]:
+    """The measured networks, each with its timing and its milliseconds for an image."""
     timings = ((network, record.timing(network.name, mode)) for network in networks())
-    return [(network, t) for network, t in timings if t is not None and t.latency_ms is not None]
+    return [(network, t, t.latency_ms / t.batch_size) for network, t in timings if t and t.latency_ms]
 
 
 def _point(network: Network, *, x: float, y: float) -> Point:
     return Point(label=network.name, x=x, y=y, group=network.family)
-
-
-def _latency(record: SpeedRecord, name: str, mode: Mode) -> float | None:
-    timing = record.timing(name, mode)
-    return None if timing is None else timing.latency_ms
-
-
-def _per_image(timing: Timing) -> float:
-    return (timing.latency_ms or math.nan) / timing.batch_size
 
 
 def _protocol(record: SpeedRecord) -> str:
@@ -221,10 +201,10 @@ def _rows(record: SpeedRecord) -> list[dict[str, str]]:
         }
         for mode, called in _CALLED.items():
             timing = record.timing(name, mode)
+            ms = timing and timing.latency_ms and timing.latency_ms / timing.batch_size
             memory = timing and timing.peak_memory_mib
-            row[f"{called}: ms an image"] = (
-                "" if timing is None else timing.error or f"{_per_image(timing):,.1f}"
-            )
+            error = (timing and timing.error) or ""
+            row[f"{called}: ms an image"] = error if ms is None else f"{ms:,.1f}"
             row[f"{called}: MiB"] = "" if memory is None else f"{memory:,.0f}"
         network = known.get(name)
         row["published accuracy, %"] = _figure(network and network.accuracy)
