@@ -14,11 +14,9 @@ from jaxtyping import Float
 
 from resnet_rs import config, storage
 from resnet_rs.report.comparison import compare
-from resnet_rs.report.score import Number, PerSample
+from resnet_rs.report.score import PerSample
 from resnet_rs.report.table import difference_line, markdown_table, with_interval
 from resnet_rs.training.experiment import Experiment
-
-_NEEDS = ("headline", "count", "per_sample", "unreadable")
 
 
 class _Run(NamedTuple):
@@ -47,12 +45,12 @@ def compare_runs(old: Path, new: Path) -> str:
             "Only runs with the same score can be compared."
         )
     edits = config.describe(config.diff(before.experiment, after.experiment)) or "the same experiment"
-    is_same_data = before.info["train_digest"] == after.info["train_digest"]
-    data = "" if is_same_data else "; other training data"
-    seeds = [run.info["seed"] for run in (before, after)]
-    seed = "" if seeds[0] == seeds[1] else f"; seed {seeds[0]} and seed {seeds[1]}"
-    head = f"From {old} to {new}: {edits}{data}{seed}."
-    return "\n\n".join([head, markdown_table(_rows(before, after)), _verdict(before, after)])
+    if before.info["train_digest"] != after.info["train_digest"]:
+        edits += "; other training data"
+    if before.info["seed"] != after.info["seed"]:
+        edits += f"; seed {before.info['seed']} and seed {after.info['seed']}"
+    table = markdown_table(_rows(before, after))
+    return f"From {old} to {new}: {edits}.\n\n{table}\n\n{_verdict(before, after)}"
 
 
 def _read(folder: Path) -> _Run:
@@ -65,27 +63,24 @@ def _read(folder: Path) -> _Run:
         folder=folder,
         experiment=config.from_plain(storage.read_json(folder / "experiment.json"), kinds=(Experiment,)),
         info=storage.read_json(folder / "run.json", needs=("seed", "train_digest", "test_digest")),
-        scores=storage.read_json(folder / "scores.json", needs=_NEEDS),
+        scores=storage.read_json(
+            folder / "scores.json", needs=("headline", "count", "per_sample", "unreadable")
+        ),
     )
 
 
 def _rows(before: _Run, after: _Run) -> list[dict[str, str]]:
     """A row per number of the task."""
-    numbers = {
-        run.folder: {n.name.title: _cell(n) for n in run.experiment.task.numbers(run.scores)}
+    old, new = (
+        {n.name.title: with_interval(n.name.cell, n) for n in run.experiment.task.numbers(run.scores)}
         for run in (before, after)
-    }
-    rows: list[dict[str, str]] = []
-    for title in dict.fromkeys(title for cells in numbers.values() for title in cells):
-        cells = {str(folder): found.get(title, "") for folder, found in numbers.items()}
-        if any(cells.values()):
-            rows.append({"": title, **cells})
-    return rows
-
-
-def _cell(number: Number) -> str:
-    cell = number.name.cell
-    return with_interval(cell, number) if number.interval else cell(number.value)
+    )
+    columns = {str(before.folder): old, str(after.folder): new}
+    rows = [
+        {"": title} | {folder: cells.get(title, "") for folder, cells in columns.items()}
+        for title in {**old, **new}
+    ]
+    return [row for row in rows if any(row[folder] for folder in columns)]
 
 
 def _verdict(before: _Run, after: _Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -168,8 +168,7 @@ def _begun(whole: ResolvedStudy, folder: Path) -> ResolvedStudy | None:
     before = read(folder)
     if (before.study.name, before.context.limits) != (whole.study.name, whole.context.limits):
         return None
-    labels = [trial.label for trial in whole.study.trials]
-    return _without(whole, [label for label in labels if label in before.context.left_out])
+    return _without(whole, before.context.left_out)
 
 
 def _costs(whole: ResolvedStudy, speed: float) -> dict[str, Cost]:
@@ -200,15 +199,16 @@ def _within_limits(whole: ResolvedStudy, costs: Mapping[str, Cost]) -> ResolvedS
             f"no trial of {whole.study.name!r} is within the limits {options.limits}: {least}. Raise the limit, or "
             "choose a smaller base."
         )
-    return _without(whole, [label for label in costs if label not in kept])
+    return _without(whole, set(costs) - set(kept))
 
 
-def _without(whole: ResolvedStudy, left_out: list[str]) -> ResolvedStudy:
+def _without(whole: ResolvedStudy, unwanted: Collection[str]) -> ResolvedStudy:
     """The study without some trials, with a note that names them."""
+    labels = [trial.label for trial in whole.study.trials]
+    left_out = tuple(label for label in labels if label in unwanted)
     if not left_out:
         return whole
-    labels = [trial.label for trial in whole.study.trials]
     named = ", ".join(left_out[:_MAX_NAMED]) + (", ..." if len(left_out) > _MAX_NAMED else "")
     note = f"{len(left_out)} of {len(labels)} trials are beyond {whole.options.limits} and left out: {named}."
-    study = whole.study.subset([label for label in labels if label not in left_out]).with_note(note)
-    return replace(whole, study=study, context=replace(whole.context, left_out=tuple(left_out)))
+    study = whole.study.without(left_out).with_note(note)
+    return replace(whole, study=study, context=replace(whole.context, left_out=left_out))

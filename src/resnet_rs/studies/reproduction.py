@@ -88,18 +88,15 @@ def _prepare(out: Path, digest: str, computed: str) -> None:
 
 
 def _read(path: Path, digest: str, computed: str) -> Score:
-    names = tuple(Score.__dataclass_fields__)
-    stored = storage.read_json(path, needs=names)
+    stored: dict[str, Any] = storage.read_json(path, needs=tuple(Score.__dataclass_fields__))
     if stored["digest"] != digest:
         raise ValueError(f"{path} belongs to other images than --data. Use a new folder for --out.")
     if stored["computed"] != computed:
         raise ValueError(
             f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
         )
-    numbers: list[dict[str, Any]] = [n | {"name": ScoreName(**n["name"])} for n in stored["numbers"]]
-    values: dict[str, Any] = {name: stored[name] for name in names}
-    values |= {"numbers": tuple(Number(**n) for n in numbers)}
-    return Score(**values)
+    numbers = tuple(Number(**{**n, "name": ScoreName(**n["name"])}) for n in stored["numbers"])
+    return Score(**{**stored, "numbers": numbers})
 
 
 def table(scores: Iterable[Score]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -31,7 +31,7 @@ class Trial:
     paper: float | None = None
     """Score of the same row in the paper, in percent."""
     at: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Its coordinates in a grid, for the figures: width, depth, size, epochs and others."""
+    """Its coordinates in the grid of the scaling study: width, depth, size and epochs."""
 
     @property
     def folder_name(self) -> str:
@@ -65,14 +65,14 @@ class Study:
             raise ValueError(
                 f"two trials have the label {repeated.label!r}, or nearly the same. Give each its own label."
             )
-        labels = {trial.label for trial in self.trials}
-        if any(not label.strip() for label in labels):
+        labels = dict.fromkeys(trial.label for trial in self.trials)
+        if not all(label.strip() for label in labels):
             raise ValueError("every trial needs a label, and one is empty.")
         for trial in self.trials:
             if trial.baseline == trial.label or trial.baseline not in {None, *labels}:
                 raise ValueError(
                     f"the baseline of trial {trial.label!r} is {trial.baseline!r}, which is no other trial. "
-                    f"The trials are: {', '.join(other.label for other in self.trials)}."
+                    f"The trials are: {', '.join(labels)}."
                 )
 
     def experiments(self, base: Experiment) -> dict[str, Experiment]:
@@ -97,14 +97,12 @@ class Study:
         """The study with one note more."""
         return replace(self, notes=(*self.notes, note))
 
-    def subset(self, labels: Sequence[str]) -> Study:
-        """The study with the trials `labels` only, each with its baseline if that is one of them."""
-        kept = tuple(
-            replace(trial, baseline=trial.baseline if trial.baseline in labels else None)
-            for trial in self.trials
-            if trial.label in labels
+    def without(self, labels: Collection[str]) -> Study:
+        """The study without the trials `labels`; a trial whose baseline is one of them has none."""
+        kept = (trial for trial in self.trials if trial.label not in labels)
+        return replace(
+            self, trials=tuple(replace(t, baseline=None) if t.baseline in labels else t for t in kept)
         )
-        return replace(self, trials=kept)
 
 
 def additive(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -135,18 +133,11 @@ def check_num_trials(num_trials: int) -> None:
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> tuple[Trial, ...]:
     """One trial per combination of values. Its baseline is the one before it along the last axis."""
-    check_num_trials(math.prod(len(values) for values in axes.values()))
+    lengths = [1, *(len(values) for values in axes.values())]
+    check_num_trials(math.prod(lengths))
     trials: list[Trial] = []
-    last = list(axes.values())[-1] if axes else []
-    for values in product(*axes.values()):
+    for i, values in enumerate(product(*axes.values())):
         edits = dict(zip(axes, values, strict=True))
-        is_first = not values or values[-1] == last[0]
-        trials.append(
-            Trial(
-                label=config.describe(edits),
-                edits=edits,
-                baseline=None if is_first else trials[-1].label,
-                at={path: float(v) for path, v in edits.items() if isinstance(v, int | float)},
-            )
-        )
+        baseline = trials[-1].label if i % lengths[-1] else None
+        trials.append(Trial(label=config.describe(edits), edits=edits, baseline=baseline))
     return tuple(trials)

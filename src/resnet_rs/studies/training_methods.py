@@ -70,7 +70,9 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
     methods = _methods(base, num_samples)
     removed = [*_REGULARIZERS.values(), "squeeze-and-excitation", "ResNet-D"]
     plain = _without(methods[label] for label in removed)
-    shallow, deep = _arch(base).blocks, _deeper(_arch(base).blocks)
+    c2, c3, c4, c5 = shallow = _arch(base).blocks
+    # As ResNet-200 has six times the blocks of ResNet-50 in c3 and c4. Source: paper, Table 11.
+    deep = (c2, 6 * c3, 6 * c4, c5)
     small, large = methods["smaller weight decay"]["recipe.weight_decay"]
     trials: list[Trial] = []
     for (depth, label), figures in paper.TABLE_2.items():
@@ -83,7 +85,6 @@ def weight_decay(base: Experiment, num_samples: int) -> Study:
                     edits=_changed(base, {**edits, "recipe.weight_decay": decay}),
                     baseline=trials[-1].label if decay == small else None,
                     paper=accuracy,
-                    at={"weight decay": decay},
                 )
             )
     return Study(
@@ -114,15 +115,10 @@ def decay_claims(record: Record) -> list[Claim]:
     found: list[Claim] = []
     largest = {depth: label for depth, label in paper.TABLE_2}  # the last set of each depth
     for depth, regularizers in largest.items():
-        rows = [
-            trial.label
-            for label in (regularizers, "no regularizer")
-            for trial in record.study.trials
-            if trial.label.startswith(f"{depth}, {label},")
-        ]
-        seeds = record.seeds(*rows) if len(rows) == 4 else ()
+        starts = (f"{depth}, {regularizers},", f"{depth}, no regularizer,")
+        rows = [t.label for start in starts for t in record.study.trials if t.label.startswith(start)]
         pair = None
-        if seeds:
+        if len(rows) == 4 and (seeds := record.seeds(*rows)):
             # In each set of regularizers, the larger weight decay comes first.
             large, small, plain_large, plain_small = (oriented(record, row, seeds) for row in rows)
             pair = small - large, plain_small - plain_large
@@ -188,9 +184,10 @@ def _changed(base: Experiment, edits: Mapping[str, Any]) -> dict[str, Any]:
 def _note(base: Experiment, num_samples: int) -> str:
     """The methods that the study adds to the base, in words."""
     added = _changed(base, _with(_methods(base, num_samples).values()))
-    lacked = f"The row with all methods changes the base by {config.describe(added)}." if added else ""
-    small = "All rows keep the stem of stride 1, so ResNet-D changes the shortcut only."
-    return f"{lacked} {small if _arch(base).stem == 'small' else ''}".strip()
+    parts = [f"The row with all methods changes the base by {config.describe(added)}."] if added else []
+    if _arch(base).stem == "small":
+        parts.append("All rows keep the stem of stride 1, so ResNet-D changes the shortcut only.")
+    return " ".join(parts)
 
 
 def _arch(base: Experiment) -> ResNetArch:
@@ -200,8 +197,3 @@ def _arch(base: Experiment) -> ResNetArch:
             "Choose a base such as resnet-rs-50-i160; `resnet-rs list 'resnet-*'` shows them."
         )
     return base.arch
-
-
-def _deeper(blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """As ResNet-200 has six times the blocks of ResNet-50 in c3 and c4. Source: paper, Table 11."""
-    return (blocks[0], 6 * blocks[1], 6 * blocks[2], blocks[3])
