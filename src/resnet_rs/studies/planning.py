@@ -93,22 +93,16 @@ class Cost:
 
 def resolve(options: Options, *, folder: Path) -> ResolvedStudy:
     """The study for `options`. One that was begun in `folder` with the same `--minutes` keeps its trials."""
-    whole, measure = _whole(options)
-    if not options.limits:
-        return whole
-    speed = math.nan
+    whole, images_per_second = _whole(options)
     if options.minutes is not None:
-        begun = _begun(whole, folder)
-        if begun is not None:
-            return begun
-        speed = measure()
-    return _within_limits(whole, _costs(whole, speed))
+        return _begun(whole, folder) or _within_limits(whole, _costs(whole, images_per_second()))
+    return _within_limits(whole, _costs(whole, math.nan)) if options.limits else whole
 
 
 def forecast(options: Options) -> tuple[ResolvedStudy, dict[str, Cost]]:
     """A new study for `options`, and the cost of each of its trials by label, as measured on the base."""
-    whole, measure = _whole(options)
-    costs = _costs(whole, measure())
+    whole, images_per_second = _whole(options)
+    costs = _costs(whole, images_per_second())
     return _within_limits(whole, costs), costs
 
 

@@ -55,16 +55,16 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
     match_classes(source, imagenet.classes())
     facts, digest = machine.device.describe(), source.digest()
     computed = f"{facts['device']}, {facts['precision']}, torch {facts['torch']}"
-    if machine.ranks.is_first:
-        _prepare(out, digest, computed)
+    # Only the first rank reads and writes; it tells the others which scores are there.
+    is_first = machine.ranks.is_first
+    stored = _stored(out, digest, computed) if is_first else {}
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
-            path, is_first = out / f"{name}.{protocol}.json", machine.ranks.is_first
-            # Only the first rank reads and writes; it tells the others whether the score is there.
-            answers = machine.ranks.gather(json.dumps(is_first and path.is_file()).encode())
+            path = out / f"{name}.{protocol}.json"
+            answers = machine.ranks.gather(json.dumps(path in stored).encode())
             if not any(json.loads(answer) for answer in answers):
                 found = verbs.evaluate(name, data=data, machine=machine, protocol=protocol)
-                score = Score(
+                stored[path] = Score(
                     name=name,
                     protocol=protocol,
                     count=found["count"],
@@ -74,17 +74,16 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
                     computed=computed,
                 )
                 if is_first:
-                    storage.write_json(path, asdict(score))
+                    storage.write_json(path, asdict(stored[path]))
             if is_first:
-                yield _read(path, digest, computed)
+                yield stored[path]
 
 
-def _prepare(out: Path, digest: str, computed: str) -> None:
-    """Make the folder, and check the scores in it before anything is fetched."""
+def _stored(out: Path, digest: str, computed: str) -> dict[Path, Score]:
+    """The scores in the folder `out`, which is made if needed."""
     storage.make_folders(out)
-    for name in RELEASED:
-        for path in sorted(out.glob(f"{name}.*.json")):
-            _read(path, digest, computed)
+    paths = (path for name in RELEASED for path in sorted(out.glob(f"{name}.*.json")))
+    return {path: _read(path, digest, computed) for path in paths}
 
 
 def _read(path: Path, digest: str, computed: str) -> Score:

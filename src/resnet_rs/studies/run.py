@@ -11,21 +11,20 @@ added to a study; results are never dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnet_rs import config, storage, verbs, zoo
 from resnet_rs.data import dataset
 from resnet_rs.jobs import Runner
 from resnet_rs.processes import Interrupted, Stop
 from resnet_rs.report.score import PerSample
-from resnet_rs.studies.planning import ResolvedStudy
+from resnet_rs.studies.planning import Options, ResolvedStudy
 from resnet_rs.studies.record import RECORD, Context, Record, Result, read
-from resnet_rs.studies.study import Trial
 from resnet_rs.training.device import Device
 from resnet_rs.training.events import Finished, Stopped
 from resnet_rs.training.experiment import Experiment
@@ -39,31 +38,41 @@ def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) ->
     Raises `ValueError` if `folder` holds anything else, and `storage.InUse` if another process runs the study.
     """
     options, context = resolved.options, resolved.context
-    experiments = resolved.study.experiments(resolved.base)
     if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=("trials", "page.html")):
         raise ValueError(f"{folder} is not empty and holds no study. Choose a new folder for `--out`.")
+    experiments = resolved.study.experiments(resolved.base)
+    planned = {
+        (trial.label, seed): _Run(
+            trial.label, seed, experiments[trial.label], folder / trial.run_folder(seed)
+        )
+        for seed in resolved.seeds
+        for trial in resolved.study.trials
+    }
     storage.make_folders(folder)
     with storage.locked(folder):
-        record = _collected(resolved, experiments, folder)
-        wanted = {(trial.label, seed): trial for seed in resolved.seeds for trial in resolved.study.trials}
+        record = _collected(resolved, planned.values(), folder)
         for result in record.results:
-            if result.error is None and wanted.pop((result.label, result.seed), None):
+            if result.error is None and planned.pop((result.label, result.seed), None):
                 yield result
-        runs = {trial.run_folder(seed): (trial, seed) for (_, seed), trial in wanted.items()}
-        orders = {
-            path: _order(resolved, experiments[trial.label], folder / path, seed)
-            for path, (trial, seed) in runs.items()
-        }
+        missing = {str(run.folder): run for run in planned.values()}
+        orders = {path: _order(options, run) for path, run in missing.items()}
         record.write(folder)
         num_gpus = int((options.device or "").startswith("cuda"))
         for outcome in runner.run(work, orders, stop=stop, num_cpus=1 + options.workers, num_gpus=num_gpus):
-            trial, seed = runs[outcome.key]
-            result = Result(label=trial.label, seed=seed, error=outcome.error)
-            if outcome.error is None:
-                result = _read_or_failed(context, experiments[trial.label], folder, trial, seed)
+            planned_run = missing[outcome.key]
+            result = _read_or_failed(context, planned_run, error=outcome.error)
             record = _with(record, result)
             record.write(folder)
             yield result
+
+
+class _Run(NamedTuple):
+    """A trial with one seed."""
+
+    label: str
+    seed: int
+    experiment: Experiment
+    folder: Path
 
 
 def work(payload: str, num_threads: int | None, stop: Stop) -> None:
@@ -88,16 +97,15 @@ def work(payload: str, num_threads: int | None, stop: Stop) -> None:
         raise RuntimeError(f"the run in {folder} ended before it was finished.")
 
 
-def _order(resolved: ResolvedStudy, experiment: Experiment, folder: Path, seed: int) -> str:
-    options = resolved.options
+def _order(options: Options, run: _Run) -> str:
     return json.dumps(
         {
             "base": options.base,
-            "experiment": config.to_plain(experiment),
+            "experiment": config.to_plain(run.experiment),
             # A node of a cluster works in a directory of its own.
             "data": dataset.find(options.data).name,
-            "folder": str(folder.resolve()),
-            "seed": seed,
+            "folder": str(run.folder.resolve()),
+            "seed": run.seed,
             "device": options.device,
             "micro_batch": options.micro_batch,
             "workers": options.workers,
@@ -105,7 +113,7 @@ def _order(resolved: ResolvedStudy, experiment: Experiment, folder: Path, seed: 
     )
 
 
-def _collected(resolved: ResolvedStudy, experiments: Mapping[str, Experiment], folder: Path) -> Record:
+def _collected(resolved: ResolvedStudy, planned: Iterable[_Run], folder: Path) -> Record:
     """The record in `folder`, with the finished runs that it lacks. Refuses the record of another study."""
     record = Record(study=resolved.study, context=resolved.context)
     if (folder / RECORD).is_file():
@@ -113,12 +121,9 @@ def _collected(resolved: ResolvedStudy, experiments: Mapping[str, Experiment], f
         _refuse_another(resolved, before, folder)
         record = replace(record, results=before.results)
     done = {(result.label, result.seed) for result in record.results if result.error is None}
-    for trial in resolved.study.trials:
-        for seed in resolved.seeds:
-            scores = folder / trial.run_folder(seed) / "scores.json"
-            if (trial.label, seed) not in done and scores.is_file():
-                found = _read_or_failed(resolved.context, experiments[trial.label], folder, trial, seed)
-                record = _with(record, found)
+    for run in planned:
+        if (run.label, run.seed) not in done and (run.folder / "scores.json").is_file():
+            record = _with(record, _read_or_failed(resolved.context, run))
     return record
 
 
@@ -147,27 +152,24 @@ def _refuse_another(resolved: ResolvedStudy, before: Record, folder: Path) -> No
     raise ValueError(f"{folder} holds this study with other settings; now: {what}. {cure}")
 
 
-def _read_or_failed(
-    context: Context, experiment: Experiment, folder: Path, trial: Trial, seed: int
-) -> Result:
-    """The result of a finished run, or an error where its files are damaged."""
-    run_folder = folder / trial.run_folder(seed)
+def _read_or_failed(context: Context, run: _Run, *, error: str | None = None) -> Result:
+    """The result of a finished run, or an `error`, also where its files are damaged."""
     try:
-        return Result(label=trial.label, seed=seed, **_read_run(context, experiment, run_folder, seed))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        message = f"{run_folder} cannot be read: {type(error).__name__}: {error}"
-        return Result(label=trial.label, seed=seed, error=message)
+        values = _read_run(context, run) if error is None else {"error": error}
+    except (OSError, KeyError, TypeError, ValueError) as reason:
+        values = {"error": f"{run.folder} cannot be read: {type(reason).__name__}: {reason}"}
+    return Result(label=run.label, seed=run.seed, **values)
 
 
-def _read_run(context: Context, experiment: Experiment, run_folder: Path, seed: int) -> dict[str, Any]:
+def _read_run(context: Context, run: _Run) -> dict[str, Any]:
     """The fields of the result of a run. Refuses a run of anything else."""
     needs = ("environment", "classes", "seed", "train_digest", "test_digest")
-    info: dict[str, Any] = storage.read_json(run_folder / "run.json", needs=needs)
-    with_classes = experiment.with_classes(tuple(info["classes"]))
-    found = info | {"experiment": storage.read_json(run_folder / "experiment.json")}
+    info: dict[str, Any] = storage.read_json(run.folder / "run.json", needs=needs)
+    with_classes = run.experiment.with_classes(tuple(info["classes"]))
+    found = info | {"experiment": storage.read_json(run.folder / "experiment.json")}
     expected = {
         "experiment": config.to_plain(with_classes),
-        "seed": seed,
+        "seed": run.seed,
         "train_digest": context.train_digest,
         "test_digest": context.test_digest,
     }
@@ -176,8 +178,8 @@ def _read_run(context: Context, experiment: Experiment, run_folder: Path, seed: 
             raise ValueError(f"it is a run of another {name}; move it away")
     key = context.score.key
     needs = (key, "count", "per_sample", "unreadable", "weights")
-    scores: dict[str, Any] = storage.read_json(run_folder / "scores.json", needs=needs)
-    log = read_log(run_folder / "log.jsonl")
+    scores: dict[str, Any] = storage.read_json(run.folder / "scores.json", needs=needs)
+    log = read_log(run.folder / "log.jsonl")
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if not evaluations:
         raise ValueError("its log holds no evaluation")
