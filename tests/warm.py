@@ -19,7 +19,7 @@ MODULES = (
     "resnet_rs.cli",
     "resnet_rs.verbs",
     "resnet_rs.cli.progress",
-    "resnet_rs.studies.reports",
+    "resnet_rs.studies.summary",
     "resnet_rs.studies.catalog",
 )
 

@@ -6,7 +6,7 @@ Between `<!-- resnet-rs report results/NAME.jsonl -->` and `<!-- end -->` stands
 import re
 from pathlib import Path
 
-from resnet_rs.studies.reports import report
+from resnet_rs.studies.summary import report
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnet_rs.bridges.hub import push_to_hub
-    from resnet_rs.studies.one_call import study
+    from resnet_rs.studies.run import study
     from resnet_rs.studies.study import Study, Trial, additive, alternatives, grid
     from resnet_rs.verbs import Device, Machine, create_model, evaluate, load, save, train
     from resnet_rs.weights.share import from_pretrained, save_pretrained
@@ -41,7 +41,7 @@ __all__ = [
     "train",
 ]
 _MODULES = {
-    "study": "studies.one_call",
+    "study": "studies.run",
     **dict.fromkeys(("Study", "Trial", "additive", "alternatives", "grid"), "studies.study"),
     **dict.fromkeys(("experiment", "list_models"), "zoo"),
     "push_to_hub": "bridges.hub",

@@ -8,7 +8,7 @@ from resnet_rs import config
 from resnet_rs.deploy.bench import Protocol, Timing, surroundings
 from resnet_rs.processes import Stop
 from resnet_rs.studies import speed, speed_report
-from resnet_rs.studies.reports import is_study, report
+from resnet_rs.studies.summary import is_study, report
 
 PROTOCOL = Protocol(batch_size=4)
 PLAIN = {name: value for name, value in asdict(PROTOCOL).items() if name != "mode"}

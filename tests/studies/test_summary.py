@@ -10,8 +10,8 @@ from resnet_rs.report.score import PerSample, ScoreName
 from resnet_rs.studies import scaling, summary
 from resnet_rs.studies.claim import judge
 from resnet_rs.studies.record import Context, Record, Result
-from resnet_rs.studies.reports import is_study, report
 from resnet_rs.studies.study import Study, Trial
+from resnet_rs.studies.summary import is_study, report
 from resnet_rs.studies.training_methods import additive_claims, decay_claims, training_methods, weight_decay
 from resnet_rs.zoo import experiment
 

@@ -31,9 +31,9 @@ def say_json(value: Any) -> None:
 
 def say_report(study: Path, *, out: Path | None = None) -> None:
     """Print the tables of a study and write its page to `out`, by default into its folder."""
-    from resnet_rs.studies import reports
+    from resnet_rs.studies import summary
 
-    text, page = reports.report(study, out=out)
+    text, page = summary.report(study, out=out)
     say_lines(text.splitlines())
     if page is not None:
         say(f"page: {page}")

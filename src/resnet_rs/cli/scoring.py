@@ -114,7 +114,7 @@ def report(
     For a study this also prints the tables.
     """
     from resnet_rs import verbs
-    from resnet_rs.studies import compare_runs, reports
+    from resnet_rs.studies import compare_runs, summary
 
     if len(paths) > 2 or (len(paths) == 2 and out is not None):
         raise ValueError("give one path, or two runs to compare, which are printed and need no --out.")
@@ -123,7 +123,7 @@ def report(
         say_lines(compare_runs.compare_runs(*paths).splitlines())
         return
     path = paths[0]
-    if reports.is_study(path):
+    if summary.is_study(path):
         say_report(path, out=out)
     elif out is None:
         say(verbs.report(path))

@@ -19,17 +19,52 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from resnet_rs import config, storage, verbs, zoo
+from resnet_rs import jobs as places
 from resnet_rs.data import dataset
 from resnet_rs.jobs import Runner
-from resnet_rs.processes import Interrupted, Stop
+from resnet_rs.processes import Interrupted, Stop, listening
 from resnet_rs.report.score import PerSample
-from resnet_rs.studies.planning import Options, ResolvedStudy
+from resnet_rs.report.table import Table
+from resnet_rs.studies import summary
+from resnet_rs.studies.planning import Options, ResolvedStudy, resolve
 from resnet_rs.studies.record import RECORD, Context, Record, Result, read
+from resnet_rs.studies.study import Study
 from resnet_rs.training.device import Device
 from resnet_rs.training.events import Finished, Stopped
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.log import read_log
 from resnet_rs.training.machine import Machine
+
+
+def study(
+    chosen: str | Study,
+    *,
+    base: str | Experiment,
+    data: str,
+    out: str | Path,
+    num_seeds: int = 1,
+    jobs: str | None = None,
+) -> Table:
+    """The table of a study, with a verdict for each comparison; runs or continues it in the folder `out`.
+
+    `chosen` is the name of a study of the paper, a .yaml file, or a `Study`. `jobs` is such as `local:2`; a script that
+    uses it needs `if __name__ == "__main__":`. A failed trial is a row with its error, and the same call tries it
+    again. Ctrl-C saves the current run and raises `KeyboardInterrupt`; the same call continues. For limits of cost and
+    time, see `planning.Options`.
+    """
+    folder, runner = Path(out), places.parse(jobs)
+    name = base if isinstance(base, str) else zoo.nearest(base)
+    edits = {} if isinstance(base, str) else config.diff(zoo.experiment(name), base)
+    options = Options(study=chosen, base=name, edits=edits, data=data, num_seeds=num_seeds)
+    resolved = resolve(options, folder=folder)
+    with listening() as stop:
+        for _ in run(resolved, folder, runner, stop=stop):
+            pass
+    record = read(folder)
+    summary.write_page(record, folder / summary.PAGE, has_folder=True)
+    if stop.is_requested:
+        raise KeyboardInterrupt(f"stopped by {stop.reason} and saved. The same call continues.")
+    return summary.tabulate(record, has_folder=True)
 
 
 def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) -> Iterator[Result]:
@@ -38,7 +73,7 @@ def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) ->
     Raises `ValueError` if `folder` holds anything else, and `storage.InUse` if another process runs the study.
     """
     options, context = resolved.options, resolved.context
-    if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=("trials", "page.html")):
+    if not (folder / RECORD).is_file() and not storage.is_vacant(folder, but=("trials", summary.PAGE)):
         raise ValueError(f"{folder} is not empty and holds no study. Choose a new folder for `--out`.")
     experiments = resolved.study.experiments(resolved.base)
     planned = {

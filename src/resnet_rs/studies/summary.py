@@ -1,4 +1,4 @@
-"""From a record to its table with verdicts, and to its page."""
+"""The results of the study at a path: its table with verdicts, and its page."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.figures import curves_figure, dots_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import Row, Table, duration_text
-from resnet_rs.studies import scaling, training_methods
+from resnet_rs.studies import scaling, speed, speed_report, training_methods
 from resnet_rs.studies.claim import Claim, judge
-from resnet_rs.studies.record import Record
+from resnet_rs.studies.record import RECORD, Record, read
 from resnet_rs.studies.study import Trial
 from resnet_rs.training.experiment import Experiment
 
@@ -28,6 +28,33 @@ _CLAIMS: dict[str, Callable[[Record], list[Claim]]] = {
     "scaling": scaling.claims,
 }
 """Study -> the paper's claims that it tests."""
+
+
+def is_study(path: Path) -> bool:
+    """Whether `path` is the folder of a study, or a file of its results."""
+    return path.suffix == ".jsonl" or any((path / name).is_file() for name in (RECORD, speed.RECORD))
+
+
+def report(path: Path, *, out: Path | None = None) -> tuple[str, Path | None]:
+    """The study's tables as Markdown, and the path of its page.
+
+    The page is written to `out`, by default into the study's folder; for a single file only with `out`.
+    """
+    page = out or (path / PAGE if path.is_dir() else None)
+    if _is_speed(path):
+        timed = speed.read(path)
+        return speed_report.markdown(timed), page and speed_report.write_page(timed, page)
+    found = read(path)
+    return markdown(found), page and write_page(found, page, has_folder=path.is_dir() and out is None)
+
+
+def _is_speed(path: Path) -> bool:
+    if path.is_dir():
+        return (path / speed.RECORD).is_file()
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return '"study": "speed"' in lines.readline(10_000)
 
 
 def tabulate(record: Record, *, has_folder: bool = False) -> Table:
