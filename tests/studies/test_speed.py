@@ -7,7 +7,7 @@ import pytest
 from resnet_rs import config
 from resnet_rs.deploy.bench import Protocol, Timing, surroundings
 from resnet_rs.processes import Stop
-from resnet_rs.studies import speed, speed_report
+from resnet_rs.studies import speed
 from resnet_rs.studies.summary import is_study, report
 
 PROTOCOL = Protocol(batch_size=4)
@@ -75,7 +75,7 @@ def test_efficientnet_rs_is_the_same_network_on_smaller_images(known):
 
 def test_the_published_latencies_give_the_papers_speed_ups(known):
     """Table 3: at B6's accuracy 2.7 times on a TPUv3 and 3.3 times on a V100."""
-    found = speed_report.speed_ups(speed.SpeedRecord(protocol=PLAIN))
+    found = speed.speed_ups(speed.SpeedRecord(protocol=PLAIN))
     ups = {rival.name: times for rival, times in found}
     assert ups["efficientnet-b6"]["TPUv3, published"] == pytest.approx(2.7, abs=0.05)
     assert ups["efficientnet-b6"]["V100, published"] == pytest.approx(3.3, abs=0.05)
@@ -84,7 +84,7 @@ def test_the_published_latencies_give_the_papers_speed_ups(known):
 
 
 def test_a_front_keeps_what_nothing_beats():
-    assert speed_report.front([(3.0, 70.0), (1.0, 60.0), (2.0, 55.0), (2.0, 65.0), (4.0, 70.0)]) == [
+    assert speed.front([(3.0, 70.0), (1.0, 60.0), (2.0, 55.0), (2.0, 65.0), (4.0, 70.0)]) == [
         (1.0, 60.0),
         (2.0, 65.0),
         (3.0, 70.0),
@@ -92,9 +92,9 @@ def test_a_front_keeps_what_nothing_beats():
 
 
 def test_between_neighbors_latency_grows_evenly_on_a_log_axis():
-    assert speed_report.interpolated(FRONT, 70.0) == pytest.approx(10)
-    assert speed_report.interpolated(FRONT, 60.0) == pytest.approx(1)
-    assert speed_report.interpolated(FRONT, 81.0) is None
+    assert speed.interpolated(FRONT, 70.0) == pytest.approx(10)
+    assert speed.interpolated(FRONT, 60.0) == pytest.approx(1)
+    assert speed.interpolated(FRONT, 81.0) is None
 
 
 def test_twice_the_rivals_latency_is_twice_the_speed_up(known):
@@ -102,11 +102,11 @@ def test_twice_the_rivals_latency_is_twice_the_speed_up(known):
     rival = known["efficientnet-b4"]
     one, two = (speed.SpeedRecord(protocol=PLAIN, timings=(*ours, timed(rival, ms))) for ms in (50.0, 100.0))
     found = [
-        next(times["training step, here"] for c, times in speed_report.speed_ups(r) if c == rival)
+        next(times["training step, here"] for c, times in speed.speed_ups(r) if c == rival)
         for r in (one, two)
     ]
     assert found[1] == pytest.approx(2 * found[0])
-    statements = speed_report.statements(two)
+    statements = speed.statements(two)
     assert statements[0].figure.startswith("efficientnet-b4: ")
     assert statements[1].finding == "not tried"
 

@@ -35,9 +35,7 @@ class Tile:
     """A test image with what is said of it."""
 
     index: int
-    """Which sample of the test split it is."""
     key: str
-    """The sample's name."""
     lines: tuple[str, ...]
     """Short texts below the image; the last one is set in the color of errors."""
 

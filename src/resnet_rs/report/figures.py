@@ -47,7 +47,6 @@ class Point:
     high: float = math.nan
     """Bounds of `y`, if it has an interval."""
     group: str
-    """Points of a group share color and shape."""
 
 
 def run_figures(
@@ -152,7 +151,7 @@ def points_figure(
     log: Literal["x", "y", "xy"],
     lines: Sequence[dict[str, Any]] = (),
 ) -> Figure:
-    """Points with their intervals, by group, and lines among them; the axes in `log` are logarithmic."""
+    """Points with their intervals, a color and shape for each group, and lines; axes in `log` are logarithmic."""
     traces = [*lines]
     for i, group in enumerate(dict.fromkeys(point.group for point in points)):
         chosen, color = [point for point in points if point.group == group], _PALETTE[i % len(_PALETTE)]

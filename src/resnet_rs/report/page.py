@@ -49,7 +49,6 @@ class RunPage:
     headline: Mapping[str, str]
     """Label -> value of the few numbers at the top."""
     score: ScoreName
-    """The score whose curve is shown."""
     scored: str = "test"
     """The part of the data whose score the curve shows."""
     epochs: Sequence[Mapping[str, float | int | None]]
@@ -57,13 +56,10 @@ class RunPage:
     is_finished: bool
     numbers: Sequence[Number]
     blocks: Sequence[Block]
-    """What the task adds: figures, tables and test images."""
     images: Mapping[int, UInt8[np.ndarray, "H W C"]]
-    """The test images that galleries show, by their index."""
     unreadable: Sequence[Mapping[str, Any]]
     """Key and reason of every test image that could not be read."""
     augmented: Sequence[UInt8[np.ndarray, "H W C"]]
-    """Training samples as the network sees them."""
     augmented_note: str = ""
     """How the training samples differ from the release's."""
     experiment: Mapping[str, Any]

@@ -24,7 +24,6 @@ class ScoreName:
     key: str
     """Its key in `scores.json` and in the log. The bounds of its interval are `KEY_low` and `KEY_high`."""
     label: str
-    """What people read."""
     is_share: bool = True
     """Whether it lies in [0, 1] and is shown in percent."""
     is_higher_better: bool = True
@@ -91,7 +90,6 @@ class PerSample:
     indices: tuple[int, ...] = ()
     """Samples with another value, in increasing order."""
     values: tuple[float, ...] = ()
-    """Their values."""
 
     def __post_init__(self) -> None:
         if len(self.indices) != len(self.values):

@@ -20,11 +20,9 @@ class Row:
 
     label: str
     edits: str
-    """From the study's base, as typed."""
     score: Mean | None
     """None until a seed has finished."""
     baseline: str | None = None
-    """Label of the row that it is compared with."""
     difference: Difference | None = None
     """From the baseline, corrected for all comparisons of the table."""
     verdict: Verdict | None = None
@@ -35,7 +33,6 @@ class Row:
     minutes: float | None = None
     """Duration of a whole run, mean over the seeds."""
     errors: tuple[str, ...] = ()
-    """One for each seed that failed."""
     links: tuple[tuple[str, str], ...] = ()
     """Text and address of where more about it is found."""
 

@@ -32,19 +32,16 @@ class Options:
     """What a user asks for."""
 
     study: str | Study
-    """A name of the catalog, a .yaml file, or a `Study`."""
     base: str
     edits: Mapping[str, Any]
     """Edits of the base, and settings of the study such as `grid.widths`."""
     data: str
-    """As typed: `builtin`, or a folder."""
     num_seeds: int = 1
     is_adapted: bool = False
     """Whether the base's recipe is adapted to the data before the trials edit it."""
     minutes: float | None = None
     """Time for all trials and seeds; the costliest trials are left out. A study that was begun keeps its trials."""
     max_macs: float | None = None
-    """The most multiply-adds per image of a trial."""
     device: str | None = None
     micro_batch: int | None = None
     workers: int = 0

@@ -38,9 +38,7 @@ class Context:
     edits: str
     """From that experiment to the study's base, as typed; changes made by `--fit` are included."""
     experiment: Mapping[str, Any]
-    """The base itself, as JSON."""
     score: ScoreName
-    """The headline score of its task."""
     data: str
     """Title of the data set: a folder's own name, without the folders above it."""
     num_train: int
@@ -52,7 +50,6 @@ class Context:
     limits: str = ""
     """The limits that leave trials out, as typed."""
     left_out: tuple[str, ...] = ()
-    """Labels of the trials beyond the limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +60,7 @@ class Result:
     seed: int
     error: str | None = None
     count: int = 0
-    """Number of scored test samples."""
     score: float | None = None
-    """The headline score."""
     per_sample: PerSample | None = None
     """The value of each test sample; None where the task has no such values."""
     unscored: tuple[int, ...] = ()
@@ -75,7 +70,6 @@ class Result:
     curve: tuple[tuple[float, float], ...] = ()
     """Epoch and headline score of each evaluation."""
     minutes: float | None = None
-    """Duration of the run with its evaluations."""
     images_per_second: float | None = None
     """In training, median over evaluations, of one process among those that ran at once."""
     params: int | None = None

@@ -31,7 +31,6 @@ class Score:
     protocol: str
     """`own`, that of the release, or `timm`."""
     count: int
-    """Number of scored images."""
     num_unreadable: int
     numbers: tuple[Number, ...]
     """The scores of its task, the headline first."""
@@ -94,8 +93,9 @@ def _read(path: Path, digest: str, computed: str) -> Score:
         raise ValueError(
             f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
         )
-    numbers = tuple(Number(**{**n, "name": ScoreName(**n["name"])}) for n in stored["numbers"])
-    return Score(**{**stored, "numbers": numbers})
+    numbers: list[dict[str, Any]] = [n | {"name": ScoreName(**n["name"])} for n in stored["numbers"]]
+    stored["numbers"] = tuple(Number(**n) for n in numbers)
+    return Score(**stored)
 
 
 def table(scores: Iterable[Score]) -> str:

@@ -189,8 +189,10 @@ def _refuse_another(resolved: ResolvedStudy, before: Record, folder: Path) -> No
 
 def _read_or_failed(context: Context, run: _Run, *, error: str | None = None) -> Result:
     """The result of a finished run, or an `error`, also where its files are damaged."""
+    values: dict[str, Any] = {"error": error}
     try:
-        values = _read_run(context, run) if error is None else {"error": error}
+        if error is None:
+            values = _read_run(context, run)
     except (OSError, KeyError, TypeError, ValueError) as reason:
         values = {"error": f"{run.folder} cannot be read: {type(reason).__name__}: {reason}"}
     return Result(label=run.label, seed=run.seed, **values)

@@ -15,7 +15,7 @@ from resnet_rs.report.comparison import Difference, Values, compare, mean_score
 from resnet_rs.report.figures import curves_figure, dots_figure
 from resnet_rs.report.study_page import Statement, StudyPage, render_study_page, statements_table
 from resnet_rs.report.table import Row, Table, duration_text
-from resnet_rs.studies import scaling, speed, speed_report, training_methods
+from resnet_rs.studies import scaling, speed, training_methods
 from resnet_rs.studies.claim import Claim, judge
 from resnet_rs.studies.record import RECORD, Record, read
 from resnet_rs.studies.study import Trial
@@ -43,7 +43,7 @@ def report(path: Path, *, out: Path | None = None) -> tuple[str, Path | None]:
     page = out or (path / PAGE if path.is_dir() else None)
     if _is_speed(path):
         timed = speed.read(path)
-        return speed_report.markdown(timed), page and speed_report.write_page(timed, page)
+        return speed.markdown(timed), page and speed.write_page(timed, page)
     found = read(path)
     return markdown(found), page and write_page(found, page, has_folder=path.is_dir() and out is None)
 
