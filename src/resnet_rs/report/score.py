@@ -44,18 +44,15 @@ class ScoreName:
             return ""
         return f"{value:.1%}" if self.is_share else f"{value:.4g}"
 
-    def cell(self, value: float | None) -> str:
+    def cell(self, value: float | None, *, sign: str = "") -> str:
         """`value` in a column with the title: `90.42`, or `0.312`. An empty text for None and for infinity."""
-        return self._without_unit(value, sign="")
-
-    def change(self, value: float | None) -> str:
-        """A difference with its sign and without its unit: `+1.20`, or `-0.031`."""
-        return self._without_unit(value, sign="+")
-
-    def _without_unit(self, value: float | None, *, sign: str) -> str:
         if value is None or not math.isfinite(value):
             return ""
         return f"{100 * value:{sign}.2f}" if self.is_share else f"{value:{sign}.4g}"
+
+    def change(self, value: float | None) -> str:
+        """A difference with its sign and without its unit: `+1.20`, or `-0.031`."""
+        return self.cell(value, sign="+")
 
     def number(self, scores: Mapping[str, Any]) -> Number:
         """This score of `scores`, with its interval where they have one."""

@@ -200,16 +200,16 @@ def reliability_bins(
     """
     if num_bins < 1:
         raise ValueError(f"num_bins must be 1 or more, got {num_bins}.")
-    counts, num_correct, totals = _per_bin(confidences, correct, upper=np.arange(1, num_bins) / num_bins)
+    bins = _per_bin(confidences, correct, upper=np.arange(1, num_bins) / num_bins)
     return tuple(
         Bin(
             low=i / num_bins,
             high=(i + 1) / num_bins,
-            confidence=float(totals[i] / counts[i]) if counts[i] else None,
-            accuracy=float(num_correct[i] / counts[i]) if counts[i] else None,
-            count=int(counts[i]),
+            confidence=total / count if count else None,
+            accuracy=num_correct / count if count else None,
+            count=int(count),
         )
-        for i in range(num_bins)
+        for i, (count, num_correct, total) in enumerate(bins.T.tolist())
     )
 
 

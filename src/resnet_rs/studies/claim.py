@@ -45,14 +45,14 @@ def oriented(record: Record, label: str, seeds: Sequence[int]) -> Float[np.ndarr
 def judge(claims: Sequence[Claim], score: ScoreName) -> tuple[Statement, ...]:
     """What was found of each claim, corrected for the number of claims."""
     pairs = {i: claim.pair for i, claim in enumerate(claims) if claim.pair is not None}
-    found: dict[int, Difference] = {}
+    found = [Statement(claim=claim.text) for claim in claims]
     for per in {claim.per for claim in claims}:
         alike = {i: pair for i, pair in pairs.items() if claims[i].per == per}
-        found |= zip(alike, compare(list(alike.values()), num_comparisons=len(pairs)), strict=True)
-    return tuple(
-        _statement(claim, found[i], score) if i in found else Statement(claim=claim.text)
-        for i, claim in enumerate(claims)
-    )
+        for i, difference in zip(
+            alike, compare(list(alike.values()), num_comparisons=len(pairs)), strict=True
+        ):
+            found[i] = _statement(claims[i], difference, score)
+    return tuple(found)
 
 
 def for_seeds(finding: Finding, num_seeds: int) -> Finding:

@@ -102,10 +102,9 @@ def _values(run: _Run, *both: _Run) -> Float[np.ndarray, "1 N"] | None:
     if run.scores["per_sample"] is None:
         return None
     try:
-        unscored = sorted({item["index"] for other in both for item in other.scores["unreadable"]})
+        unscored = [item["index"] for other in both for item in other.scores["unreadable"]]
         num_samples = run.scores["count"] + len(run.scores["unreadable"])
-        values = PerSample.from_plain(run.scores["per_sample"]).dense(num_samples)
-        return np.delete(values, unscored)[None]
+        return np.delete(PerSample.from_plain(run.scores["per_sample"]).dense(num_samples), unscored)[None]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise storage.Damaged(
             f"{run.folder / 'scores.json'} has no values per sample that fit its count: {error}. Continue the run with "

@@ -145,21 +145,19 @@ def _whole(options: Options) -> tuple[ResolvedStudy, Callable[[], float]]:
 
     def images_per_second() -> float:
         micro_batch = options.micro_batch or DEFAULT_MICRO_BATCH
-        return measure_speed(
-            base, train, device=machine.device, micro_batch=micro_batch, workers=options.workers
-        )[0]
+        device, workers = machine.device, options.workers
+        return measure_speed(base, train, device=device, micro_batch=micro_batch, workers=workers)[0]
 
     return ResolvedStudy(study=study, context=context, options=options), images_per_second
 
 
 def _begun(whole: ResolvedStudy, folder: Path) -> ResolvedStudy | None:
     """The study with the trials that it has in `folder`, if it was begun there with the same limits."""
-    if not (folder / RECORD).is_file():
-        return None
-    before = read(folder)
-    if (before.study.name, before.context.limits) != (whole.study.name, whole.context.limits):
-        return None
-    return _without(whole, before.context.left_out)
+    if (folder / RECORD).is_file():
+        before = read(folder)
+        if (before.study.name, before.context.limits) == (whole.study.name, whole.context.limits):
+            return _without(whole, before.context.left_out)
+    return None
 
 
 def _costs(whole: ResolvedStudy, speed: float) -> dict[str, Cost]:

@@ -94,8 +94,10 @@ def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) ->
         record.write(folder)
         num_gpus = int((options.device or "").startswith("cuda"))
         for outcome in runner.run(work, orders, stop=stop, num_cpus=1 + options.workers, num_gpus=num_gpus):
-            planned_run = missing[outcome.key]
-            result = _read_or_failed(context, planned_run, error=outcome.error)
+            ended = missing[outcome.key]
+            result = Result(label=ended.label, seed=ended.seed, error=outcome.error)
+            if outcome.error is None:
+                result = _read_or_failed(context, ended)
             record = _with(record, result)
             record.write(folder)
             yield result
@@ -187,15 +189,13 @@ def _refuse_another(resolved: ResolvedStudy, before: Record, folder: Path) -> No
     raise ValueError(f"{folder} holds this study with other settings; now: {what}. {cure}")
 
 
-def _read_or_failed(context: Context, run: _Run, *, error: str | None = None) -> Result:
-    """The result of a finished run, or an `error`, also where its files are damaged."""
-    values: dict[str, Any] = {"error": error}
+def _read_or_failed(context: Context, run: _Run) -> Result:
+    """The result of a finished run, or an error where its files are damaged."""
     try:
-        if error is None:
-            values = _read_run(context, run)
-    except (OSError, KeyError, TypeError, ValueError) as reason:
-        values = {"error": f"{run.folder} cannot be read: {type(reason).__name__}: {reason}"}
-    return Result(label=run.label, seed=run.seed, **values)
+        return Result(label=run.label, seed=run.seed, **_read_run(context, run))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        message = f"{run.folder} cannot be read: {type(error).__name__}: {error}"
+        return Result(label=run.label, seed=run.seed, error=message)
 
 
 def _read_run(context: Context, run: _Run) -> dict[str, Any]:

@@ -120,22 +120,20 @@ def claims(record: Record) -> list[Claim]:
     lengths, sizes = _values_of(record, "epochs"), _values_of(record, "size")
     longest, shortest = lengths[-1], lengths[0]
     size, depth, width = (_neighbors(record, longest, axis) for axis in ("size", "depth", "width"))
+    deeper, wider = (_neighbors(record, shortest, axis) for axis in ("depth", "width"))
     found: list[Claim] = []
     for per in _COSTS:
         text = f"rule 1, long ({longest:g} epochs): depth gains more than width for the same {per}"
         found.append(_claim(record, text, depth, width, per=per))
         if shortest < longest:
             text = f"rule 1, short ({shortest:g} epochs): width gains more than depth for the same {per}"
-            wider, deeper = (_neighbors(record, shortest, axis) for axis in ("width", "depth"))
             found.append(_claim(record, text, wider, deeper, per=per))
-    rule_2 = f"rule 2 ({longest:g} epochs)"
-    text = f"{rule_2}: size gains less than depth for the same multiply-adds"
+    text = f"rule 2 ({longest:g} epochs): size gains less than depth for the same multiply-adds"
     found.append(_claim(record, text, size, depth, expects="loss"))
     if len(sizes) > 2:
         (a, b), (c, d) = sizes[:2], sizes[-2:]
-        text = f"{rule_2}: from {a:g} to {b:g} px gains more than from {c:g} to {d:g}"
-        first = [(low, high) for low, high in size if low.at["size"] == a]
-        last = [(low, high) for low, high in size if low.at["size"] == c]
+        text = f"rule 2 ({longest:g} epochs): from {a:g} to {b:g} px gains more than from {c:g} to {d:g}"
+        first, last = ([(low, high) for low, high in size if low.at["size"] == start] for start in (a, c))
         found.append(_claim(record, text, first, last))
     return found
 
@@ -257,12 +255,11 @@ def _claim(
     expects: Literal["gain", "loss"] = "gain",
 ) -> Claim:
     """That the steps `new` gain more than the steps `old` per doubling of a cost."""
-    gains = [gain for steps in (new, old) if (gain := _gain_per_doubling(record, steps, per)) is not None]
-    pair, limit = None, 1.0
-    if len(gains) == 2:
-        (more, most_more), (less, most_less) = gains
-        pair, limit = (more, less), most_more + most_less
-    return Claim(text=text, pair=pair, per=f"doubling of {per}", expects=expects, limit=limit)
+    more, less = (_gain_per_doubling(record, steps, per) for steps in (new, old))
+    per = f"doubling of {per}"
+    if more is None or less is None:
+        return Claim(text=text, pair=None, per=per, expects=expects)
+    return Claim(text=text, pair=(more[0], less[0]), per=per, expects=expects, limit=more[1] + less[1])
 
 
 def _gain_per_doubling(

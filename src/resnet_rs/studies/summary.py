@@ -49,11 +49,10 @@ def report(path: Path, *, out: Path | None = None) -> tuple[str, Path | None]:
 
 
 def _is_speed(path: Path) -> bool:
-    if path.is_dir():
-        return (path / speed.RECORD).is_file()
-    if not path.is_file():
+    file = path / speed.RECORD if path.is_dir() else path
+    if not file.is_file():
         return False
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         return '"study": "speed"' in lines.readline(10_000)
 
 
