@@ -68,9 +68,9 @@ class _Loader(yaml.SafeLoader):
         if not all(isinstance(name, yaml.ScalarNode) for name, _ in node.value):
             raise yaml.YAMLError("a name is a list or a mapping; names must be words")
         names = [name.value for name, _ in node.value]
-        repeated = next((name for name, count in Counter(names).items() if count > 1), None)
-        if repeated is not None:
-            raise yaml.YAMLError(f"{repeated!r} appears twice")
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise yaml.YAMLError(f"{name!r} appears twice")
         return {
             # The label of a baseline is a name, too.
             name.value: value.value

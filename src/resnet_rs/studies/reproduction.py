@@ -47,9 +47,9 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
     the classes of `data` are not ImageNet's.
     """
     chosen = list(names) or list(RELEASED)
-    unknown = [name for name in chosen if name not in RELEASED]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} has no published weights; these have: {', '.join(RELEASED)}.")
+    for name in chosen:
+        if name not in RELEASED:
+            raise ValueError(f"{name!r} has no published weights; these have: {', '.join(RELEASED)}.")
     source = dataset.find(data).open_test()
     match_classes(source, imagenet.classes())
     facts, digest = machine.device.describe(), source.digest()

@@ -69,18 +69,18 @@ class Grid:
             values = getattr(self, name)
             if not values or min(values) <= 0 or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be different numbers above 0, got {list(values)}.")
-        unknown = [depth for depth in self.depths if depth not in BLOCKS]
-        if unknown:
-            raise ValueError(f"depths must be among {', '.join(map(str, sorted(BLOCKS)))}, got {unknown[0]}.")
+        for depth in self.depths:
+            if depth not in BLOCKS:
+                raise ValueError(f"depths must be among {', '.join(map(str, sorted(BLOCKS)))}, got {depth}.")
 
 
 def scaling(base: Experiment, num_samples: int, settings: Mapping[str, str]) -> Study:
     """The grid on `base`; `settings` are edits of `Grid` such as `{"grid.widths": "0.5, 1"}`."""
-    unexpected = [path for path in settings if not path.startswith("grid.")]
-    if unexpected:
-        raise ValueError(
-            f"this study has the settings of its grid, such as grid.widths=[0.5, 1]; got {unexpected[0]}."
-        )
+    for path in settings:
+        if not path.startswith("grid."):
+            raise ValueError(
+                f"this study has the settings of its grid, such as grid.widths=[0.5, 1]; got {path}."
+            )
     if not isinstance(base.arch, ResNetArch):
         raise ValueError(f"this study scales a ResNet, and the base has a {type(base.arch).__name__}.")
     axes = config.edit(Grid(), {path.removeprefix("grid."): value for path, value in settings.items()})

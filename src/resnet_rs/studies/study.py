@@ -60,16 +60,16 @@ class Study:
     def __post_init__(self) -> None:
         check_num_trials(len(self.trials))
         counts = Counter(trial.folder_name for trial in self.trials)
-        repeated = next((trial for trial in self.trials if counts[trial.folder_name] > 1), None)
-        if repeated is not None:
-            raise ValueError(
-                f"two trials have the label {repeated.label!r}, or nearly the same. Give each its own label."
-            )
-        labels = dict.fromkeys(trial.label for trial in self.trials)
-        if not all(label.strip() for label in labels):
-            raise ValueError("every trial needs a label, and one is empty.")
+        labels = [trial.label for trial in self.trials]
+        known = {None, *labels}
         for trial in self.trials:
-            if trial.baseline == trial.label or trial.baseline not in {None, *labels}:
+            if counts[trial.folder_name] > 1:
+                raise ValueError(
+                    f"two trials have the label {trial.label!r}, or nearly the same. Give each its own label."
+                )
+            if not trial.label.strip():
+                raise ValueError("every trial needs a label, and one is empty.")
+            if trial.baseline == trial.label or trial.baseline not in known:
                 raise ValueError(
                     f"the baseline of trial {trial.label!r} is {trial.baseline!r}, which is no other trial. "
                     f"The trials are: {', '.join(labels)}."
