@@ -220,3 +220,34 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_fetched(monkeypa
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError):
         rs.evaluate(NAME, data=str(tmp_path / "none"))
+
+
+@pytest.fixture
+def same_images(tmp_path):
+    """A folder whose test images are its training images, 4 for each of 3 classes."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
+        for part in ("train", "test"):
+            folder = tmp_path / "data" / part / f"class {i % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{i}.png")
+    return tmp_path
+
+
+def test_neighbors_classify_images_of_classes_that_the_weights_do_not_know(weights, same_images):
+    data = str(same_images / "data")
+    scores = verbs.evaluate_neighbors(weights, data=data, count=1)
+    assert (scores["top1"], scores["count"]) == (1.0, 12)
+    # All of them vote nearly alike, so each class has a third of the votes.
+    scores = verbs.evaluate_neighbors(weights, data=data, count=12)
+    assert scores["nll"] < 2
+
+
+def test_neighbors_need_one_class_per_image(weights, same_images):
+    (same_images / "both.csv").write_text(
+        "".join(["path,label,split\n", *(f"data/train/class {i % 3}/{i}.png,a|b,train\n" for i in range(11))])
+        + "data/train/class 2/11.png,a,test\n"
+    )
+    with pytest.raises(ValueError, match=r"needs one class per image and a classifier, got mean average"):
+        verbs.evaluate_neighbors(weights, data=str(same_images / "both.csv"), count=1)

@@ -46,6 +46,14 @@ def evaluate(
             help="Labels of a test set made after ImageNet: imagenet-v2, imagenet-r, imagenet-a, imagenet-real."
         ),
     ] = None,
+    neighbors: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Classify each test image by this many of the nearest training images of DATA, in place of the "
+            "trained classifier. The classes of DATA may be other ones.",
+        ),
+    ] = None,
     workers: Workers = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     device: DeviceName = None,
@@ -55,11 +63,19 @@ def evaluate(
     from resnet_rs import verbs
 
     asked = parse_assignments(edits or [])
+    if neighbors is not None and (asked or protocol != "own" or labels is not None):
+        raise ValueError(
+            "--neighbors prepares images as the weights were trained and takes labels from the data. Leave edits, "
+            "--protocol and --labels out."
+        )
     here = verbs.Machine(device=verbs.Device.choose(device), workers=workers, max_pixels=max_pixels)
     with with_ranks(here) as machine:
-        scores = verbs.evaluate(
-            trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
-        )
+        if neighbors is None:
+            scores = verbs.evaluate(
+                trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
+            )
+        else:
+            scores = verbs.evaluate_neighbors(trained, data=data, count=neighbors, machine=machine)
         if as_json:
             say_json(scores)
         else:

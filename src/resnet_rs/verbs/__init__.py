@@ -6,7 +6,7 @@ from resnet_rs.verbs.choice import choose
 from resnet_rs.verbs.models import create_model, existing, save
 from resnet_rs.verbs.plans import Limits, describe_plan, expected_seconds, plan_choice, plan_experiment
 from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
-from resnet_rs.verbs.scoring import describe_scores, evaluate, load, report
+from resnet_rs.verbs.scoring import describe_scores, evaluate, evaluate_neighbors, load, report
 from resnet_rs.verbs.training import train, training
 from resnet_rs.zoo import experiment
 
@@ -21,6 +21,7 @@ __all__ = [
     "describe_plan",
     "describe_scores",
     "evaluate",
+    "evaluate_neighbors",
     "existing",
     "expected_seconds",
     "experiment",

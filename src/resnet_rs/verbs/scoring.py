@@ -1,22 +1,30 @@
-"""Using what was trained, by us or by others: evaluate, load, report."""
+"""Using what was trained, by us or by others: evaluate, evaluate_neighbors, load, report."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor
 
 from resnet_rs import config, storage, zoo
 from resnet_rs.bridges import hub_folder
 from resnet_rs.data import dataset, imagenet
 from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.decode import MAX_PIXELS
+from resnet_rs.data.files import Split
 from resnet_rs.data.source import Source, match_classes
 from resnet_rs.deploy.predictor import Predictor
 from resnet_rs.paper import TIMM
+from resnet_rs.tasks.classification import Classification
 from resnet_rs.tasks.classification_imagenet import keep_classes, real_line, real_scores
+from resnet_rs.tasks.classification_multi_label import task_for
+from resnet_rs.tasks.classification_neighbors import NeighborClassifier
+from resnet_rs.tasks.classifier import Classifier
 from resnet_rs.tasks.task import Task
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
@@ -25,6 +33,7 @@ from resnet_rs.training.evaluate import scores as final_scores
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.page import write_page
+from resnet_rs.training.predictions import predict_all
 from resnet_rs.training.provenance import split_digest
 from resnet_rs.training.ranks import ALONE
 from resnet_rs.verbs.models import opened
@@ -80,6 +89,34 @@ def evaluate(
     return found
 
 
+def evaluate_neighbors(
+    trained: str | Path, *, data: str, count: int, machine: Machine | None = None
+) -> dict[str, Any]:
+    """Scores of k-nearest-neighbor classification on the test part of `data`, whose training part votes.
+
+    Nothing is trained. Classes are those of `data`, so the weights may be of other ones. `count` training images vote
+    for the class of each test image. Without parts of its own, `data` is split as a run splits it.
+    """
+    machine = machine or Machine()
+    chosen = dataset.find(data, max_pixels=machine.max_pixels)
+    source = chosen.open_test()  # before a network is fetched
+    saved = opened(trained)
+    splits, model = chosen.open(split=_recorded_split(source, saved)), saved.load_model()
+    task = task_for(Classification(num_classes=len(splits.train.classes)), splits.train)
+    if type(task) is not Classification or not isinstance(model, Classifier):
+        raise ValueError(
+            f"k-nearest-neighbor classification needs one class per image and a classifier, got {task.headline.label} "
+            f"of {data} and {type(model).__name__} of {trained}. Leave --neighbors out."
+        )
+    experiment = replace(saved.experiment, task=task)
+    model.reset_classifier(0)
+    features, labels = predict_all(machine.device.place(model), splits.train, experiment, machine=machine)
+    classifier = NeighborClassifier(features, cast(Tensor, labels), num_classes=task.num_classes, count=count)
+    model.head.classifier = machine.device.place(classifier)
+    result = score_models({saved.weights: model}, splits.test, experiment, machine=machine)
+    return final_scores(result, splits.test, task)
+
+
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
     """The experiment with the preprocessing that was asked for."""
     unexpected = [path for path in edits if path not in _READ_BY_EVALUATION]
@@ -123,13 +160,23 @@ def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint)
             split = data.automatic_split(splits)
             if split is not None and split_digest(split) == saved.split_digest:
                 return splits.test, False
-    if saved.split is not None:
-        # A few names such as `cat/1.jpg` are in every folder; half of them are only in the folder that was split.
-        recorded = {*saved.split["train"], *saved.split["test"]}
-        if 2 * sum(source.key(i) in recorded for i in range(len(source))) >= len(recorded):
-            source = data.open_test(split=saved.split)
+    split = _recorded_split(source, saved)
+    if split is not None:
+        source = data.open_test(split=split)
     is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
     return source, is_split_unknown and not data.has_test_part
+
+
+def _recorded_split(source: Source, saved: checkpoint.Checkpoint) -> Split | None:
+    """How the data of `saved` was split, if `source` is all of that data.
+
+    A few names such as `cat/1.jpg` are in every folder; half of them are only in the folder that was split.
+    """
+    if saved.split is None:
+        return None
+    recorded = {*saved.split["train"], *saved.split["test"]}
+    is_same = 2 * sum(source.key(i) in recorded for i in range(len(source))) >= len(recorded)
+    return saved.split if is_same else None
 
 
 def load(path: str | Path, *, device: str | None = None, max_pixels: int = MAX_PIXELS) -> Predictor:
