@@ -138,7 +138,7 @@ def test_parameters_are_tensors_and_old_formats_are_read():
         ({"a": torch.ones(1), "epoch": 3, "lr": None}, "'epoch' is of type int; 'lr' is of type NoneType"),
         ({"state_dict": {"a": {"b": torch.ones(1)}}}, "'a' is of type dict"),
         ({3: torch.ones(1)}, "'3' is of type Tensor"),
-        ({"a" * 1000: 3}, f"'{'a' * 120}' is of type int"),
+        ({"a" * 1000: 3}, f"'{'a' * 100}' is of type int"),
         ({"\ud800": torch.ones(1)}, "it is damaged"),
         ({"a": torch.ones(3, device="meta")}, "it is damaged"),
         ({"a": torch.eye(3).to_sparse()}, "it is damaged"),

@@ -106,7 +106,7 @@ def as_safetensors(file: io.BufferedReader | io.BytesIO, *, key: str | None = No
     """
     try:
         found, key = _select(torch.load(file, map_location="cpu", weights_only=True), key)
-        prefix = _PREFIXES.match(os.path.commonprefix([*found]))[0]  # pyright: ignore[reportOptionalSubscript]
+        prefix = (_PREFIXES.match(os.path.commonprefix([*found])) or [""])[0]
         # Safetensors stores no views and no shared memory.
         tensors = {
             name.removeprefix(prefix): tensor.detach().resolve_neg().contiguous().clone()
