@@ -134,10 +134,10 @@ def test_show_takes_edits(command):
             "Leave one of the two out",
         ),
         (["plan", "--data", "builtin"], "no experiment is named. Add `--minutes 10`"),
-        (["plan", "--data", "builtin", "--minutes", "nan"], "minutes must be above 0 and finite, got nan"),
+        (["plan", "--data", "builtin", "--minutes", "nan"], "minutes must be in (0, inf) or none, got nan"),
         (
             ["plan", "--data", "builtin", "--latency-ms", "-1"],
-            "latency_ms must be above 0 and finite, got -1",
+            "latency_ms must be in (0, inf) or none, got -1",
         ),
         (
             ["plan", "--data", "builtin", "--minutes", "1", "--from", "run"],

@@ -49,7 +49,7 @@ def test_folders_and_checkpoints_without_permission_are_named_with_the_cure(tmp_
     [
         (("--workers", "500000000"), "error: workers must be 0 to"),
         (("--max-pixels", "0"), "error: max_pixels must be 1 to 178,956,970"),
-        (("--fit", "--minutes", "inf"), "error: minutes must be above 0 and finite, got inf"),
+        (("--fit", "--minutes", "inf"), "error: minutes must be in (0, inf) or none, got inf"),
     ],
 )
 def test_values_that_the_machine_cannot_serve_are_refused(tmp_path, monkeypatch, capsys, option, said):

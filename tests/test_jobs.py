@@ -190,8 +190,10 @@ def test_places_are_typed(text, runner):
 
 
 def test_a_cluster_without_ray_is_refused_with_the_extra_to_install(monkeypatch):
-    monkeypatch.setattr("resnet_rs.jobs.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs Ray, which is not installed.*resnet-rs\[cluster\]"):
+    monkeypatch.setattr("resnet_rs.text.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"--jobs ray needs ray, which is not installed.*resnet-rs\[cluster\]"
+    ):
         parse("ray")
 
 

@@ -53,7 +53,7 @@ ONLY_IN = {
     "pooch": {"bridges/download.py"},
     **{name: set() for name in ("urllib", "http", "urllib3", "requests", "httpx", "aiohttp", "ftplib")},
     "random": set(),
-    "sys": {"cli/app.py", "cli/output.py", "cli/progress.py", "bridges/torch_file.py"},
+    "sys": {f"cli/{name}.py" for name in ("app", "output", "progress", "ranks")} | {"bridges/torch_file.py"},
     "typer": {f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "studies")},
     "rich": {"cli/progress.py"},
     "pydantic": {"config.py"},

@@ -1,6 +1,7 @@
 """Children end with their parent, however early that ends, and answer with bytes or an exit code."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,6 +11,23 @@ from pathlib import Path
 import pytest
 
 from resnet_rs.processes import run_in_child
+
+FAULTS = """
+import resource
+import numpy as np
+from resnet_rs.processes import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(1 << 23)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+returned = faults()
+keep_freed_memory()
+faults()
+print(returned, faults())
+"""
 
 WORKERS = """
 import os, time
@@ -74,3 +92,10 @@ def test_a_child_answers_with_bytes_of_any_length():
 
 def test_a_child_that_ends_without_an_answer_gives_its_exit_code():
     assert run_in_child(exit_at_once, 3) == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can keep freed memory")
+def test_freed_memory_is_used_again():
+    output = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True).stdout
+    returned, kept = map(int, output.split())
+    assert 10 * kept < returned

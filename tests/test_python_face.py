@@ -200,7 +200,7 @@ def test_an_experiment_gives_its_network():
     [
         (
             lambda run: rs.create_model("resnet-rs-5O-i160"),
-            r"resnet-rs-5O-i160 is no folder; .* or a name of the zoo. Closest: resnet-rs-50-i160",
+            r"resnet-rs-5O-i160 is no folder; .* or a name of `resnet-rs list`. Closest: resnet-rs-50-i160",
         ),
         (lambda run: rs.create_model(run / "gone"), "gone is no folder; expected a run folder"),
         (

@@ -1,6 +1,7 @@
 """Folders are written whole or not at all, and every change to them is found."""
 
 import json
+import os
 
 import pytest
 
@@ -72,6 +73,33 @@ def test_a_manifest_of_any_other_content_is_refused(tmp_path, content):
     folder = _write(tmp_path / "a")
     (folder / storage.MANIFEST).write_text(content)
     with pytest.raises(Damaged):
+        verify(folder)
+
+
+def test_what_is_no_file_is_refused_whatever_the_manifest_says(tmp_path):
+    """A pipe would wait for a writer forever."""
+    folder = _write(tmp_path / "a")
+    (folder / "weights.bin").unlink()
+    os.mkfifo(folder / "weights.bin")
+    with pytest.raises(Damaged, match=r"weights\.bin is not a file"):
+        verify(folder)
+    manifest = json.loads((folder / storage.MANIFEST).read_text())
+    (folder / storage.MANIFEST).write_bytes(storage.manifest(manifest["files"] | {"weights.bin": None}))
+    with pytest.raises(Damaged, match="does not list files"):
+        verify(folder)
+
+
+def test_the_message_says_what_has_changed(tmp_path):
+    folder = _write(tmp_path / "a")
+    weights, manifest = folder / "weights.bin", folder / storage.MANIFEST
+    content, listed = weights.read_bytes(), manifest.read_text()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(Damaged, match=rf"weights\.bin has {len(content) - 1} bytes, expected {len(content)}"):
+        verify(folder)
+    weights.write_bytes(content)
+    digest = json.loads(listed)["files"]["weights.bin"]["sha256"]
+    manifest.write_text(listed.replace(digest, digest[::-1]))
+    with pytest.raises(Damaged, match=r"manifest\.json has changed"):
         verify(folder)
 
 

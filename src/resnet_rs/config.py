@@ -148,6 +148,7 @@ def _edited(inner: Any, hint: Any, edits: Mapping[str, Any], *, path: str) -> An
         return _edit(inner, below, parent=f"{path}.")
     first, kinds = _shown(f"{path}.{next(iter(below))}"), _dataclasses(hint)
     cure = f" Set it first, as in {path}={kinds[0].__name__}." if kinds else ""
+    cure = " Leave one of the two edits out." if "" in edits else cure
     raise ValueError(f"cannot edit {first}: {path!r} is {as_text(inner)}, which has no fields.{cure}")
 
 
@@ -159,7 +160,9 @@ def _build(cls: type, fields: Mapping[str, Any], *, among: list[str] | None = No
         raise ValueError(f"cannot build {cls.__name__}: {error}.") from None
     except ValueError as error:
         names = "" if among is None else f"cannot edit {', '.join(_shown(path) for path in among)}: "
-        raise ValueError(f"{names}{str(error)[:_MAX_MESSAGE]}") from None
+        message = str(error)
+        end = " ..." if len(message) > _MAX_MESSAGE else ""
+        raise ValueError(f"{names}{message[:_MAX_MESSAGE]}{end}") from None
 
 
 def _read(value: Any, hint: Any, path: str, *, present: type | None = None, is_edit: bool = False) -> Any:
@@ -234,7 +237,8 @@ def _refuse_unknown(owner: Any, paths: Iterable[str], *, parent: str | None = No
             message = f"{cls.__name__} has no field {_shown(name)}."
             if parent is not None:
                 aliases = _aliases(owner)
-                near = closest(path, aliases, at_most=1, likeness=0.6)
+                word = path.rpartition(".")[2]
+                near = word if word in aliases else closest(path, aliases, at_most=1, likeness=0.6)
                 message = f"cannot edit {_shown(parent + path)}: {message}"
                 message += f" Closest: {parent}{aliases[near]}." if near else ""
             raise ValueError(f"{message} Its fields are: {', '.join(known)}.")

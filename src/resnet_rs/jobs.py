@@ -16,11 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 from resnet_rs.processes import Child, Interrupted, Stop, listening, num_cores, unblock_signals
+from resnet_rs.text import require
 
 Work = Callable[[str, int | None, Stop], None]
 """Takes a payload, the number of CPU threads it may use (None for no limit), and the stop request. It must be
@@ -49,11 +49,11 @@ class Runner(ABC):
 
     @abstractmethod
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, cores: int = 1, gpus: int = 0
     ) -> Iterator[Outcome]:
         """Run `work` on every payload; yields outcomes in the order of their end. Interrupted work has none.
 
-        On a cluster each piece reserves `num_cpus` cores and `num_gpus` GPUs; on one machine it has an equal share.
+        On a cluster each piece reserves `cores` cores and `gpus` GPUs; on one machine it has an equal share.
         """
 
 
@@ -62,7 +62,7 @@ class InProcess(Runner):
     """Runs the pieces one after the other in this process."""
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, cores: int = 1, gpus: int = 0
     ) -> Iterator[Outcome]:
         for key, payload in payloads.items():
             if stop.is_requested:
@@ -86,7 +86,7 @@ class Local(Runner):
             )
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, cores: int = 1, gpus: int = 0
     ) -> Iterator[Outcome]:
         num_threads = max(1, num_cores() // self.num_workers)
         waiting = list(payloads.items())
@@ -120,20 +120,20 @@ class Cluster(Runner):
     address: str | None = None
 
     def run(
-        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, num_cpus: int = 1, num_gpus: int = 0
+        self, work: Work, payloads: Mapping[str, str], *, stop: Stop, cores: int = 1, gpus: int = 0
     ) -> Iterator[Outcome]:
         with _connected(self.address) as ray:
-            _refuse_unmet(ray, num_cpus, num_gpus)
-            options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": _NUM_RAY_RETRIES}
+            _refuse_unmet(ray, cores, gpus)
+            options = {"num_cpus": cores, "num_gpus": gpus, "max_retries": _NUM_RAY_RETRIES}
             task = ray.remote(**options)(_on_a_node)
-            tasks = {task.remote(work, payload, num_cpus): key for key, payload in payloads.items()}
+            tasks = {task.remote(work, payload, cores): key for key, payload in payloads.items()}
             try:
                 while tasks and not stop.is_requested:
                     done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
                     for ended in done:
                         key, error = tasks.pop(ended), _result(ray, ended)
                         if error == _INTERRUPTED:  # its node has to stop; another node continues
-                            tasks[task.remote(work, payloads[key], num_cpus)] = key
+                            tasks[task.remote(work, payloads[key], cores)] = key
                         else:
                             yield Outcome(key, error)
             finally:
@@ -147,11 +147,7 @@ def parse(text: str | None) -> Runner:
     if text.startswith("local:") and text.removeprefix("local:").isdecimal():
         return Local(int(text.removeprefix("local:")))
     if text == "ray" or (text.startswith("ray://") and len(text) > len("ray://")):
-        if find_spec("ray") is None:
-            raise ValueError(
-                "`--jobs ray` needs Ray, which is not installed. Install it with `pip install resnet-rs[cluster]`, "
-                "or use `--jobs local:N`."
-            )
+        require("ray", extra="cluster", what="--jobs ray")
         return Cluster(None if text == "ray" else text)
     raise ValueError(f"jobs must be local:N, ray or ray://HOST:PORT, got {text!r}. Example: --jobs local:2.")
 
@@ -217,14 +213,14 @@ def _on_a_node(work: Work, payload: str, num_threads: int) -> str | None:
         return _attempt(work, payload, num_threads, stop)
 
 
-def _refuse_unmet(ray: Any, num_cpus: int, num_gpus: int) -> None:  # noqa: ANN401 - types of Ray
+def _refuse_unmet(ray: Any, cores: int, gpus: int) -> None:  # noqa: ANN401 - types of Ray
     """Raise `ValueError` for work that fits on no node of the cluster; Ray would wait for such a node silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
-    if not any(cores >= num_cpus and gpus >= num_gpus for cores, gpus in sizes):
-        has = ", ".join(f"{cores:g} cores and {gpus:g} GPUs" for cores, gpus in sizes) or "none"
+    if not any(has_cores >= cores and has_gpus >= gpus for has_cores, has_gpus in sizes):
+        has = ", ".join(f"{n:g} cores and {m:g} GPUs" for n, m in sizes) or "none"
         raise ValueError(
-            f"a trial needs {num_cpus} cores and {num_gpus} GPUs on one node; the cluster's nodes have: "
+            f"a trial needs {cores} cores and {gpus} GPUs on one node; the cluster's nodes have: "
             f"{has}. Lower --workers, or choose another --device."
         )
 

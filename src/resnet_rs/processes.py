@@ -21,6 +21,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 """The signals that ask a run to stop; Windows has no SIGUSR1."""
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Options of glibc's `mallopt`."""
 _SECONDS_OF_ONE_REQUEST = 1.0
 """Signals within this time are one request, since launchers and terminals send the same signal in several ways."""
 
@@ -81,6 +83,18 @@ def _take(read_end: int, stop: Stop) -> None:
 
 
 def _ignore(number: int, frame: object) -> None: ...
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of freed tensors from now on, in place of returning it to the system.
+
+    The system clears the pages that it hands out, which took up to half of the time of an update (`docs/LOG.md`). Only
+    glibc's allocator does it; elsewhere nothing happens.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def num_cores() -> int:

@@ -223,19 +223,19 @@ def verify(folder: Path) -> None:
     path = folder / MANIFEST
     if not path.is_file():
         raise Damaged(f"{folder} has no {MANIFEST}: resnet-rs did not write it, or not completely.")
-    listed = read_json(path, needs=("files",))["files"]
-    names = [*listed] if isinstance(listed, dict) else []
+    listed = _listed_files(path)
     there = {file.name for file in folder.iterdir()} - {MANIFEST}
-    for name in sorted(there ^ {*names}):
+    for name in sorted(there ^ listed.keys()):
         reason = "is not in the manifest of its folder" if name in there else "is missing"
         raise Damaged(f"{folder / name[:MAX_WORD]} {reason}.")
-    found = {name: _entry(folder / name) for name in names}
-    for name in names:
-        if found[name] != listed[name]:
-            raise Damaged(f"{folder / name} has changed since it was written: its size or SHA-256 differs.")
-    # Compared as bytes, so that even a changed space is found.
-    if path.read_bytes() != manifest(found):
-        raise Damaged(f"{path} has changed since it was written.")
+    for name, expected in sorted(listed.items()):
+        file = folder / name
+        if not file.is_file():
+            raise Damaged(f"{file} is not a file.")
+        if file.stat().st_size != expected["bytes"]:
+            raise Damaged(f"{file} has {file.stat().st_size} bytes, expected {expected['bytes']}.")
+        if file_sha256(file) != expected["sha256"]:
+            raise Damaged(f"{file} has changed since it was written: its SHA-256 differs from the manifest.")
 
 
 @contextmanager
@@ -280,9 +280,22 @@ def _write_through(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _entry(file: Path) -> dict[str, Any] | None:
-    """The size and the hash of a file, as in a manifest; None for anything else."""
-    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)} if file.is_file() else None
+def _listed_files(path: Path) -> dict[str, dict[str, Any]]:
+    """What a manifest says: the size and the hash of each file."""
+    listed = read_json(path, needs=("files",))["files"]
+    if not isinstance(listed, dict) or not all(map(_is_entry, listed.values())):
+        raise Damaged(f"{path} does not list files: resnet-rs did not write it, or it has changed.")
+    # Compared as bytes, so that even a changed space is found.
+    if path.read_bytes() != manifest(listed):
+        raise Damaged(f"{path} has changed since it was written.")
+    return listed
+
+
+def _is_entry(value: object) -> bool:
+    """Whether `value` is what a manifest says of a file."""
+    if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"}:
+        return False
+    return type(value["bytes"]) is int and type(value["sha256"]) is str
 
 
 def _refuse_constant(name: str) -> float:

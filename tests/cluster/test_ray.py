@@ -202,4 +202,4 @@ def test_what_no_node_has_room_for_is_refused(two_nodes):
     with pytest.raises(
         ValueError, match="a trial needs 100 cores and 2 GPUs on one node; the cluster's nodes have: 1"
     ):
-        list(Cluster(cluster.address).run(note, {}, stop=Stop(), num_cpus=100, num_gpus=2))
+        list(Cluster(cluster.address).run(note, {}, stop=Stop(), cores=100, gpus=2))

@@ -73,7 +73,7 @@ def test_values_are_those_of_the_runs_own_scores(whole):
 class Nobody(InProcess):
     """A runner that must not be needed."""
 
-    def run(self, work, payloads, *, stop, num_cpus, num_gpus):
+    def run(self, work, payloads, *, stop, cores, gpus):
         assert not payloads
         return iter(())
 

@@ -7,7 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from resnet_rs import storage
-from resnet_rs.training.curves import refuse_no_tensorboard, with_results, with_tensorboard
+from resnet_rs.cli.training import train
+from resnet_rs.training.curves import with_results, with_tensorboard
 from resnet_rs.training.events import Progressed
 from resnet_rs.training.log import read_log
 from resnet_rs.training.run import run
@@ -77,10 +78,9 @@ def test_event_files_that_cannot_be_written_stop_no_run(job):
     assert steps == 12
 
 
-def test_without_tensorboard_the_option_is_refused_with_the_cure(monkeypatch):
-    refuse_no_tensorboard()
-    monkeypatch.setattr("resnet_rs.training.curves.find_spec", lambda name: None)
+def test_without_tensorboard_the_option_is_refused_with_the_cure(monkeypatch, tmp_path):
+    monkeypatch.setattr("resnet_rs.text.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"which is not installed. Install it with `pip install 'resnet-rs\[tensorb"
     ):
-        refuse_no_tensorboard()
+        train("resnet-rs-tiny", data="builtin", out=tmp_path, tensorboard=True)

@@ -96,7 +96,7 @@ def model_garden_shapes(num_classes, *, ema):
     """Those of a small Model Garden checkpoint, with EMA slots or without."""
     experiment = edit(zoo.experiment("resnet-rs-50-i160"), {**reading._MODEL_GARDEN, **SMALL})
     experiment = replace(experiment, arch=ModelGardenArch.like(experiment.arch))
-    expected = reading.expected_tensors(edit(experiment, {"task.num_classes": num_classes}))
+    expected = edit(experiment, {"task.num_classes": num_classes}).expected_tensors()
     mappings = model_garden_mappings(expected, ema=False)
     shapes = {}
     for mapping, slot in zip(mappings, model_garden_mappings(expected, ema=True), strict=True):

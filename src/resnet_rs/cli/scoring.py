@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from resnet_rs.cli.app import EXIT_PARTLY, app
-from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import (
     MAX_PIXELS,
     AsJson,
@@ -20,6 +19,7 @@ from resnet_rs.cli.options import (
     edits_argument,
 )
 from resnet_rs.cli.output import say, say_json, say_lines, say_report
+from resnet_rs.cli.ranks import with_ranks
 from resnet_rs.config import parse_assignments
 
 FileKey = Annotated[str | None, typer.Option(help="Where in a .pth file the weights are, such as model_ema.")]
@@ -76,10 +76,10 @@ def evaluate(
             )
         else:
             scores = verbs.evaluate_neighbors(trained, data=data, count=neighbors, machine=machine)
-        if as_json:
-            say_json(scores)
-        else:
-            say_lines(verbs.describe_scores(scores))
+    if as_json:
+        say_json(scores)
+    else:
+        say_lines(verbs.describe_scores(scores))
 
 
 @app.command()

@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
-from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import AsJson, DeviceName, MicroBatch, PrecisionName, Workers, edits_argument
 from resnet_rs.cli.output import say, say_json, say_lines, say_report, train_command
+from resnet_rs.cli.ranks import with_ranks
 from resnet_rs.config import describe, edit, parse_assignments
 from resnet_rs.text import macs_text
 
@@ -182,7 +182,7 @@ def reproduce(
             shown = f"{number.name.label} {number.name.text(number.value)} of {score.count:,} images"
             say(f"{score.name} by {score.protocol}: {shown}", is_error=True)
             scores.append(score)
-        say_lines(reproduction.table(scores).splitlines())
+    say_lines(reproduction.table(scores).splitlines())
 
 
 @app.command()

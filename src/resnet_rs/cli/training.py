@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from resnet_rs.cli.app import EXIT_STOPPED, app
-from resnet_rs.cli.machine import with_ranks
 from resnet_rs.cli.options import (
     MAX_PIXELS,
     AsJson,
@@ -24,7 +23,9 @@ from resnet_rs.cli.options import (
     Workers,
 )
 from resnet_rs.cli.output import say, say_json, say_lines, train_command
+from resnet_rs.cli.ranks import with_ranks
 from resnet_rs.config import parse_assignments
+from resnet_rs.text import require
 
 Start = Annotated[
     str | None,
@@ -88,11 +89,11 @@ def train(
     from resnet_rs.cli.progress import show
     from resnet_rs.processes import listening
     from resnet_rs.report.table import duration_text
-    from resnet_rs.training.curves import refuse_no_tensorboard, with_tensorboard
+    from resnet_rs.training.curves import with_tensorboard
     from resnet_rs.training.events import Stopped
 
     if tensorboard:
-        refuse_no_tensorboard()
+        require("tensorboard", extra="tensorboard", what="--tensorboard")
     limits = verbs.Limits(minutes=minutes, begun=time.monotonic())
     name, typed = _named(name, edits)
     here = verbs.Machine(
@@ -162,15 +163,15 @@ def plan(
     with with_ranks(here) as machine:
         choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
         resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine)
-        shown = verbs.describe_plan(resolved)
-        if as_json:
-            say_json(shown)
-            return
-        say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
-        say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
-        say_lines(f"note: {note}" for note in resolved.notes)
-        command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
-        say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
+    shown = verbs.describe_plan(resolved)
+    if as_json:
+        say_json(shown)
+        return
+    say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
+    say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
+    say_lines(f"note: {note}" for note in resolved.notes)
+    command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
+    say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
 
 
 def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, dict[str, str]]:

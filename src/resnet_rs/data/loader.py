@@ -14,6 +14,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -164,18 +165,21 @@ def load(ranges: Iterable[range], dataset: Dataset[Batch], *, workers: int | Non
 
 
 def _first_batches(ranges: Iterator[range], dataset: Dataset[Batch]) -> Generator[Batch, None, int]:
-    """Yield batches until the number of useful workers is known, and return it."""
-    begin, reading = 0.0, 0.0
+    """Yield batches until the number of useful workers is known, and return it.
+
+    Medians, because an evaluation or a checkpoint may come between two batches.
+    """
+    reading, computing = list[float](), list[float]()
     for i, indices in enumerate(ranges):
         started = time.monotonic()
-        if i == _NUM_WARM_UP:
-            begin, reading = started, 0.0
         batch = dataset[indices]
-        reading += time.monotonic() - started
+        read = time.monotonic()
         yield batch
-        passed = time.monotonic() - begin
-        if i >= _NUM_WARM_UP + _MIN_TIMED - 1 and passed > _SECONDS_TIMED:
-            return useful_workers(reading, passed - reading)
+        if i >= _NUM_WARM_UP:
+            reading.append(read - started)
+            computing.append(time.monotonic() - read)
+        if len(reading) >= _MIN_TIMED and sum(reading) + sum(computing) > _SECONDS_TIMED:
+            return useful_workers(median(reading), median(computing))
     return 0
 
 

@@ -80,6 +80,7 @@ class Budget:
     elapsed: Callable[[], float]
     """Seconds since the command began; the same on every rank."""
     speed: Callable[[Experiment], Speed]
+    """Measures an experiment on this machine."""
     exceeded: Callable[[Experiment], tuple[str, ...]] = lambda _: ()
     """A message for each limit of inference time and memory that an experiment exceeds on this machine."""
 
@@ -143,6 +144,7 @@ class Selection(NamedTuple):
     cheaper: MeasuredOption | None
     costlier: MeasuredOption | None
     is_costliest: bool = False
+    """Whether no option was costlier than the chosen one."""
 
 
 def select(

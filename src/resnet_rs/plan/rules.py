@@ -315,7 +315,8 @@ def adapt_channels(
 
     The normalization is then ImageNet's. A user who sets `data.mean` or `data.std` decides alone.
     """
-    color: dict[str, Any] = {"data.mean": Data().mean, "data.std": Data().std}  # the defaults are ImageNet's
+    of_imagenet = attrgetter("mean", "std")(Data())  # the defaults
+    color: dict[str, Any] = dict(zip(CHANNEL_FIELDS, of_imagenet, strict=True))
     user_decides = any(is_within(path, set_by_user) for path in color)
     if user_decides or not images.has_color or experiment.data.channels != 1:
         return experiment, ()

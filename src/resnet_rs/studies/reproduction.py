@@ -5,7 +5,6 @@ Every score is stored at once, so an interrupted command continues where it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,8 +59,7 @@ def reproduce(names: Sequence[str], *, data: str, out: Path, machine: Machine) -
     for name in chosen:
         for protocol in ("own", "timm") if name in TIMM else ("own",):
             path = out / f"{name}.{protocol}.json"
-            answers = machine.ranks.gather(json.dumps(path in stored).encode())
-            if not any(json.loads(answer) for answer in answers):
+            if not machine.ranks.from_first(path in stored):
                 found = verbs.evaluate(name, data=data, machine=machine, protocol=protocol)
                 stored[path] = Score(
                     name=name,

@@ -92,8 +92,8 @@ def run(resolved: ResolvedStudy, folder: Path, runner: Runner, *, stop: Stop) ->
         missing = {str(run.folder): run for run in planned.values()}
         orders = {path: _order(options, run) for path, run in missing.items()}
         record.write(folder)
-        num_gpus = int((options.device or "").startswith("cuda"))
-        for outcome in runner.run(work, orders, stop=stop, num_cpus=1 + options.workers, num_gpus=num_gpus):
+        gpus = int((options.device or "").startswith("cuda"))
+        for outcome in runner.run(work, orders, stop=stop, cores=1 + options.workers, gpus=gpus):
             ended = missing[outcome.key]
             result = Result(label=ended.label, seed=ended.seed, error=outcome.error)
             if outcome.error is None:

@@ -63,6 +63,7 @@ class Checkpoint(Provenance):
     step: int
     split_digest: str | None = None
     skipped: tuple[int, ...] = ()
+    """Updates that were left out because they were not finite."""
 
     @property
     def is_split_lost(self) -> bool:
@@ -78,9 +79,7 @@ class Checkpoint(Provenance):
         """The model of this checkpoint in evaluation mode, on the CPU."""
         file = self.path / f"{self.weights}.safetensors"
         # First on the meta device, because a manipulated file may ask for a network of any size.
-        with torch.device("meta"):
-            expected = self.experiment.build_model().state_dict()
-        tensors = _load(file, expected)
+        tensors = _load(file, self.experiment.expected_tensors())
         model = self.experiment.build_model()
         model.load_state_dict(tensors)
         return model.eval()
@@ -228,8 +227,12 @@ def _read_folder(path: Path) -> Checkpoint:
         experiment=experiment,
         split=None if digest is None else _recorded_split(run, digest),
         split_digest=digest,
-        **{name: tuple(info[name]) for name in ("classes", "skipped")},
-        **{name: info[name] for name in ("step", "seed", "environment", "origin")},
+        classes=tuple(info["classes"]),
+        skipped=tuple(info["skipped"]),
+        step=info["step"],
+        seed=info["seed"],
+        environment=info["environment"],
+        origin=info["origin"],
     )
 
 

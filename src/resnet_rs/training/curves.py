@@ -10,7 +10,6 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,6 @@ def write_results(folder: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     storage.write_text(folder / RESULTS, text.getvalue())
-
-
-def refuse_no_tensorboard() -> None:
-    """Raise `ValueError` if TensorBoard, an extra, is not installed."""
-    if find_spec("tensorboard") is None:
-        raise ValueError(
-            "--tensorboard needs TensorBoard, which is not installed. Install it with "
-            "`pip install 'resnet-rs[tensorboard]'`, or leave the option out."
-        )
 
 
 def with_results(events: Iterator[Event], folder: Path) -> Iterator[Event]:

@@ -10,6 +10,8 @@ from typing import Literal, TypeVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from resnet_rs.processes import keep_freed_memory
+
 Precision = Literal["float32", "bfloat16"]
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,7 +31,8 @@ class Device:
     def choose(name: str | None = None, *, precision: str | None = None) -> Device:
         """The device called `name`; by default CUDA, else MPS, else the CPU.
 
-        The default precision is bfloat16 on CUDA devices that compute it natively, else float32.
+        The default precision is bfloat16 on CUDA devices that compute it natively, else float32. For the CPU, this
+        process keeps freed memory from now on, which makes updates faster.
         """
         if name is None:
             name = (
@@ -41,6 +44,8 @@ class Device:
             precision = "bfloat16" if is_native else "float32"
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}.")
+        if name == "cpu":
+            keep_freed_memory()
         return Device(name=name, precision=cast(Precision, precision), channels_last=name != "mps")
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from torch import Tensor
+
 from resnet_rs import draws
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch, Model
@@ -39,6 +41,10 @@ class Experiment:
             model = self.task.build_model(self.arch.build(in_channels=self.data.channels))
         model.experiment = self
         return model
+
+    def expected_tensors(self) -> dict[str, Tensor]:
+        """The state dict of the network on the meta device: names, shapes and types."""
+        return _shapes(self.arch, self.task, self.data.channels).state_dict()
 
     def count_cost(self) -> Cost:
         """Parameters, multiply-adds and activations for one image of `data.size`, or for a clip of `data.frames`."""

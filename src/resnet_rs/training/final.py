@@ -38,6 +38,7 @@ class Final(NamedTuple):
     """The update after which these weights were saved."""
     model: Model
     experiment: Experiment
+    """Of the run, with a calibrated task."""
 
 
 def best_steps(evaluations: Evaluations, score: ScoreName) -> list[int]:
@@ -67,13 +68,13 @@ def choose_final(job: Job, state: TrainState, evaluations: Evaluations) -> Final
     if job.experiment.recipe.patience is not None:
         if job.ranks.is_first:
             step = _load_best(job, model, best_steps(evaluations, job.experiment.task.headline)) or step
-        step = job.ranks.gather_values(step)[0]
+        step = job.ranks.from_first(step)
         job.ranks.copy_from_first(list(model.state_dict().values()))
     source = job.splits.validation_or_test
     count = min(len(source), _MOST_SAMPLES)
     some = Subset(source=source, indices=tuple(len(source) * i // count for i in range(count)))
     found = predict_all(model, some, job.experiment, machine=job.machine, stop=job.stop)
-    task = job.experiment.task.calibrated(*found)
+    task = job.experiment.task.calibrated(found.predictions, found.targets)
     return Final(step=step, model=model, experiment=replace(job.experiment, task=task))
 
 

@@ -109,16 +109,18 @@ def _refuse_other_run(job: Job) -> None:
             "Use a new folder for `--out`, or undo these edits to continue that run."
         )
     before, now = storage.read_json(job.folder / "run.json"), job.identity()
-    for name in (name for name in now if before.get(name) != now[name]):
-        if name.endswith("_digest"):
-            raise ValueError(
-                f"the {name.removesuffix('_digest')} images of this data, or their labels, are others than when the "
-                f"run in {job.folder} began. Restore them to continue that run, or use a new folder for `--out`."
-            )
+    name = next((name for name in now if before.get(name) != now[name]), None)
+    if name is None:
+        return
+    if name.endswith("_digest"):
         raise ValueError(
-            f"{job.folder} contains a run with another {name}: {before.get(name)}, now {now[name]}. "
-            "Use a new folder for `--out`, or the same settings and data to continue that run."
+            f"the {name.removesuffix('_digest')} images of this data, or their labels, are others than when the "
+            f"run in {job.folder} began. Restore them to continue that run, or use a new folder for `--out`."
         )
+    raise ValueError(
+        f"{job.folder} contains a run with another {name}: {before.get(name)}, now {now[name]}. "
+        "Use a new folder for `--out`, or the same settings and data to continue that run."
+    )
 
 
 def _refuse_more_ranks_than_micro_batches(job: Job) -> None:
@@ -192,7 +194,7 @@ def _differences(saved: Checkpoint, job: Job) -> list[str]:
 def _copy_to_all(job: Job, state: TrainState, log: Log) -> None:
     """Copy the state of the first rank to all ranks."""
     known = (state.step, state.skipped, log.evaluations, sorted(state.momenta()))
-    state.step, skipped, evaluations, names = job.ranks.gather_values(known)[0]
+    state.step, skipped, evaluations, names = job.ranks.from_first(known)
     state.skipped = tuple(skipped)
     log.evaluations = [(step, summary) for step, summary in evaluations]
     if not job.ranks.is_first:

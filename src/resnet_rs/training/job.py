@@ -46,6 +46,7 @@ class Job:
     num_evaluations: int = MAX_EVALUATIONS
     """Most evaluations during the run, evenly spaced; the last one comes at the end."""
     stop: Stop = field(default_factory=Stop)
+    """The request to stop; see `processes.listening`."""
     origin: dict[str, Any] = field(default_factory=dict[str, Any])
     """For `run.json`: the name of the experiment, the edits with their reasons, the data and its automatic split."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from resnet_rs.data.sample import Targets
+from resnet_rs.data.sample import Targets, Unreadable
 from resnet_rs.data.source import Source
 from resnet_rs.models.backbone import Model
 from resnet_rs.processes import Stop
@@ -21,16 +21,22 @@ from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
 
 
+class Predictions(NamedTuple):
+    """What a model predicts for the readable samples of a source, in their order, on the CPU."""
+
+    predictions: Tensor
+    """float32."""
+    targets: Targets
+    unreadable: tuple[Unreadable, ...]
+
+
 def predict_all(
     model: Model, source: Source, experiment: Experiment, *, machine: Machine, stop: Stop | None = None
-) -> tuple[Tensor, Targets]:
-    """Predictions (float32) and targets of all readable samples, in their order, on the CPU; the same on every rank.
-
-    Raises what `evaluate` raises.
-    """
+) -> Predictions:
+    """The predictions of `model`, the same on every rank. Raises what `evaluate` raises."""
     models = {"": model}
     found = evaluate(models, source, experiment, machine=machine, stop=stop, build_meter=_Predictions)
-    return cast(_Predictions, found.meters[""]).sorted()
+    return Predictions(*cast(_Predictions, found.meters[""]).sorted(), found.unreadable)
 
 
 class _Predictions(Meter):

@@ -109,6 +109,10 @@ class Ranks:
         """The `value` of every rank, in rank order, as JSON gives it back; the same list on every rank."""
         return [json.loads(text) for text in self.gather(json.dumps(value).encode())]
 
+    def from_first(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        """The `value` of the first rank, as JSON gives it back."""
+        return self.gather_values(value)[0]
+
     def largest(self, number: int) -> int:
         """The largest `number` of all ranks; the same on every rank."""
         return max(self.gather_values(int(number)))

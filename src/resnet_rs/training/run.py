@@ -230,7 +230,7 @@ class _Training:
             except OSError as error:
                 reason = _save_error(error, self.job, self.state)
         self.pace.saved()
-        reason = self.job.ranks.gather_values(reason)[0]
+        reason = self.job.ranks.from_first(reason)
         if not reason:
             self.saved_step, self.num_failed = step, 0
             return Saved(step=step)
@@ -308,12 +308,15 @@ def _with_cache(job: Job) -> Job:
     """`job` with its decoded images kept in the run's folder, for the ranks that can see this folder."""
     folder, splits = job.folder / CACHE, job.splits
     parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
-    for is_turn_of_first in (True, False):  # the first rank makes the folders
-        if job.ranks.is_first == is_turn_of_first and (is_turn_of_first or folder.is_dir()):
-            caches = {name: cached(part, folder / name) for name, part in parts.items() if part is not None}
-            splits = replace(splits, **caches)
-        job.ranks.gather(b"")
-    return replace(job, splits=splits)
+
+    def caches() -> dict[str, Source]:
+        return {name: cached(part, folder / name) for name, part in parts.items() if part is not None}
+
+    kept = caches() if job.ranks.is_first else {}
+    job.ranks.gather(b"")  # the folders exist now
+    if not job.ranks.is_first and folder.is_dir():
+        kept = caches()
+    return replace(job, splits=replace(splits, **kept))
 
 
 def _batches(job: Job, *, first_step: int) -> Iterator[Batch]:

@@ -94,9 +94,10 @@ def read(run: Path, *, summary: str) -> Start:
 
 
 def awaited(experiment: Experiment, *, sha256: str, summary: str) -> Start:
-    """The start of a rank that gets the tensors from the first one; until then they are fresh."""
+    """The start of a rank that gets the tensors from the first one; until then they are zero."""
     provenance = Provenance(experiment=experiment, classes=(), seed=0)
-    tensors = experiment.build_model().state_dict()
+    shapes = experiment.expected_tensors()
+    tensors = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in shapes.items()}
     return Start(tensors=tensors, sha256=sha256, summary=summary, provenance=provenance)
 
 

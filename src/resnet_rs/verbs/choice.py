@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +56,7 @@ def choose(
             f"with --from {start} the experiment must be named. Write its name behind the command."
         )
     # The first rank decides, because the weights may be installed on some machines only.
-    found = json.dumps(_without_name(start)).encode()
-    chosen, start, reasons, is_by_user = json.loads(ranks.gather(found)[0])
+    chosen, start, reasons, is_by_user = ranks.from_first(_without_name(start))
     return Choice(chosen, start, tuple(reasons), is_by_user=is_by_user)
 
 

@@ -49,19 +49,18 @@ def name_of(source: object) -> str | None:
     return source
 
 
-def existing(path: str | Path, *, names: Iterable[str] = ()) -> Path:
-    """The path of a run, a checkpoint or a study.
+def existing(path: str | Path, *, names: Iterable[str] = (), also: str = "a study") -> Path:
+    """The path of a run, a checkpoint, a Hub folder or `also`.
 
-    For one that does not exist the error gives the closest path, or the closest of `names`, which may stand for a path.
+    For one that does not exist the error gives the closest of `names`, which may stand for a path, or the closest path.
     """
     path = Path(path)
     if path.exists():
         return path
-    near = _closest_path(path) or closest(str(path), names, at_most=1, likeness=0.6)
-    name = ", or a name of the zoo" if names else ""
+    near = closest(str(path), names, at_most=1, likeness=0.6) or _closest_path(path)
     raise FileNotFoundError(
-        f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder or a study{name}."
-        f" {f'Closest: {near}.' if near else 'Check the path.'}"
+        f"{path} is no folder; expected a run folder of `resnet-rs train`, a checkpoint, a Hub folder or {also}. "
+        f"{f'Closest: {near}.' if near else 'Check the path.'}"
     )
 
 
@@ -81,7 +80,7 @@ def opened(trained: str | Path) -> checkpoint.Checkpoint:
                 f"{trained} is not a local path, and reading it from the Hub failed: {error}"
             ) from None
     else:
-        folder = existing(trained, names=pull.NAMES)
+        folder = existing(trained, names=pull.NAMES, also="the name of published weights")
     if not is_hub_folder(folder):
         return checkpoint.read(folder)
     scratch = TemporaryDirectory(prefix="resnet-rs-hub-", ignore_cleanup_errors=True)
@@ -160,7 +159,7 @@ def _asked(source: str | Path | Experiment, pretrained: bool | str | Path) -> tu
     if name is None and not isinstance(source, Experiment):
         if pretrained:
             raise ValueError(f"{source} holds trained weights already. Leave pretrained={pretrained!r} out.")
-        trained = _load(existing(source, names=zoo.EXPERIMENTS))
+        trained = _load(existing(source, names=zoo.EXPERIMENTS, also="a name of `resnet-rs list`"))
         return _experiment_of(trained), trained
     asked = source if isinstance(source, Experiment) else zoo.experiment(str(name))
     if pretrained is not True:
@@ -227,8 +226,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
         raise ValueError(f"classes must be a list of different names, got {classes!r:.100}.")
     known = _experiment_of(model).with_classes(names)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    with torch.device("meta"):
-        expected = known.build_model().state_dict()
+    expected = known.expected_tensors()
     unfit = different_shapes(expected, tensors)
     if unfit:
         raise ValueError(
@@ -245,9 +243,7 @@ def save(model: nn.Module, out: str | Path, *, classes: Sequence[str]) -> Path:
 
 def _fitting(chosen: Experiment, trained: Model) -> dict[str, Tensor]:
     """The tensors of `trained` for the network of `chosen`. Only tensors of the head may have other shapes."""
-    with torch.device("meta"):
-        mine = chosen.build_model().state_dict()
-    theirs = trained.state_dict()
+    mine, theirs = chosen.expected_tensors(), trained.state_dict()
     different = different_shapes(mine, theirs)
     unfit = [name for name in different if not name.startswith("head.")]
     if unfit:

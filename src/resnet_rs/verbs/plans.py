@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -17,11 +16,10 @@ from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.plan.options import Budget, MeasuredOption
 from resnet_rs.plan.rules import Networks, PlanInput, make_plan, refuse_unfit
 from resnet_rs.report.table import duration_text
-from resnet_rs.text import macs_text
+from resnet_rs.text import macs_text, refuse_outside
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
-from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice
 from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, with_changes
@@ -51,10 +49,8 @@ class Limits:
     """For the peak of a training step."""
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "latency_ms", "memory_gib"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+        positive = "(0, inf) or none"
+        refuse_outside(self, minutes=positive, latency_ms=positive, memory_gib=positive)
 
     @property
     def has_any(self) -> bool:
@@ -219,7 +215,7 @@ def _budget(
         minutes=minutes,
         num_scored=len(splits.validation_or_test),
         num_scored_at_end=0 if splits.validation is None else len(splits.validation) + len(splits.test),
-        elapsed=partial(_elapsed, begun, ranks=machine.ranks),
+        elapsed=lambda: machine.ranks.from_first(time.monotonic() - begun),
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
         exceeded=partial(_exceeded_of_first, limits=limits, machine=machine),
     )
@@ -247,21 +243,16 @@ def _speed(chosen: Experiment, *, splits: Splits, machine: Machine, max_seconds:
     scoring = measure_scoring(
         chosen, splits.validation_or_test, device=machine.device, workers=machine.workers
     )
-    texts = machine.ranks.gather(json.dumps([training, scoring, decoding]).encode())
-    rates, costs, decodings = zip(*(json.loads(text) for text in texts), strict=True)
+    measured = machine.ranks.gather_values((training, scoring, decoding))
+    rates, costs, decodings = zip(*measured, strict=True)
     count = machine.ranks.count
     return Speed(sum(rates), max(costs) / count, max(decodings) / count)
-
-
-def _elapsed(begun: float, *, ranks: Ranks) -> float:
-    """Seconds since `begun` on the first rank, so that all ranks plan the same run."""
-    return float(ranks.gather(repr(time.monotonic() - begun).encode())[0])
 
 
 def _exceeded_of_first(experiment: Experiment, *, limits: Limits, machine: Machine) -> tuple[str, ...]:
     """What `_exceeded` finds on the first rank, so that all ranks make the same plan."""
     found = list(_exceeded(experiment, limits, machine)) if machine.ranks.is_first else []
-    return tuple(json.loads(machine.ranks.gather(json.dumps(found).encode())[0]))
+    return tuple(machine.ranks.from_first(found))
 
 
 def _exceeded(experiment: Experiment, limits: Limits, machine: Machine) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -219,7 +218,7 @@ def stored_run(run_folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     if ranks.is_first and (run_folder / "experiment.json").is_file():
         needs = ("data", "split", "micro_batch", "changes", "is_adapted", "minutes")
         found = storage.read_json(run_folder / "run.json", needs=needs)
-    return json.loads(ranks.gather(json.dumps(found).encode())[0])
+    return ranks.from_first(found)
 
 
 def recorded_split(data: DataSet, stored: Mapping[str, Any] | None) -> dict[str, list[str]] | None:

@@ -68,13 +68,9 @@ def evaluate(
     saved = opened(trained)
     experiment = _as_evaluated(saved.experiment, protocol, edits or {})
     model, classes = saved.load_model(), saved.classes
-    source, is_split_lost = _not_trained_on(source, chosen, saved)
-    if is_split_lost:
-        warnings.warn(
-            "these weights have left their run, and which images they were trained on is not known here: if they are "
-            f"among those of {data}, the scores are too high. Evaluate the run itself.",
-            stacklevel=2,
-        )
+    split, is_split_lost = _split_of(chosen, source, saved)
+    if split is not None:
+        source = chosen.open_test(split=split)
     if labels is not None:
         known = _known_labels(labels, saved)
         source, classes = imagenet.labeled(source, known), imagenet.classes_of(known)
@@ -101,7 +97,8 @@ def evaluate_neighbors(
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
     source = chosen.open_test()  # before a network is fetched
     saved = opened(trained)
-    splits, model = chosen.open(split=_recorded_split(source, saved)), saved.load_model()
+    split, is_split_lost = _split_of(chosen, source, saved)
+    splits, model = chosen.open(split=split), saved.load_model()
     task = task_for(Classification(num_classes=len(splits.train.classes)), splits.train)
     if type(task) is not Classification or not isinstance(model, Classifier):
         raise ValueError(
@@ -110,11 +107,19 @@ def evaluate_neighbors(
         )
     experiment = replace(saved.experiment, task=task)
     model.reset_classifier(0)
-    features, labels = predict_all(machine.device.place(model), splits.train, experiment, machine=machine)
-    classifier = NeighborClassifier(features, cast(Tensor, labels), num_classes=task.num_classes, count=count)
+    found = predict_all(machine.device.place(model), splits.train, experiment, machine=machine)
+    if found.unreadable:
+        warnings.warn(
+            f"{len(found.unreadable):,} of {len(splits.train):,} training images cannot be read and do not vote; the "
+            f"first: {found.unreadable[0]}",
+            stacklevel=2,
+        )
+    classifier = NeighborClassifier(
+        found.predictions, cast(Tensor, found.targets), num_classes=task.num_classes, count=count
+    )
     model.head.classifier = machine.device.place(classifier)
     result = score_models({saved.weights: model}, splits.test, experiment, machine=machine)
-    return final_scores(result, splits.test, task)
+    return final_scores(result, splits.test, task) | ({"is_split_lost": True} if is_split_lost else {})
 
 
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
@@ -148,35 +153,30 @@ def _known_labels(labels: str, saved: checkpoint.Checkpoint) -> imagenet.Labels:
     return labels
 
 
-def _not_trained_on(source: Source, data: DataSet, saved: checkpoint.Checkpoint) -> tuple[Source, bool]:
-    """The part of `data` to score on, and whether it may contain training images.
+def _split_of(data: DataSet, source: Source, saved: checkpoint.Checkpoint) -> tuple[Split | None, bool]:
+    """How a run split `data`, whose images for scoring are `source`, and whether that is lost.
 
-    If `saved` was trained on a part of `data`, the other part, its test split; else `source`, all that `data` has for
-    scoring. Where the record of the split is lost, training images may be among them.
+    None if `saved` was trained on other data, or on data with a test part. Where the record is lost, the test images
+    may be among the training images of `saved`, which gives a warning.
     """
     if saved.is_split_lost:
         with suppress(ValueError):  # a folder that cannot be split is another one
-            splits = data.open()
-            split = data.automatic_split(splits)
+            split = data.automatic_split(data.open())
             if split is not None and split_digest(split) == saved.split_digest:
-                return splits.test, False
-    split = _recorded_split(source, saved)
-    if split is not None:
-        source = data.open_test(split=split)
-    is_split_unknown = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
-    return source, is_split_unknown and not data.has_test_part
-
-
-def _recorded_split(source: Source, saved: checkpoint.Checkpoint) -> Split | None:
-    """How the data of `saved` was split, if `source` is all of that data.
-
-    A few names such as `cat/1.jpg` are in every folder; half of them are only in the folder that was split.
-    """
+                return split, False
+    is_lost = saved.is_split_lost or hub_folder.SPLIT_LOST in saved.origin.values()
+    if is_lost and not data.has_test_part:
+        warnings.warn(
+            "these weights have left their run, and which images they were trained on is not known here: if they are "
+            f"among those of {data.title}, the scores are too high. Evaluate the run itself.",
+            stacklevel=3,
+        )
     if saved.split is None:
-        return None
+        return None, is_lost and not data.has_test_part
+    # A few names such as `cat/1.jpg` are in every folder; half of them are only in the folder that was split.
     recorded = {*saved.split["train"], *saved.split["test"]}
     is_same = 2 * sum(source.key(i) in recorded for i in range(len(source))) >= len(recorded)
-    return saved.split if is_same else None
+    return saved.split if is_same else None, is_lost and not data.has_test_part
 
 
 def load(path: str | Path, *, device: str | None = None, max_pixels: int = MAX_PIXELS) -> Predictor:

@@ -22,7 +22,7 @@ from resnet_rs.data import imagenet
 from resnet_rs.storage import file_sha256
 from resnet_rs.training import checkpoint
 from resnet_rs.training.provenance import Provenance
-from resnet_rs.weights.reading import ReadPlan, SourceCheckpoint, expected_tensors, plan_read
+from resnet_rs.weights.reading import ReadPlan, SourceCheckpoint, plan_read
 
 _HEAD = "head."
 _NUM_IMAGENET = 1000
@@ -83,7 +83,7 @@ def _mapped(plan: ReadPlan, given: SourceCheckpoint) -> tuple[dict[str, Tensor],
     has_head = any(mapping.target.startswith(_HEAD) for mapping in plan.mappings)
     expected = {
         name: tensor
-        for name, tensor in expected_tensors(plan.experiment).items()
+        for name, tensor in plan.experiment.expected_tensors().items()
         if has_head or not name.startswith(_HEAD)
     }
     tensors = map_state_dict(plan.file, plan.mappings, expected, ignored=plan.ignored, origin=given.path.name)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from resnet_rs import config, zoo
@@ -99,12 +98,6 @@ def plan_read(source: SourceCheckpoint) -> ReadPlan:
     return plan._replace(experiment=config.edit(plan.experiment, edits))
 
 
-def expected_tensors(experiment: Experiment) -> dict[str, Tensor]:
-    """The state dict of the network on the meta device: names, shapes and types."""
-    with torch.device("meta"):
-        return experiment.build_model().state_dict()
-
-
 def _tf1(source: SourceCheckpoint) -> ReadPlan:
     file = TensorBundle(source.path)
     base = find_experiment(source, tensorflow.count_tf1_blocks(file.shapes))
@@ -157,7 +150,7 @@ def _efficientnet_lite(source: SourceCheckpoint) -> ReadPlan:
     base = config.edit(zoo.experiment(source.name or efficientnet_lite.NAME), source.edits)
     if not isinstance(base.arch, EfficientNetArch) or base.arch.se_ratio is not None:
         raise ValueError(f"--from efficientnet-lite is for {efficientnet_lite.NAME}, got {source.name}.")
-    mappings = efficientnet_lite.mappings(base.arch, expected_tensors(base))
+    mappings = efficientnet_lite.mappings(base.arch, base.expected_tensors())
     return ReadPlan(file, base, mappings)
 
 
@@ -167,7 +160,7 @@ def _hub(source: SourceCheckpoint) -> ReadPlan:
     file = TorchFile(source.path / hub_folder.WEIGHTS)
     base = _hub_experiment(source, hub, file.shapes)
     has_timms_names = "conv1.0.weight" in file.shapes
-    ours = [KeyMapping(name, name) for name in expected_tensors(base)]
+    ours = [KeyMapping(name, name) for name in base.expected_tensors()]
     mappings = timm_names.mappings(file.shapes) if has_timms_names else ours
     return ReadPlan(file, base, mappings, hub=hub)
 
@@ -235,7 +228,7 @@ def _efficientnet(source: SourceCheckpoint, shapes: Shapes) -> tuple[Experiment,
     for name in [source.name] if source.name else zoo.list_models("efficientnet-b?"):
         experiment = config.edit(_torchvision_experiment(name), source.edits)
         if isinstance(experiment.arch, EfficientNetArch):
-            expected = expected_tensors(experiment)
+            expected = experiment.expected_tensors()
             mappings = torchvision.efficientnet_mappings(experiment.arch, expected)
             backbone = [mapping for mapping in mappings if mapping.target.startswith("backbone.")]
             if all(shapes.get(m.source) == tuple(expected[m.target].shape) for m in backbone):
@@ -266,4 +259,4 @@ def _resnet(experiment: Experiment) -> ResNetArch:
 
 def _resnet_tensors(experiment: Experiment) -> dict[str, Tensor]:
     _resnet(experiment)
-    return expected_tensors(experiment)
+    return experiment.expected_tensors()

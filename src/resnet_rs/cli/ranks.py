@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,6 @@ def with_ranks(machine: Machine) -> Generator[Machine]:
     local_index, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     own = machine.device.of_rank(local_index, local_count=local_count)
     with rendezvous(info, own) as ranks:
-        if ranks.is_first:
-            yield replace(machine, device=own, ranks=ranks)
-            return
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            yield replace(machine, device=own, ranks=ranks)
+        if not ranks.is_first:
+            sys.stdout = open(os.devnull, "w")  # until this process ends: results are printed after the block
+        yield replace(machine, device=own, ranks=ranks)
