@@ -72,6 +72,12 @@ def test_forged_keras_files_are_refused_at_once(tmp_path):
 def test_links_are_not_followed_and_many_paths_to_one_array_are_one(tmp_path):
     import h5py
 
+    def deep(opened):
+        for _ in range(300):
+            opened = opened.create_group("a")
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        H5File(forged(tmp_path / "deep.h5", deep))
     shapes = H5File(ASSETS / "keras.h5").shapes
     links = {"a": h5py.ExternalLink(ASSETS / "keras.h5", "/"), "b": h5py.SoftLink("/")}
     for i, content in enumerate((many_folders, lambda opened: opened.update(links))):

@@ -84,7 +84,10 @@ def cache_folder() -> Path:
     """`RESNET_RS_CACHE`, else `resnet-rs` in the user's cache folder: `XDG_CACHE_HOME` or `~/.cache` on Linux."""
     import pooch  # pyright: ignore[reportMissingTypeStubs]: as above
 
-    return Path(os.environ.get("RESNET_RS_CACHE") or pooch.os_cache("resnet-rs")).expanduser()
+    try:
+        return Path(os.environ.get("RESNET_RS_CACHE") or pooch.os_cache("resnet-rs")).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home folder for the cache. Set RESNET_RS_CACHE to a folder.") from None
 
 
 def offline_variable() -> str | None:

@@ -64,6 +64,12 @@ def data_edits(inputs: Mapping[str, Any]) -> dict[str, Any]:
             f"{CONFIG} has input_size {size!r:.50} and crop_mode {crop_mode!r:.50}; expected a square "
             "[channels, pixels, pixels] and 'center'."
         )
+    mean, interpolation = inputs.get("mean", 3 * [0.0]), inputs.get("interpolation", "bicubic")
+    if not isinstance(mean, list) or len(mean) != size[0] or interpolation not in ("bicubic", "bilinear"):
+        raise ValueError(
+            f"{CONFIG} has {size[0]} channels, mean {mean!r:.80} and interpolation {interpolation!r:.50}; expected "
+            "a mean for each channel, and bicubic or bilinear."
+        )
     edits = {f"data.{ours}": inputs[theirs] for theirs, ours in _DATA_FIELDS.items() if theirs in inputs}
     if "input_size" in inputs:
         edits["data.size"] = size[1]
@@ -127,6 +133,11 @@ def read_config(folder: Path) -> HubConfig:
         if not isinstance(value, dict):
             raise ValueError(f"{path} has no object under {name!r}; expected timm's fields.")
     _refuse_other_network(found, arguments, path)
+    if found["architecture"] == _OURS and "arch" not in arguments:
+        raise ValueError(
+            f"{path} has no arch under model_args. Save the network by "
+            'save_for_hf(..., model_args={"arch": resnet_rs.config.to_plain(arch)}).'
+        )
     arch = _stored(arguments.get("arch"), Arch, path) if found["architecture"] == _OURS else None
     names, license = found.get("label_names", inputs.get("label_names")), inputs.get("license")
     if names is not None and not _is_texts(names, list):
@@ -176,7 +187,8 @@ def _refuse_contradictions(
     pairs = {name: (found.get(name), expected[name]) for name in ("architecture", "num_classes")}
     pairs["arch"] = (arch, None if arch is None else experiment.arch)
     for name, value in expected["pretrained_cfg"].items():
-        pairs[f"{name} of pretrained_cfg"] = (inputs.get(name, value), value)
+        given = inputs.get(name, value) if name == "num_classes" else inputs.get(name)
+        pairs[f"{name} of pretrained_cfg"] = (given, value)
     for name, (given, value) in pairs.items():
         if given != value:
             raise ValueError(

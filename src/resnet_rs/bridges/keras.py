@@ -19,7 +19,7 @@ from resnet_rs.text import require
 
 HEAD_BIAS = "predictions/bias:0"
 """Has one value per class."""
-_MAX_ARRAYS = 20_000
+_MAX_ARRAYS, _MAX_VISITED, _MAX_DEPTH = 20_000, 40_000, 8
 _NAMES = {
     **{f"backbone.stem.{3 * i}.": f"stem_1_stem_conv_{i + 1}/" for i in range(4)},
     **{f"backbone.stem.{3 * i + 1}.": f"stem_1_stem_batch_norm_{i + 1}/" for i in range(4)},
@@ -67,6 +67,7 @@ class H5File:
         self.path = path
         self._paths: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._num_visited = 0
         with naming(str(path)), self._opened() as opened:
             opened.visititems(self._record)  # visits every array once, whatever hard links the file has
 
@@ -88,6 +89,12 @@ class H5File:
 
     def _record(self, path: str, item: Any) -> None:  # noqa: ANN401 - an array or group of h5py
         """Record an array. The name of a variable is `layer/part`, the end of its path."""
+        # A path is visited before those below it, so a file of very many groups is refused at once.
+        self._num_visited += 1
+        if path.count("/") > _MAX_DEPTH or self._num_visited > _MAX_VISITED:
+            raise Unreadable(
+                f"its groups are nested too deeply, or there are more than {_MAX_VISITED:,} of them."
+            )
         if hasattr(item, "keys") or path.startswith("optimizer_weights/"):
             return
         num_bytes = self.path.stat().st_size

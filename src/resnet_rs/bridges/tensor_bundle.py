@@ -30,7 +30,7 @@ _INDEX = ".index"
 _MAX_INDEX = 1 << 26
 _LATEST = "checkpoint"
 """The text file in which TensorFlow records the newest checkpoint of a folder."""
-_NAMED = re.compile(r'^\s*model_checkpoint_path\s*:\s*"([^"\n]*)"', re.MULTILINE)
+_NAMED = re.compile(r'^[ \t]*model_checkpoint_path[ \t]*:[ \t]*"([^"\n]*)"', re.MULTILINE)
 
 
 class TensorBundle:
@@ -168,7 +168,7 @@ def _content(files: Files, name: str) -> bytes:
     """An index, or the text file `checkpoint`."""
     num_bytes = files.parts[name].num_bytes
     if num_bytes > _MAX_INDEX:
-        raise Unreadable(f"expected at most {_MAX_INDEX:,} bytes.")
+        raise Unreadable(f"{name} in it has {num_bytes:,} bytes, expected at most {_MAX_INDEX:,}.")
     with files.reading() as read:
         return b"".join(read(name, 0, num_bytes))
 

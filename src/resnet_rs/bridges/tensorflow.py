@@ -26,7 +26,7 @@ _EMA = "/ExponentialMovingAverage"
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _EMA_SLOT = "/.OPTIMIZER_SLOT/optimizer/average"
 _OUTSIDE = ("global_step", "_CHECKPOINTABLE_OBJECT_GRAPH")
-_BESIDE = re.compile(r"/(ExponentialMovingAverage|Momentum)|/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
+_BESIDE = re.compile(r"/(ExponentialMovingAverage|Momentum)$|/\.OPTIMIZER_SLOT/[^/]+/[^/]+(?=/\.ATTRIBUTES/)")
 """The end of the name of an EMA or momentum variable, and the slot in the name of one of the optimizer."""
 _LAYER = "backbone/layer_with_weights-"
 _OUR_STEM = [f"backbone.stem.{i}." for i in (0, 1, 3, 4, 6, 7, 9, 10)]
@@ -73,7 +73,7 @@ def ignored_beside(mappings: list[KeyMapping]) -> Callable[[str], bool]:
     used = {_BESIDE.sub("", mapping.source) for mapping in mappings}
 
     def is_ignored(name: str) -> bool:
-        is_outside = name.endswith(_ATTRIBUTE) and not name.startswith(("backbone/", "model/"))
+        is_outside = "/.ATTRIBUTES/" in name and not name.startswith(("backbone/", "model/"))
         return is_outside or name in _OUTSIDE or _BESIDE.sub("", name) in used
 
     return is_ignored

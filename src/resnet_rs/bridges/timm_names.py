@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from resnet_rs.bridges.network import KeyMapping, in_our_layout, is_counter, key_mappings, refuse_unmatched
 from resnet_rs.data.pipeline import Data
 from resnet_rs.models.backbone import Arch
+from resnet_rs.models.cost import shapes_only
 from resnet_rs.models.resnet import BLOCKS, ResNetArch
 from resnet_rs.tasks.classifier import Classifier
 from resnet_rs.training.experiment import Experiment
@@ -51,8 +52,8 @@ _NAMES = {
     "excite.expand.": "se.fc2.",
     **BLOCK_NAMES,
 }
-# Three digits, so that a forged index cannot create a billion names.
-_BLOCK = re.compile(r"(?:layer([1-4])|backbone\.c([2-5]))\.(\d{1,3})\.")
+# Two digits are enough for all of ResNet-RS, and a forged index cannot create a billion names.
+_BLOCK = re.compile(r"(?:layer([1-4])|backbone\.c([2-5]))\.(\d{1,2})\.")
 
 
 def depth_of(arch: Arch) -> int | None:
@@ -101,10 +102,15 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def mappings(names: Iterable[str]) -> list[KeyMapping]:
     """The mappings of a timm `resnetrs*` model with these names, timm's or ours; update counters only if present."""
     given = set(names)
-    with torch.device("meta"):
-        expected = Classifier.build(ResNetArch(blocks=count_blocks(given))).state_dict()
-    found = key_mappings(expected, _NAMES, has_counters=True)
+    found = _mappings(count_blocks(given))
     return [m for m in found if m.source in given or m.target in given or not is_counter(m.source)]
+
+
+@lru_cache(maxsize=8)
+def _mappings(blocks: tuple[int, int, int, int]) -> list[KeyMapping]:
+    with shapes_only():
+        expected = Classifier.build(ResNetArch(blocks=blocks)).state_dict()
+    return key_mappings(expected, _NAMES, has_counters=True)
 
 
 def count_blocks(names: Iterable[str]) -> tuple[int, int, int, int]:

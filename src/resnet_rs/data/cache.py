@@ -10,6 +10,7 @@ keeps them in memory while there is room.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -90,7 +91,8 @@ def _read(path: Path, made_from: bytes) -> UInt8[np.ndarray, "H W C"] | None:
     checksum, shape, pixels = content[:4], content[4:16], content[16:]
     if len(shape) < 12 or bytes(checksum) != _checksum(made_from, content[4:]):
         return None
-    return np.frombuffer(pixels, np.uint8).reshape(np.frombuffer(shape, "<u4"))
+    sides = np.frombuffer(shape, "<u4").tolist()
+    return np.frombuffer(pixels, np.uint8).reshape(sides) if math.prod(sides) == len(pixels) else None
 
 
 def _write(path: Path, pixels: UInt8[np.ndarray, "H W C"], made_from: bytes) -> None:

@@ -105,12 +105,14 @@ class ImageList:
         """The images of `rows`; `all_rows` decide on the classes, and on whether there are several per image."""
         classes = sorted_names(_names(all_rows))
         places = {name: i for i, name in enumerate(classes)}
-        labels = tuple(tuple(sorted(places[name] for name in row.labels)) for row in rows)
-        is_multi_label = any(len(row.labels) != 1 for row in all_rows)
+        if any(len(row.labels) != 1 for row in all_rows):
+            labels = tuple(tuple(sorted(places[name] for name in row.labels)) for row in rows)
+        else:
+            labels = tuple(places[row.labels[0]] for row in rows)
         return ImageFiles(
             root=self.root,
             files=tuple(row.path for row in rows),
-            labels=labels if is_multi_label else tuple(label for (label,) in labels),
+            labels=labels,
             class_names=classes,
             max_pixels=self.max_pixels,
             are_labels_in_paths=self.are_labels_in_paths,

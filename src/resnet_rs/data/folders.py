@@ -60,7 +60,7 @@ class ClassFolders:
         and missing files are an error.
         """
         root = _existing_folder(self.root)
-        return self._listed(_found(root) if split is None else _recorded(root, split)).splits()
+        return self._as_list(_found(root) if split is None else _recorded(root, split)).splits()
 
     def for_scoring(self) -> ImageFiles:
         """The images for scoring a model: those in `test`, else `val` or `validation`, else all images.
@@ -68,14 +68,14 @@ class ClassFolders:
         One class is enough, and no training split is needed.
         """
         root = _existing_folder(self.root)
-        return self._listed(_rows(root, _test_folder(root))).for_scoring()
+        return self._as_list(_rows(root, _test_folder(root))).for_scoring()
 
     @property
     def has_test_part(self) -> bool:
         """Whether a folder of splits says which images are for testing."""
         return bool(_test_folder(_existing_folder(self.root)))
 
-    def _listed(self, rows: list[Row]) -> ImageList:
+    def _as_list(self, rows: list[Row]) -> ImageList:
         """The images by class and path."""
         root = os.path.abspath(self.root)
         order = {name: i for i, name in enumerate(sorted_names({row.labels[0] for row in rows}))}
@@ -188,8 +188,7 @@ def _recorded(root: str, split: Split) -> list[Row]:
 
 
 def _rows(root: str, folder: str, *, part: str = "") -> list[Row]:
-    """The images in the class folders of `folder` (below `root`). Only outside of the training part may classes lack
-    images."""
+    """The images in the class folders of `folder`, below `root`. A training part must have images of every class."""
     path = os.path.join(root, folder) if folder else root
     images = {name: images_below(root, _join(folder, name)) for name in folders(path)}
     if not images:

@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -34,7 +34,7 @@ _NOTICED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch], ABC):
     """Global sample indices -> batch."""
 
     source: Source

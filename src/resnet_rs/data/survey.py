@@ -35,8 +35,9 @@ def measure_images(source: Source, *, channels: int = 3) -> Images:
         except Unreadable:
             continue
         sides.append(min(image.shape[-3:-1]))
-        spread = np.ptp(image.astype(np.int16), axis=-1)
-        has_color = has_color or (channels == 3 and int(spread.max()) > _COLOR_DIFFERENCE)
+        if channels == 3 and not has_color:
+            spread = np.ptp(image.astype(np.int16), axis=-1)
+            has_color = int(spread.max()) > _COLOR_DIFFERENCE
     if not sides:
         raise ValueError(
             f"none of {len(chosen)} images, taken evenly from the data, could be read. Check the folder."

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -61,6 +61,8 @@ class Protocol:
     precision: str | None = None
 
     def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be {' or '.join(get_args(Mode))}, got {self.mode!r}.")
         # Batch norm needs two images in training.
         least = {
             "batch_size": 2 if self.mode == "train" else 1,
@@ -69,7 +71,8 @@ class Protocol:
         }
         for name, bound in {**least, "num_rounds": 1, "num_threads": 1, "max_seconds": 0.001}.items():
             value = getattr(self, name)
-            if value is not None and not value >= bound:
+            is_left_out = value is None and name in ("num_threads", "max_seconds")
+            if not is_left_out and (value is None or not value >= bound):
                 raise ValueError(f"{name} must be {bound} or more to {self.mode}, got {value}.")
 
 
@@ -234,7 +237,7 @@ def _measured(experiment: Experiment, protocol: Protocol) -> bytes:
 
 def _row(name: str, experiment: Experiment, protocol: Protocol, rounds: list[dict[str, Any]]) -> Timing:
     cost = experiment.count_cost()
-    measured = next(({"error": found["error"]} for found in rounds if "error" in found), None)
+    failed = next(({"error": found["error"]} for found in rounds if "error" in found), None)
     return Timing(
         name=name,
         mode=protocol.mode,
@@ -242,7 +245,7 @@ def _row(name: str, experiment: Experiment, protocol: Protocol, rounds: list[dic
         batch_size=protocol.batch_size,
         params=cost.params,
         macs=cost.macs,
-        **(measured or _pooled(rounds, protocol)),
+        **(failed or _pooled(rounds, protocol)),
     )
 
 
