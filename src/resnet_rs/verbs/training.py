@@ -43,9 +43,10 @@ def training(
         raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
     refuse_unfit(resolved.experiment, len(resolved.splits.train))
     start = _start(resolved, out=out, seed=seed, ranks=machine.ranks)
-    usual = (resolved.stored or {}).get("micro_batch") or usual_micro_batch(
-        resolved.experiment.recipe.batch_size, num_ranks=machine.ranks.count
-    )
+    micro_batch = machine.micro_batch or (resolved.stored or {}).get("micro_batch")
+    if micro_batch is None:
+        batch_size = resolved.experiment.recipe.batch_size
+        micro_batch = usual_micro_batch(batch_size, num_ranks=machine.ranks.count)
     job = Job(
         experiment=resolved.experiment,
         splits=resolved.splits,
@@ -53,7 +54,7 @@ def training(
         seed=seed,
         start=start,
         machine=machine,
-        micro_batch=machine.micro_batch or usual,
+        micro_batch=micro_batch,
         save_every=save_every,
         num_evaluations=resolved.num_evaluations,
         stop=stop or Stop(),
