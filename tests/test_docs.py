@@ -47,6 +47,8 @@ def shorter(command):
     """`command` with training cut to seconds; `make demo` trains one network to its end."""
     if command.startswith("resnet-rs train ") and "builtin" in command:
         return f"{command} recipe.epochs=0.5 recipe.schedule.warmup_epochs=0.1"
+    if command.startswith("resnet-rs study ") and "--out" in command:
+        return f"{command} recipe.epochs=2 recipe.schedule.warmup_epochs=0.2"
     # Fine-tuning at the whole size is run once, for README.md.
     smaller = " data.size=64" if command.startswith("resnet-rs train efficientnet-lite0") else ""
     return re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command) + smaller
