@@ -29,7 +29,7 @@ from resnet_rs.data.target import Target
 from resnet_rs.processes import num_cores, serve_parent
 
 _NUM_WARM_UP, _MIN_TIMED, _SECONDS_TIMED = 2, 4, 2.0
-_NOTICED_SHARE = 0.2
+_NOTICED_SHARE = 1 / 3
 """Workers are started if reading takes at least this share of the time."""
 
 
@@ -124,7 +124,7 @@ def split_range(first: int, count: int, *, at_most: int) -> Iterator[range]:
 def useful_workers(reading: float, computing: float) -> int:
     """Workers that read as fast as this process computes, for the seconds that both take for the same images.
 
-    None if reading takes less than a fifth of the time. At most one for each CPU core but one, shared with the other
+    None if reading takes at most a third of the time. At most one for each CPU core but one, shared with the other
     ranks of this machine.
     """
     if reading <= _NOTICED_SHARE * (reading + computing):

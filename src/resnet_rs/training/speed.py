@@ -60,9 +60,9 @@ def measure_speed(
     """Images per second of training `experiment` on decoded images of `source`, and seconds to decode an image.
 
     Two batches are read twice. The difference is the time to decode them, because decoded images are kept, as in a run.
-    Then the network trains on these batches: two updates to warm up, then timed updates, for which the timer and the
-    `workers` start together (None: as many as a run would find useful). The first quarter of the timed updates is left
-    out. Waits for data count.
+    Then the network trains on these batches: two updates to warm up, then timed updates with `workers` that have
+    started (None: as many as a run would find useful). The first quarter of the timed updates is left out. Waits for
+    data count.
     """
     num_samples = min(experiment.recipe.batch_size, micro_batch)
     timetable = replace(
@@ -93,6 +93,8 @@ def measure_speed(
                 return num_samples * len(warm_up) / sum(warm_up), decoding / max(1, workers or 0)
         if workers is None:  # as a run chooses in its first epoch
             workers = useful_workers(first / len(ranges), warm_up[-1] - again / len(ranges))
+        if workers:
+            next(updates)  # waits for the start of the workers
         enough, begin = max(_NUM_TIMED, 4 * workers), time.monotonic()
         for _ in updates:
             ends.append(time.monotonic() - begin)
