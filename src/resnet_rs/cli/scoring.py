@@ -75,7 +75,7 @@ def evaluate(
                 trained, data=data, machine=machine, edits=asked, protocol=protocol, labels=labels
             )
         else:
-            scores = verbs.evaluate_neighbors(trained, data=data, count=neighbors, machine=machine)
+            scores = verbs.evaluate_neighbors(trained, data=data, num_neighbors=neighbors, machine=machine)
     if as_json:
         say_json(scores)
     else:

@@ -124,7 +124,7 @@ def split_range(first: int, count: int, *, at_most: int) -> Iterator[range]:
 def useful_workers(reading: float, computing: float) -> int:
     """Workers that read as fast as this process computes, for the seconds that both take for the same images.
 
-    None if reading takes at most a third of the time. At most one for each CPU core but one, shared with the other
+    0 if reading takes at most a third of the time. At most one for each CPU core but one, shared with the other
     ranks of this machine.
     """
     if reading <= _NOTICED_SHARE * (reading + computing):

@@ -34,6 +34,10 @@ class Estimate(NamedTuple):
     high: float
 
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+"""What too few samples cannot tell."""
+
+
 class Bin(NamedTuple):
     """Samples whose confidence lies in (low, high]; the first bin holds 0 as well."""
 
@@ -72,7 +76,7 @@ def mean_share(successes: Int[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) 
     each share to its bounds add up as the squares of independent errors. All `counts` are above 0.
     """
     if not len(counts):
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     shares = successes / counts
     bounds = np.array([wilson_interval(int(n), int(of)) for n, of in zip(successes, counts, strict=True)])
     below, above = (float(np.linalg.norm(bounds[:, i] - shares)) / len(counts) for i in (0, 1))
@@ -162,7 +166,7 @@ def calibration_error(confidences: Float[np.ndarray, " N"], correct: Bool[np.nda
     """
     total = len(confidences)
     if total < 2:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     quantiles = np.sort(confidences)[[total * i // _NUM_BINS for i in range(1, _NUM_BINS)]]
     bins = _per_bin(confidences, correct, upper=np.unique(quantiles))
     counts, num_correct, totals = bins[:, bins[0] > 0]  # the last may be empty: equal confidences share a bin

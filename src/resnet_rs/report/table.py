@@ -75,7 +75,7 @@ def interval_text(text: Callable[[float | None], str], found: Mean | Difference 
 def with_interval(text: Callable[[float | None], str], found: Mean | Difference | Number) -> str:
     """`VALUE (LOW to HIGH)`; the value alone where no interval was made."""
     value = text(found.value)
-    return value if found.low is None else f"{value} ({interval_text(text, found)})"
+    return value if found.low is None or found.high is None else f"{value} ({interval_text(text, found)})"
 
 
 def difference_line(score: ScoreName, difference: Difference, *, per: str = "") -> str:

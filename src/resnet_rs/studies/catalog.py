@@ -38,12 +38,13 @@ def build(chosen: str | Study, base: Experiment, *, num_samples: int, settings: 
 
     `num_samples` is the number of training images; `settings` are the settings of the study, as typed.
     """
+    if isinstance(chosen, str):
+        refuse_unknown(chosen)
     if chosen == "scaling":  # the only study that has settings
         return scaling(base, num_samples, settings)
     if settings:
         raise ValueError(f"this study has no settings of its own, got {', '.join(settings)}.")
     if isinstance(chosen, str) and not chosen.endswith(_ENDINGS):
-        refuse_unknown(chosen)
         return _BUILDERS[chosen](base, num_samples)
     name = chosen.name if isinstance(chosen, Study) else Path(chosen).stem
     if name in OUTLINE:

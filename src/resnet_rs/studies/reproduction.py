@@ -91,9 +91,15 @@ def _read(path: Path, digest: str, computed: str) -> Score:
         raise ValueError(
             f"{path} was computed on {stored['computed']}, now {computed}. Use a new folder for --out."
         )
-    numbers: list[dict[str, Any]] = [n | {"name": ScoreName(**n["name"])} for n in stored["numbers"]]
-    stored["numbers"] = tuple(Number(**n) for n in numbers)
-    return Score(**stored)
+    try:
+        numbers: list[dict[str, Any]] = [n | {"name": ScoreName(**n["name"])} for n in stored["numbers"]]
+        known: dict[str, Any] = {name: stored[name] for name in Score.__dataclass_fields__}
+        known["numbers"] = tuple(Number(**n) for n in numbers)
+        return Score(**known)
+    except (KeyError, TypeError) as error:
+        raise storage.Damaged(
+            f"{path} holds no scores of this version: {error}. Use a new folder for --out."
+        ) from None
 
 
 def table(scores: Iterable[Score]) -> str:

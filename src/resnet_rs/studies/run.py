@@ -226,7 +226,9 @@ def _read_run(context: Context, run: _Run) -> dict[str, Any]:
     return {
         "count": scores["count"],
         "score": scores[key],
-        "per_sample": PerSample.from_plain(scores["per_sample"]) if scores["per_sample"] else None,
+        "per_sample": PerSample.from_plain(scores["per_sample"])
+        if scores["per_sample"] is not None
+        else None,
         "unscored": tuple(item["index"] for item in scores["unreadable"]),
         "num_unread": len({line["key"] for line in log if line["kind"] == "unreadable"}),
         "curve": tuple((line["epoch"], round(line["summaries"][weights][key], 6)) for line in evaluations),

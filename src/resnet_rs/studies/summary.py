@@ -49,10 +49,11 @@ def report(path: Path, *, out: Path | None = None) -> tuple[str, Path | None]:
 
 
 def _is_speed(path: Path) -> bool:
-    file = path / speed.RECORD if path.is_dir() else path
-    if not file.is_file():
+    if path.is_dir():
+        return (path / speed.RECORD).is_file()
+    if not path.is_file():
         return False
-    with file.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         return '"study": "speed"' in lines.readline(10_000)
 
 

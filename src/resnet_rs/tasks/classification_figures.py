@@ -118,6 +118,8 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
     points = [(bin["confidence"], bin["accuracy"]) for bin in full]
     curve = line(points, name="", color=BLUE, hover=hover, most_markers=len(full))
     curve |= {"error_y": _errors(accuracies, intervals), "customdata": [bin["count"] for bin in full]}
+    diagonal["line"]["width"] = 1
+    curve["marker"] = {"size": 7}
     counts = {
         "type": "bar",
         "x": [(bin["low"] + bin["high"]) / 2 for bin in bins],

@@ -22,7 +22,7 @@ from resnet_rs.data.view import View
 from resnet_rs.methods.temperature import fitted_sigmoid_temperature
 from resnet_rs.report.blocks import Block, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, ScoreName
-from resnet_rs.report.statistics import average_precision, mean_average_precision
+from resnet_rs.report.statistics import UNKNOWN, average_precision, mean_average_precision
 from resnet_rs.tasks import classification_report as report
 from resnet_rs.tasks.classification import Classification, by_class, one_tensor
 from resnet_rs.tasks.task import Answer, Meter, RowMeter, Task
@@ -169,9 +169,9 @@ class _MultiLabelMeter(RowMeter):
         exact = ((logits >= 0) == labels).all(axis=1)
         return {
             "count": len(indices),
-            **report.with_interval("mean_ap", mean_average_precision(logits, labels) or report.UNKNOWN),
+            **report.interval_fields("mean_ap", mean_average_precision(logits, labels) or UNKNOWN),
             **report.share_with_interval("exact", int(exact.sum()), len(indices)),
-            **report.with_interval("loss", report.mean_loss(_losses(logits, labels))),
+            **report.interval_fields("loss", report.mean_loss(_losses(logits, labels))),
             "classes": [
                 _class_scores(name, logits[:, i], labels[:, i]) for i, name in enumerate(self.classes)
             ],

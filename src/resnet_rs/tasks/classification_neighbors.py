@@ -17,21 +17,25 @@ _TEMPERATURE = 0.07
 class NeighborClassifier(nn.Module):
     """In place of a linear classifier: the nearest of the stored images vote for their classes.
 
-    Images are near if the cosine similarity s of their features is high. A vote weighs exp(s / 0.07). One more vote is
-    shared by all classes, so that none has probability 0 (ours).
+    Images are near if the cosine similarity s of their features is high. A vote weighs exp(s / 0.07), and the weights
+    are scaled so that they sum to the number of votes. One more vote is shared by all classes, so that none has
+    probability 0 (ours).
     """
 
     features: Float[Tensor, "N C"]
     labels: Int[Tensor, " N"]
 
     def __init__(
-        self, features: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, num_classes: int, count: int
+        self,
+        features: Float[Tensor, "N C"],
+        labels: Int[Tensor, " N"],
+        *,
+        num_classes: int,
+        num_neighbors: int,
     ) -> None:
-        """`count` neighbors vote; with fewer stored images, all of them."""
+        """With fewer stored images than `num_neighbors`, all of them vote."""
         super().__init__()
-        if count < 1:
-            raise ValueError(f"the number of neighbors must be 1 or more, got {count}.")
-        self.num_classes, self.count = num_classes, min(count, len(labels))
+        self.num_classes, self.num_neighbors = num_classes, min(num_neighbors, len(labels))
         self.register_buffer("features", F.normalize(features.float()))
         self.register_buffer("labels", labels)
 
@@ -39,7 +43,7 @@ class NeighborClassifier(nn.Module):
         """Logarithms of the classes' shares of the votes."""
         with torch.autocast(features.device.type, enabled=False):
             similarity = F.normalize(features.float()) @ self.features.T
-        nearest = similarity.topk(self.count)
-        weights = (nearest.values / _TEMPERATURE).softmax(1) * self.count
+        nearest = similarity.topk(self.num_neighbors)
+        weights = (nearest.values / _TEMPERATURE).softmax(1) * self.num_neighbors
         votes = weights.new_full((len(features), self.num_classes), 1 / self.num_classes)
-        return (votes.scatter_add(1, self.labels[nearest.indices], weights) / (self.count + 1)).log()
+        return (votes.scatter_add(1, self.labels[nearest.indices], weights) / (self.num_neighbors + 1)).log()

@@ -14,6 +14,7 @@ import numpy as np
 from resnet_rs.report.blocks import Block, Chart, Gallery, Listing, Tile
 from resnet_rs.report.score import Number, ScoreName
 from resnet_rs.report.statistics import (
+    UNKNOWN,
     Estimate,
     calibration_error,
     mean_interval,
@@ -46,7 +47,6 @@ ROW = np.dtype(
 
 NUM_WORST = 24
 """Mistakes on a page."""
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 _NUM_PAIRS = 10
 NUM_CLASSES_PRINTED = 50
 """Classes on the command line."""
@@ -70,9 +70,9 @@ def scores(rows: np.ndarray, classes: Sequence[str], key: Callable[[int], str]) 
         "count": len(rows),
         **share_with_interval("top1", int(correct.sum()), len(rows)),
         **share_with_interval("top5", int(top5.sum()), len(rows)),
-        **with_interval("balanced_accuracy", balanced),
-        **with_interval("calibration_error", calibration_error(confidence, correct)),
-        **with_interval("nll", mean_loss(rows["nll"])),
+        **interval_fields("balanced_accuracy", balanced),
+        **interval_fields("calibration_error", calibration_error(confidence, correct)),
+        **interval_fields("nll", mean_loss(rows["nll"])),
         "classes": _class_scores(rows, classes),
         "confusion": _confusion(rows, len(classes)),
         "reliability": [bin._asdict() for bin in reliability_bins(confidence, correct)],
@@ -230,11 +230,11 @@ def _recall_interval(item: Mapping[str, Any]) -> str:
 def share_with_interval(name: str, successes: int, count: int) -> dict[str, float | None]:
     """`name`: the share, `name_low` and `name_high`: its 95 % interval; None for a share of nothing."""
     found = Estimate(successes / count, *wilson_interval(successes, count)) if count else UNKNOWN
-    return with_interval(name, found)
+    return interval_fields(name, found)
 
 
-def with_interval(name: str, estimate: Estimate) -> dict[str, float | None]:
-    """The same for any score; None for what too few samples cannot tell."""
+def interval_fields(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """A score and its interval as fields of JSON: `name`, `name_low` and `name_high`; None for what is not known."""
     found = zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True)
     return {key: number if math.isfinite(number) else None for key, number in found}
 

@@ -67,17 +67,24 @@ def evaluate(
         if batch is not None:
             unreadable += batch.unreadable
             _update_meters(meters, models, batch, data, device)
-    whole = {name: new_meter(source.classes) for name in models}
-    for name, meter in meters.items():
-        for packed in ranks.gather(meter.pack()):
-            whole[name].merge(packed)
+    if ranks.count > 1:
+        meters = {
+            name: _over_ranks(meter, new_meter(source.classes), ranks) for name, meter in meters.items()
+        }
     everywhere = gather_unreadable(unreadable, ranks)
     if len(everywhere) == len(source):
         first = next(iter(everywhere), "the data is empty")
         raise ValueError(
             f"none of {len(source)} samples could be scored; the first: {first}. Repair the files."
         )
-    return Evaluation(meters=whole, unreadable=everywhere)
+    return Evaluation(meters=meters, unreadable=everywhere)
+
+
+def _over_ranks(mine: Meter, whole: Meter, ranks: Ranks) -> Meter:
+    """`whole`, which is empty, with what the meters of all ranks have collected."""
+    for packed in ranks.gather(mine.pack()):
+        whole.merge(packed)
+    return whole
 
 
 def batch_size(device: Device) -> int:

@@ -86,25 +86,33 @@ def evaluate(
 
 
 def evaluate_neighbors(
-    trained: str | Path, *, data: str, count: int, machine: Machine | None = None
+    trained: str | Path, *, data: str, num_neighbors: int, machine: Machine | None = None
 ) -> dict[str, Any]:
     """Scores of k-nearest-neighbor classification on the test part of `data`, whose training part votes.
 
-    Nothing is trained. Classes are those of `data`, so the weights may be of other ones. `count` training images vote
-    for the class of each test image. Without parts of its own, `data` is split as a run splits it.
+    Nothing is trained. Classes are those of `data`, so the weights may be of other ones. `num_neighbors` training
+    images vote for the class of each test image. Without parts of its own, `data` is split as a run splits it. The
+    features of all training images are in memory.
     """
+    if num_neighbors < 1:
+        raise ValueError(f"the number of neighbors must be 1 or more, got {num_neighbors}.")
     machine = machine or Machine()
     chosen = dataset.find(data, max_pixels=machine.max_pixels)
-    source = chosen.open_test()  # before a network is fetched
-    saved = opened(trained)
-    split, is_split_lost = _split_of(chosen, source, saved)
-    splits, model = chosen.open(split=split), saved.load_model()
+    splits = chosen.open()  # before a network is fetched
     task = task_for(Classification(num_classes=len(splits.train.classes)), splits.train)
-    if type(task) is not Classification or not isinstance(model, Classifier):
+    if type(task) is not Classification:
         raise ValueError(
-            f"k-nearest-neighbor classification needs one class per image and a classifier, got {task.headline.label} "
-            f"of {data} and {type(model).__name__} of {trained}. Leave --neighbors out."
+            f"{data} has several labels per image, and neighbors vote for one class of each. Use `train`."
         )
+    saved = opened(trained)
+    model = saved.load_model()
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"{trained} is a {type(model).__name__}; expected a classifier, whose features are compared."
+        )
+    split, is_split_lost = _split_of(chosen, chosen.open_test(), saved)
+    if split is not None:
+        splits = chosen.open(split=split)
     experiment = replace(saved.experiment, task=task)
     model.reset_classifier(0)
     found = predict_all(machine.device.place(model), splits.train, experiment, machine=machine)
@@ -115,11 +123,15 @@ def evaluate_neighbors(
             stacklevel=2,
         )
     classifier = NeighborClassifier(
-        found.predictions, cast(Tensor, found.targets), num_classes=task.num_classes, count=count
+        found.predictions,
+        cast(Tensor, found.targets),
+        num_classes=task.num_classes,
+        num_neighbors=num_neighbors,
     )
     model.head.classifier = machine.device.place(classifier)
     result = score_models({saved.weights: model}, splits.test, experiment, machine=machine)
-    return final_scores(result, splits.test, task) | ({"is_split_lost": True} if is_split_lost else {})
+    scores = final_scores(result, splits.test, task) | {"num_neighbors": classifier.num_neighbors}
+    return scores | ({"is_split_lost": True} if is_split_lost else {})
 
 
 def _as_evaluated(experiment: Experiment, protocol: str, edits: Mapping[str, Any]) -> Experiment:
@@ -195,6 +207,8 @@ def describe_scores(scores: Mapping[str, Any]) -> Iterator[str]:
         yield real_line(scores)
     at = f" of update {scores['step']:,}" if "step" in scores else ""
     yield f"scored {scores['count']:,} images with the {_WEIGHTS[scores['weights']]}{at}"
+    if "num_neighbors" in scores:
+        yield f"classified by the {scores['num_neighbors']:,} nearest training images, not by the trained classifier"
     for item in scores["unreadable"]:
         yield f"not scored: {item['key']!r}: {item['reason']}"
     yield from task.lines(scores)
