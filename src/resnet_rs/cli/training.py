@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -26,6 +27,10 @@ from resnet_rs.cli.output import say, say_json, say_lines, train_command
 from resnet_rs.cli.ranks import with_ranks
 from resnet_rs.config import parse_assignments
 from resnet_rs.text import require
+
+if TYPE_CHECKING:
+    from resnet_rs.training.events import Stopped
+    from resnet_rs.verbs import Limits, Machine, ResolvedExperiment
 
 Start = Annotated[
     str | None,
@@ -72,6 +77,15 @@ def train(
             min=1, help="Updates between checkpoints; by default at every evaluation and every 10 minutes."
         ),
     ] = None,
+    num_folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            min=2,
+            help="Cross-validate, for few images: this many runs, each tested on another part of all images. "
+            "`--minutes` is for all of them.",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option("--tensorboard", help="Also write event files for TensorBoard into the run folder."),
@@ -88,7 +102,6 @@ def train(
     from resnet_rs import verbs
     from resnet_rs.cli.progress import show
     from resnet_rs.processes import listening
-    from resnet_rs.report.table import duration_text
     from resnet_rs.training.curves import with_tensorboard
     from resnet_rs.training.events import Stopped
 
@@ -104,29 +117,67 @@ def train(
         activation_checkpointing=activation_checkpointing,
     )
     with listening() as stop, with_ranks(here) as machine:
-        choice = verbs.choose(name, start, run_folder=out, has_limits=limits.has_any, ranks=machine.ranks)
-        if limits.has_any or fit:
-            resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine, run_folder=out)
-        else:
-            resolved = verbs.resolve(
-                choice.name, typed, data=data, start=choice.start, run_folder=out, machine=machine
-            )
-        say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
-        seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
-        if seconds is not None:
-            say(f"the whole command takes about {duration_text(seconds / 60)}")
-        events = verbs.training(
-            resolved, out=out, seed=seed, machine=machine, save_every=save_every, stop=stop
-        )
         is_first = machine.ranks.is_first
-        last = show(with_tensorboard(events, out) if tensorboard and is_first else events)
-        if not isinstance(last, Stopped):
-            say(f"page: {out / 'page.html'}")
-    if isinstance(last, Stopped):
-        if is_first:
-            saved = f"stopped by {last.reason}, saved after update {last.step}"
-            say(f"{saved}; the same command continues.", is_error=True)
-        raise typer.Exit(EXIT_STOPPED)
+        runs = _runs(
+            name, start, typed, limits, data=data, out=out, machine=machine, num_folds=num_folds, fit=fit
+        )
+        for folder, resolved in runs:
+            events = verbs.training(
+                resolved, out=folder, seed=seed, machine=machine, save_every=save_every, stop=stop
+            )
+            last = show(with_tensorboard(events, folder) if tensorboard and is_first else events)
+            if isinstance(last, Stopped):
+                _exit_stopped(last, is_first=is_first)
+            say(f"page: {folder / 'page.html'}")
+    if num_folds is not None and is_first:
+        say(f"all {num_folds} folds:")
+        pooled = verbs.pooled_scores(out, data=data, num_folds=num_folds, machine=here)
+        say_lines(verbs.describe_scores(pooled))
+
+
+def _runs(
+    name: str | None,
+    start: str | None,
+    edits: dict[str, str],
+    limits: Limits,
+    *,
+    data: str,
+    out: Path,
+    machine: Machine,
+    num_folds: int | None,
+    fit: bool,
+) -> Iterator[tuple[Path, ResolvedExperiment]]:
+    """The folder and the experiment of each run of the command; prints what the user should know before it."""
+    from resnet_rs import verbs
+    from resnet_rs.report.table import duration_text
+
+    first = out if num_folds is None else verbs.fold_folder(out, 1)
+    choice = verbs.choose(name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks)
+    adapted_to = limits if limits.has_any or fit else None
+    if num_folds is None:
+        only = verbs.plan_choice(choice, edits, adapted_to, data=data, machine=machine, run_folder=out)
+        runs = iter([(out, only)])
+    else:
+        runs = verbs.folds(
+            choice, edits, adapted_to, data=data, out=out, num_folds=num_folds, machine=machine
+        )
+    for folder, resolved in runs:
+        if folder == first:
+            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+            seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
+            if seconds is not None:
+                minutes = (num_folds or 1) * seconds / 60
+                say(f"the whole command takes about {duration_text(minutes)}")
+        if num_folds is not None:
+            say(f"{folder.name.replace('-', ' ')} of {num_folds}:")
+        yield folder, resolved
+
+
+def _exit_stopped(event: Stopped, *, is_first: bool) -> NoReturn:
+    if is_first:
+        saved = f"stopped by {event.reason}, saved after update {event.step}"
+        say(f"{saved}; the same command continues.", is_error=True)
+    raise typer.Exit(EXIT_STOPPED)
 
 
 @app.command()

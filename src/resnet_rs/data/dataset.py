@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from resnet_rs.data.builtin import builtin
@@ -13,6 +13,7 @@ from resnet_rs.data.decode import MAX_PIXELS
 from resnet_rs.data.files import Split
 from resnet_rs.data.folders import ClassFolders, split_record
 from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.subset import classes_of, fold_parts
 from resnet_rs.data.tables import EXTENSION, Table, read_table
 
 
@@ -42,6 +43,13 @@ class DataSet(ABC):
         """The record of `splits` if they were split automatically; None if the data set itself has splits."""
         return None if self.has_test_part else split_record(splits)
 
+    def folds(self, count: int, *, split: Split | None = None) -> list[DataSet]:
+        """This data set `count` times, each with another fold for testing; of the images in `split`, if it is given."""
+        raise ValueError(
+            f"{self.title} says itself which images are for testing, and folds would mix them with the others. "
+            "Leave `--folds` out, or give a folder of classes or a table without splits."
+        )
+
 
 @dataclass(frozen=True)
 class _Builtin(DataSet):
@@ -56,9 +64,27 @@ class _Files(DataSet):
     """Class folders or a table."""
 
     read: Callable[[], ClassFolders | Table]
+    fold: Split | None = None
+    """The split that is made, for a fold; else the usual one."""
 
     def open(self, *, split: Split | None = None) -> Splits:
-        return self._images.splits(split=split)
+        return self._images.splits(split=self.fold if split is None else split)
+
+    def folds(self, count: int, *, split: Split | None = None) -> list[DataSet]:
+        if self.has_test_part:
+            return super().folds(count)
+        splits = self.open(split=split)
+        classes = classes_of(splits.train, splits.test)
+        parts = fold_parts(classes, count)
+        if not all(parts):
+            raise ValueError(
+                f"the {len(classes):,} images of {self.title} are too few for {count} folds. Give at most "
+                f"{sum(map(bool, parts))}."
+            )
+        return [
+            replace(self, fold={"train": [k for k in classes if k not in part], "test": sorted(part)})
+            for part in parts
+        ]
 
     def open_test(self, *, split: Split | None = None) -> Source:
         return self._images.for_scoring() if split is None else self.open(split=split).test

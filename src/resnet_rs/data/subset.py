@@ -1,4 +1,4 @@
-"""`Subset`: some samples of a source. `with_validation` takes a validation part from the training samples."""
+"""`Subset`: some samples of a source; and which samples are held out, for validation, for testing or as folds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def with_validation(splits: Splits, share: float) -> Splits:
             "the data has a validation part of its own. Leave recipe.validation out, or remove that part."
         )
     source = splits.train
-    chosen = held_out({source.key(i): _classes_of(source, i) for i in range(len(source))}, share)
+    chosen = held_out(classes_of(source), share)
     if not chosen:
         raise ValueError(
             f"recipe.validation={share:g} needs a class with two or more training images, and every class of these "
@@ -70,22 +70,44 @@ def held_out(classes: Mapping[str, Sequence[object]], share: float) -> set[str]:
     It depends on the keys alone, which are ordered by their SHA-256. At least one sample of each class is taken, and at
     least one stays. A sample of several classes counts for its first one.
     """
+    groups = _by_first_class(classes)
+    chosen = {key for keys in groups for key in keys[: part_size(len(keys), share)]}
+    return _with_all_classes_left(chosen, classes)
+
+
+def fold_parts(classes: Mapping[str, Sequence[object]], count: int) -> list[set[str]]:
+    """The keys that each of `count` folds holds out: about as many in each, of each class. `classes` are those of each
+    key.
+
+    It depends on the keys alone. Every sample is held out once, except one without which a fold would have none left of
+    a class: the only one, say. A sample of several classes counts for its first one.
+    """
+    dealt = [key for keys in sorted(_by_first_class(classes)) if len(keys) > 1 for key in keys]
+    return [_with_all_classes_left(set(dealt[i::count]), classes) for i in range(count)]
+
+
+def classes_of(*sources: Source) -> dict[str, tuple[int, ...]]:
+    """The classes of each sample by its key; none for one whose source does not know them without reading."""
+    targets = {source.key(i): source.target(i) for source in sources for i in range(len(source))}
+    return {key: () if target is None else target.class_indices for key, target in targets.items()}
+
+
+def _by_first_class(classes: Mapping[str, Sequence[object]]) -> list[list[str]]:
+    """The keys of each class, shuffled; a sample of several classes is one of its first."""
     groups = defaultdict[object, list[str]](list)
     for key, present in classes.items():
         groups[next(iter(present), None)].append(key)
-    chosen = {key for keys in groups.values() for key in shuffled(keys)[: part_size(len(keys), share)]}
+    return [shuffled(keys) for keys in groups.values()]
+
+
+def _with_all_classes_left(chosen: set[str], classes: Mapping[str, Sequence[object]]) -> set[str]:
+    """`chosen` without the last samples of a class that is never the first one."""
     left = {name for key, present in classes.items() if key not in chosen for name in present}
     for key in shuffled(list(chosen)):
-        if not left.issuperset(classes[key]):  # the last samples of a class that is never the first one
+        if not left.issuperset(classes[key]):
             chosen.remove(key)
             left.update(classes[key])
     return chosen
-
-
-def _classes_of(source: Source, index: int) -> tuple[int, ...]:
-    """The classes of a sample; none if the source does not know them without reading."""
-    target = source.target(index)
-    return () if target is None else target.class_indices
 
 
 def part_size(count: int, share: float) -> int:

@@ -35,20 +35,21 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what is scored, and how
     models: Mapping[str, Model],
     source: Source,
     experiment: Experiment,
     *,
     machine: Machine,
     stop: Stop | None = None,
+    part: range | None = None,
     build_meter: Callable[[tuple[str, ...]], Meter] | None = None,
 ) -> Evaluation:
-    """Score each of `models` on every sample of `source`, in evaluation mode; unreadable samples are listed.
+    """Score each of `models` on the samples of `source`, in evaluation mode; unreadable samples are listed.
 
-    `build_meter` makes a meter for class names; None takes the task's. The ranks share the batches, and all get the
-    whole evaluation. Raises `ValueError` if no sample could be scored, and `Interrupted` on all ranks if one of them
-    receives a stop request.
+    `part` are the samples to score; None takes all. `build_meter` makes a meter for class names; None takes the task's.
+    The ranks share the batches, and all get the whole evaluation. Raises `ValueError` if no sample could be scored, and
+    `Interrupted` on all ranks if one of them receives a stop request.
     """
     data, device, ranks = experiment.data, machine.device, machine.ranks
     new_meter = build_meter or experiment.task.build_meter
@@ -56,7 +57,8 @@ def evaluate(
     unreadable: list[Unreadable] = []
     for model in models.values():
         model.eval()
-    ranges = list(split_range(0, len(source), at_most=batch_size(device)))
+    part = range(len(source)) if part is None else part
+    ranges = list(split_range(part.start, len(part), at_most=batch_size(device)))
     dataset = EvaluationBatches(source, data, collate=experiment.task.collate)
     batches = load(ranks.share(ranges), dataset, workers=machine.workers)
     # The number of rounds is the same on every rank, so that all of them take part in `largest`.
@@ -72,10 +74,10 @@ def evaluate(
             name: _over_ranks(meter, new_meter(source.classes), ranks) for name, meter in meters.items()
         }
     everywhere = gather_unreadable(unreadable, ranks)
-    if len(everywhere) == len(source):
+    if len(everywhere) == len(part):
         first = next(iter(everywhere), "the data is empty")
         raise ValueError(
-            f"none of {len(source)} samples could be scored; the first: {first}. Repair the files."
+            f"none of {len(part)} samples could be scored; the first: {first}. Repair the files."
         )
     return Evaluation(meters=meters, unreadable=everywhere)
 

@@ -3,6 +3,7 @@
 from resnet_rs.training.device import Device
 from resnet_rs.training.machine import Machine
 from resnet_rs.verbs.choice import choose
+from resnet_rs.verbs.cross_validation import fold_folder, folds, pooled_scores
 from resnet_rs.verbs.models import create_model, existing, save
 from resnet_rs.verbs.plans import Limits, describe_plan, expected_seconds, plan_choice, plan_experiment
 from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
@@ -24,10 +25,13 @@ __all__ = [
     "evaluate_neighbors",
     "existing",
     "expected_seconds",
+    "fold_folder",
+    "folds",
     "experiment",
     "load",
     "plan_experiment",
     "plan_choice",
+    "pooled_scores",
     "report",
     "resolve",
     "save",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_rs import config
+from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.source import Splits
 from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.plan.options import Budget, MeasuredOption
@@ -22,7 +23,13 @@ from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
 from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice
-from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve, with_changes
+from resnet_rs.verbs.runs import (
+    ResolvedExperiment,
+    base_experiment,
+    recorded_changes,
+    resolve,
+    with_changes,
+)
 
 _SHARE_FOR_MEASURING = 0.02
 _MOST_SECONDS = 20.0
@@ -67,7 +74,7 @@ def plan_experiment(
     """
     if resolved.stored is not None:
         _refuse_other_budget(resolved.stored, limits.minutes)
-        known = with_changes(resolved, resolved.stored["changes"])
+        known = with_changes(resolved, recorded_changes(resolved.stored))
         count = int(resolved.stored.get("num_evaluations", MAX_EVALUATIONS))
         return replace(known, is_adapted=True, minutes=limits.minutes, num_evaluations=count)
     given = PlanInput(
@@ -93,13 +100,13 @@ def plan_experiment(
 def plan_choice(
     choice: Choice,
     edits: Mapping[str, Any],
-    limits: Limits,
+    limits: Limits | None,
     *,
-    data: str,
+    data: str | DataSet,
     machine: Machine,
     run_folder: Path | None = None,
 ) -> ResolvedExperiment:
-    """The plan for what `verbs.choose` chose.
+    """The plan for what `verbs.choose` chose; None for `limits` leaves the recipe as it is.
 
     If the user has not named the experiment, the network follows the limits. It is a small one, or if the whole run of
     the largest small one fits, a larger one with the published recipe.
@@ -107,7 +114,7 @@ def plan_choice(
 
     def make(name: str, networks: Networks) -> ResolvedExperiment:
         found = resolve(name, edits, data=data, start=choice.start, run_folder=run_folder, machine=machine)
-        return plan_experiment(found, limits, machine=machine, networks=networks)
+        return found if limits is None else plan_experiment(found, limits, machine=machine, networks=networks)
 
     is_open = not choice.is_by_user and choice.start is None and not any(map(_is_of_network, edits))
     found = make(choice.name, "small" if is_open else "fixed")

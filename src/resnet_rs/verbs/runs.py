@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -78,7 +78,7 @@ def resolve(
     name: str,
     edits: Mapping[str, Any],
     *,
-    data: str,
+    data: str | DataSet,
     start: str | None = None,
     run_folder: Path | None = None,
     machine: Machine | None = None,
@@ -89,7 +89,7 @@ def resolve(
     run in `run_folder` keeps its split and its changes.
     """
     machine = machine or Machine()
-    chosen = dataset.find(data, max_pixels=machine.max_pixels)
+    chosen = data if isinstance(data, DataSet) else dataset.find(data, max_pixels=machine.max_pixels)
     stored = None if run_folder is None else stored_run(run_folder, machine.ranks)
     experiment = zoo.experiment(name, edits)
     splits = open_splits(chosen, experiment, split=recorded_split(chosen, stored))
@@ -115,7 +115,7 @@ def resolve(
     if stored is None:
         return _with_channels(resolved if start is None else _with_start(resolved, opened(start)))
     _refuse_other_start(stored, start)
-    return with_changes(resolved, [c for c in stored["changes"] if c["path"].startswith(_ADAPTED_FIRST)])
+    return with_changes(resolved, (c for c in recorded_changes(stored) if c.path.startswith(_ADAPTED_FIRST)))
 
 
 def _about(resolved: ResolvedExperiment) -> Iterator[str]:
@@ -193,9 +193,14 @@ def _with_channels(resolved: ResolvedExperiment) -> ResolvedExperiment:
     return replace(resolved, experiment=chosen, changes=(*resolved.changes, *changes), images=images)
 
 
-def with_changes(resolved: ResolvedExperiment, stored: list[dict[str, Any]]) -> ResolvedExperiment:
+def recorded_changes(stored: Mapping[str, Any]) -> tuple[Change, ...]:
+    """The changes that a run made when it began, of its record."""
+    return tuple(Change(**change) for change in stored["changes"])
+
+
+def with_changes(resolved: ResolvedExperiment, changes: Iterable[Change]) -> ResolvedExperiment:
     """`resolved` with changes that a run made when it began, except in fields that the user sets now."""
-    changes = tuple(Change(**change) for change in stored)
+    changes = tuple(changes)
     edits = {change.path: change.after for change in changes if change.path not in resolved.set_by_user}
     return replace(resolved, experiment=config.edit(resolved.experiment, edits), changes=changes)
 
