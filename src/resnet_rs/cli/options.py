@@ -48,7 +48,9 @@ DeviceName = Annotated[
 PrecisionName = Annotated[
     str | None,
     typer.Option(
-        "--precision", help="float32 or bfloat16; by default bfloat16 on GPUs that support it natively."
+        "--precision",
+        help="float32 or bfloat16; by default bfloat16 on GPUs that support it natively. `train` also tries it on CPUs "
+        "that do.",
     ),
 ]
 Workers = Annotated[

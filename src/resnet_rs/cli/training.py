@@ -30,7 +30,7 @@ from resnet_rs.text import require
 
 if TYPE_CHECKING:
     from resnet_rs.training.events import Stopped
-    from resnet_rs.verbs import Limits, Machine, ResolvedExperiment
+    from resnet_rs.verbs import Choice, Limits, Machine, ResolvedExperiment
 
 Start = Annotated[
     str | None,
@@ -117,11 +117,16 @@ def train(
         activation_checkpointing=activation_checkpointing,
     )
     with listening() as stop, with_ranks(here) as machine:
-        is_first = machine.ranks.is_first
-        runs = _runs(
-            name, start, typed, limits, data=data, out=out, machine=machine, num_folds=num_folds, fit=fit
-        )
+        is_first, first = machine.ranks.is_first, out if num_folds is None else verbs.fold_folder(out, 1)
+        choice = verbs.choose(name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks)
+        say_lines(f"note: {line}" for line in choice.reasons)
+        if precision is None:
+            machine, reason = verbs.choose_precision(machine, choice.name, typed, run_folder=first)
+            say_lines(f"note: {line}" for line in [reason] if line is not None)
+        runs = _runs(choice, typed, limits, data=data, out=out, machine=machine, num_folds=num_folds, fit=fit)
         for folder, resolved in runs:
+            if precision is None:
+                machine = verbs.with_usable_precision(machine, resolved.experiment)
             events = verbs.training(
                 resolved, out=folder, seed=seed, machine=machine, save_every=save_every, stop=stop
             )
@@ -136,8 +141,7 @@ def train(
 
 
 def _runs(
-    name: str | None,
-    start: str | None,
+    choice: Choice,
     edits: dict[str, str],
     limits: Limits,
     *,
@@ -151,8 +155,6 @@ def _runs(
     from resnet_rs import verbs
     from resnet_rs.report.table import duration_text
 
-    first = out if num_folds is None else verbs.fold_folder(out, 1)
-    choice = verbs.choose(name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks)
     adapted_to = limits if limits.has_any or fit else None
     if num_folds is None:
         only = verbs.plan_choice(choice, edits, adapted_to, data=data, machine=machine, run_folder=out)
@@ -161,15 +163,15 @@ def _runs(
         runs = verbs.folds(
             choice, edits, adapted_to, data=data, out=out, num_folds=num_folds, machine=machine
         )
-    for folder, resolved in runs:
-        if folder == first:
-            say_lines(f"note: {line}" for line in (*choice.reasons, *resolved.changes, *resolved.notes))
+    for number, (folder, resolved) in enumerate(runs, start=1):
+        if number == 1:
+            say_lines(f"note: {line}" for line in (*resolved.changes, *resolved.notes))
             seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
             if seconds is not None:
                 minutes = (num_folds or 1) * seconds / 60
                 say(f"the whole command takes about {duration_text(minutes)}")
         if num_folds is not None:
-            say(f"{folder.name.replace('-', ' ')} of {num_folds}:")
+            say(f"fold {number} of {num_folds}:")
         yield folder, resolved
 
 
@@ -213,13 +215,15 @@ def plan(
     here = verbs.Machine(device=verbs.Device.choose(device), micro_batch=micro_batch, workers=workers)
     with with_ranks(here) as machine:
         choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
+        machine, precision = verbs.choose_precision(machine, choice.name, typed)
         resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine)
     shown = verbs.describe_plan(resolved)
     if as_json:
         say_json(shown)
         return
     say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
-    say_lines(f"why: {line}" for line in (*choice.reasons, *shown["why"]))
+    reasons = (*choice.reasons, *([precision] if precision else []), *shown["why"])
+    say_lines(f"why: {line}" for line in reasons)
     say_lines(f"note: {note}" for note in resolved.notes)
     command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
     say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")

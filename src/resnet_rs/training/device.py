@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,15 @@ class Device:
     def is_cuda(self) -> bool:
         """Whether this is a CUDA device."""
         return self.name.startswith("cuda")
+
+    @property
+    def has_native_bfloat16(self) -> bool:
+        """Whether this is a CPU with instructions for products of bfloat16; others emulate them, which is slow."""
+        known: Callable[[], Mapping[str, Any]] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )  # not in torch 2.10
+        names = ("amx_bf16", "avx512_bf16", "bf16")  # the last one is ARM's
+        return self.name == "cpu" and any(known().get(name) for name in names)
 
     def limit_threads(self, count: int) -> None:
         """Use `count` CPU threads for the computations of this process from now on."""

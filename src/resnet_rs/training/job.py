@@ -25,8 +25,9 @@ MAX_EVALUATIONS = 10
 _MIN_MICRO_BATCH = 16
 """Smallest default for several ranks. The statistics of batch norm over fewer samples are too noisy."""
 
-_SMALLEST_IN_BFLOAT16 = 17
-"""Image size from which no strided convolution gets a feature map of one pixel."""
+SMALLEST_IN_BFLOAT16 = 17
+"""Image size from which no strided convolution gets a feature map of one pixel. For a 3x3 kernel of stride 2 over one
+pixel the gradient of oneDNN in bfloat16 reads uninitialized memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,9 @@ class Job:
                 "recipe.validation=0.1, or a folder 'val' beside 'train' and 'test'."
             )
         device, size = self.machine.device, self.experiment.data.size
-        if device.name == "cpu" and device.precision == "bfloat16" and size < _SMALLEST_IN_BFLOAT16:
-            # For a 3x3 kernel of stride 2 over one pixel the gradient of oneDNN reads uninitialized memory.
+        if device.name == "cpu" and device.precision == "bfloat16" and size < SMALLEST_IN_BFLOAT16:
             raise ValueError(
-                f"bfloat16 on CPUs gives wrong gradients for images below {_SMALLEST_IN_BFLOAT16} pixels, got "
+                f"bfloat16 on CPUs gives wrong gradients for images below {SMALLEST_IN_BFLOAT16} pixels, got "
                 f"data.size={size}. Leave out --precision, or use larger images."
             )
 
