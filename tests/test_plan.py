@@ -140,14 +140,16 @@ def test_with_too_few_updates_the_size_shrinks_and_what_is_lost_is_said():
     )
 
 
-@pytest.mark.parametrize("frozen", ["none", "c3", "c5"])
-def test_with_trained_weights_stages_are_frozen_instead(frozen):
+@pytest.mark.parametrize(("frozen", "size"), [("none", 160), ("c3", 160), ("c5", 160), ("c5", 128)])
+def test_with_trained_weights_stages_are_frozen_before_the_size_shrinks(frozen, size):
     source = Shapes(num_samples=600, size=320)
     stages = ["c5", "c3", "none"]
-    cheap = slow_unless(lambda e: stages.index(e.recipe.fine_tuning.frozen) <= stages.index(frozen))
+    cheap = slow_unless(
+        lambda e: stages.index(e.recipe.fine_tuning.frozen) <= stages.index(frozen) and e.data.size <= size
+    )
     adapted = plan_of(RS50, source, budget=budget(10.0, speed=cheap), is_head_new=True).experiment
-    assert adapted.recipe.fine_tuning.frozen == frozen
-    assert (adapted.arch.stem, adapted.data.size) == (RS50.arch.stem, RS50.data.size)
+    assert (adapted.recipe.fine_tuning.frozen, adapted.data.size) == (frozen, size)
+    assert adapted.arch.stem == RS50.arch.stem
 
 
 @pytest.mark.parametrize(("is_head_new", "factor"), [(True, 4.0), (False, 1.0)])

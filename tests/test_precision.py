@@ -3,13 +3,17 @@
 import json
 
 import pytest
+import torch
 from test_cli import QUICK, paint
 
 from resnet_rs.training.device import Device
 from resnet_rs.training.machine import Machine
-from resnet_rs.verbs import choose_precision, experiment, precision, with_usable_precision
+from resnet_rs.verbs import precision, resolve
+from resnet_rs.verbs.precision import bfloat16_gain
 
-MACHINE = Machine(device=Device.choose("cpu"))
+OPEN = Machine(device=Device.choose("cpu"))
+NAMED = Machine(device=Device.choose("cpu", precision="float32"))
+SMALL = {"data.size": 24, "arch.width": 0.125}
 
 
 @pytest.fixture
@@ -23,35 +27,36 @@ def native(monkeypatch):
     return times
 
 
-def chosen(tmp_path, *, name="resnet-rs-50-i160", edits=None):
-    found, reason = choose_precision(MACHINE, name, edits or {}, run_folder=tmp_path / "run")
-    return found.device.precision, reason
+def gain(machine=OPEN, **edits):
+    return bfloat16_gain(resolve("resnet-rs-tiny", {**SMALL, **edits}, data="builtin"), machine)
 
 
-def test_bfloat16_is_chosen_where_it_is_clearly_faster(native, tmp_path):
-    assert chosen(tmp_path) == (
-        "bfloat16",
-        "computing in bfloat16, here 1.5 times as fast as float32; `--precision float32` is more exact.",
-    )
+def test_bfloat16_is_chosen_where_it_is_clearly_faster(native):
+    assert gain() == 1.5 and gain(NAMED) is None
     native["bfloat16"] = 2.6
-    assert chosen(tmp_path) == ("float32", None)
+    assert gain() is None
 
 
-def test_other_processors_and_small_images_are_not_measured(native, tmp_path, monkeypatch):
-    small = {"data.size": 16}
-    assert chosen(tmp_path, edits=small) == ("float32", None)
-    rounded = Machine(device=Device.choose("cpu", precision="bfloat16"))
-    found = with_usable_precision(rounded, experiment("resnet-rs-50-i160", small))
-    assert found.device.precision == "float32"
-    assert with_usable_precision(rounded, experiment("resnet-rs-50-i160")) is rounded
+def test_other_processors_and_small_images_are_not_measured(native, monkeypatch):
+    assert gain(**{"data.size": 16}) is None
     monkeypatch.setattr(Device, "has_native_bfloat16", False)
-    assert chosen(tmp_path) == ("float32", None)
+    assert gain() is None
 
 
-def test_the_trial_measures_real_updates_in_turns(native, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16"])
+def test_a_processor_says_what_it_computes_natively(name, monkeypatch):
+    known = {"avx2": True, name: False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert not Device().has_native_bfloat16
+    known[name] = True
+    assert Device().has_native_bfloat16 and not Device(name="mps").has_native_bfloat16
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not Device().has_native_bfloat16
+
+
+def test_the_trial_measures_real_updates_in_turns(monkeypatch):
     """With the real measurement, whatever this processor is: two rounds of both precisions."""
     seen = []
-    monkeypatch.undo()
     monkeypatch.setattr(Device, "has_native_bfloat16", True)
     real = precision.measure
 
@@ -62,7 +67,7 @@ def test_the_trial_measures_real_updates_in_turns(native, monkeypatch, tmp_path)
         return found
 
     monkeypatch.setattr(precision, "measure", measure)
-    chosen(tmp_path, name="resnet-rs-tiny", edits={"data.size": 24, "arch.width": 0.125})
+    gain()
     assert seen == ["float32", "bfloat16"] * 2
 
 

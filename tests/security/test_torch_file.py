@@ -154,9 +154,9 @@ def test_anything_but_named_tensors_is_refused(value, message):
 def test_bad_paths_are_refused_by_name_before_anything_is_read(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"")
     (tmp_path / "b.safetensors").write_bytes(b"kept")
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth is not a file"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
         convert(tmp_path / "nothing.pth", tmp_path / "c.safetensors")
-    with pytest.raises(FileNotFoundError, match="is not a file"):
+    with pytest.raises(FileNotFoundError, match="does not exist or is no file"):
         convert(tmp_path, tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match=r"must end in \.safetensors, got .*c\.pth\. Try .*c\.safetensors"):
         convert(tmp_path / "a.pth", tmp_path / "c.pth")

@@ -81,7 +81,7 @@ class H5File:
         import h5py  # pyright: ignore[reportMissingTypeStubs]: it ships none
 
         if not self.path.is_file():
-            raise Unreadable("it is not a file; expected Keras weights such as model.h5.")
+            raise Unreadable("it does not exist or is no file; expected Keras weights such as model.h5.")
         try:
             return h5py.File(self.path, "r")
         except OSError as error:

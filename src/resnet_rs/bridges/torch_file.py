@@ -60,7 +60,7 @@ class TorchFile:
     def __init__(self, path: Path, *, key: str | None = None) -> None:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is not a file; expected weights such as model.pth or model.safetensors."
+                f"{path} does not exist or is no file; expected weights such as model.pth or model.safetensors."
             )
         try:
             self._tensors = load(path.read_bytes() if path.suffix == _SUFFIX else _read_in_child(path, key))
@@ -82,7 +82,9 @@ def convert(file: Path, out: Path, *, key: str | None = None) -> Conversion:
     that the file has. Raises `ValueError` for a file with any other content.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not a file; expected a PyTorch file such as model.pth.")
+        raise FileNotFoundError(
+            f"{file} does not exist or is no file; expected a PyTorch file such as model.pth."
+        )
     if out.suffix != _SUFFIX:
         raise ValueError(f"the new file must end in {_SUFFIX}, got {out}. Try {out.with_suffix(_SUFFIX)}.")
     if out.exists() or out.is_symlink():

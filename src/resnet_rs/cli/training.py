@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,8 @@ from resnet_rs.config import parse_assignments
 from resnet_rs.text import require
 
 if TYPE_CHECKING:
-    from resnet_rs.training.events import Stopped
+    from resnet_rs.processes import Stop
+    from resnet_rs.training.events import Event
     from resnet_rs.verbs import Choice, Limits, Machine, ResolvedExperiment
 
 Start = Annotated[
@@ -116,28 +117,45 @@ def train(
         max_pixels=max_pixels,
         activation_checkpointing=activation_checkpointing,
     )
-    with listening() as stop, with_ranks(here) as machine:
-        is_first, first = machine.ranks.is_first, out if num_folds is None else verbs.fold_folder(out, 1)
-        choice = verbs.choose(name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks)
-        say_lines(f"note: {line}" for line in choice.reasons)
-        if precision is None:
-            machine, reason = verbs.choose_precision(machine, choice.name, typed, run_folder=first)
-            say_lines(f"note: {line}" for line in [reason] if line is not None)
-        runs = _runs(choice, typed, limits, data=data, out=out, machine=machine, num_folds=num_folds, fit=fit)
-        for folder, resolved in runs:
-            if precision is None:
-                machine = verbs.with_usable_precision(machine, resolved.experiment)
-            events = verbs.training(
-                resolved, out=folder, seed=seed, machine=machine, save_every=save_every, stop=stop
+    last: Event | None = None
+    with listening() as stop:
+        with with_ranks(here) as machine:
+            is_first, first = machine.ranks.is_first, out if num_folds is None else verbs.fold_folder(out, 1)
+            choice = verbs.choose(
+                name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks
             )
-            last = show(with_tensorboard(events, folder) if tensorboard and is_first else events)
-            if isinstance(last, Stopped):
-                _exit_stopped(last, is_first=is_first)
-            say(f"page: {folder / 'page.html'}")
-    if num_folds is not None and is_first:
-        say(f"all {num_folds} folds:")
-        pooled = verbs.pooled_scores(out, data=data, num_folds=num_folds, machine=here)
-        say_lines(verbs.describe_scores(pooled))
+            runs = _runs(
+                choice, typed, limits, data=data, out=out, machine=machine, num_folds=num_folds, fit=fit
+            )
+            for folder, resolved in runs:
+                events = verbs.training(
+                    resolved, out=folder, seed=seed, machine=machine, save_every=save_every, stop=stop
+                )
+                last = show(with_tensorboard(events, folder) if tensorboard and is_first else events)
+                if isinstance(last, Stopped):
+                    break
+                say(f"page: {folder / 'page.html'}")
+        if isinstance(last, Stopped):
+            if is_first:
+                saved = f"stopped by {last.reason}, saved after update {last.step}"
+                say(f"{saved}; the same command continues.", is_error=True)
+            raise typer.Exit(EXIT_STOPPED)
+        if num_folds is not None and is_first:
+            _say_pooled(out, data=data, num_folds=num_folds, machine=here, stop=stop)
+
+
+def _say_pooled(out: Path, *, data: str, num_folds: int, machine: Machine, stop: Stop) -> None:
+    """Score all folds together, and print the scores."""
+    from resnet_rs import verbs
+    from resnet_rs.processes import Interrupted
+
+    try:
+        found = verbs.pooled_scores(out, data=data, num_folds=num_folds, machine=machine, stop=stop)
+    except Interrupted:
+        say(f"stopped by {stop.reason} when all runs had ended; the same command scores them.", is_error=True)
+        raise typer.Exit(EXIT_STOPPED) from None
+    say(f"all {num_folds} folds:")
+    say_lines(verbs.describe_scores(found))
 
 
 def _runs(
@@ -165,21 +183,15 @@ def _runs(
         )
     for number, (folder, resolved) in enumerate(runs, start=1):
         if number == 1:
-            say_lines(f"note: {line}" for line in (*resolved.changes, *resolved.notes))
+            say_lines(f"note: {line}" for line in (*resolved.reasons, *resolved.changes))
             seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
             if seconds is not None:
                 minutes = (num_folds or 1) * seconds / 60
                 say(f"the whole command takes about {duration_text(minutes)}")
         if num_folds is not None:
             say(f"fold {number} of {num_folds}:")
+        say_lines(f"note: {line}" for line in resolved.notes)
         yield folder, resolved
-
-
-def _exit_stopped(event: Stopped, *, is_first: bool) -> NoReturn:
-    if is_first:
-        saved = f"stopped by {event.reason}, saved after update {event.step}"
-        say(f"{saved}; the same command continues.", is_error=True)
-    raise typer.Exit(EXIT_STOPPED)
 
 
 @app.command()
@@ -215,18 +227,16 @@ def plan(
     here = verbs.Machine(device=verbs.Device.choose(device), micro_batch=micro_batch, workers=workers)
     with with_ranks(here) as machine:
         choice = verbs.choose(name, start, has_limits=limits.has_any, ranks=machine.ranks)
-        machine, precision = verbs.choose_precision(machine, choice.name, typed)
         resolved = verbs.plan_choice(choice, typed, limits, data=data, machine=machine)
     shown = verbs.describe_plan(resolved)
     if as_json:
         say_json(shown)
         return
     say_lines(f"{label:<9} {text}" for label, text in shown["plan"].items())
-    reasons = (*choice.reasons, *([precision] if precision else []), *shown["why"])
-    say_lines(f"why: {line}" for line in reasons)
+    say_lines(f"why: {line}" for line in (*resolved.reasons, *shown["why"]))
     say_lines(f"note: {note}" for note in resolved.notes)
     command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
-    say(command if choice.start is None else f"{command} --from {shlex.quote(choice.start)}")
+    say(command if resolved.start is None else f"{command} --from {shlex.quote(resolved.start)}")
 
 
 def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, dict[str, str]]:

@@ -16,6 +16,9 @@ from resnet_rs.data.source import Source, Splits
 from resnet_rs.data.subset import classes_of, fold_parts
 from resnet_rs.data.tables import EXTENSION, Table, read_table
 
+_FEWEST_IN_FOLD = 2
+"""With one, a damaged image would be a fold without a score."""
+
 
 @dataclass(frozen=True)
 class DataSet(ABC):
@@ -76,10 +79,10 @@ class _Files(DataSet):
         splits = self.open(split=split)
         classes = classes_of(splits.train, splits.test)
         parts = fold_parts(classes, count)
-        if not all(parts):
+        if min(map(len, parts)) < _FEWEST_IN_FOLD:
             raise ValueError(
-                f"the {len(classes):,} images of {self.title} are too few for {count} folds. Give at most "
-                f"{sum(map(bool, parts))}."
+                f"the {len(classes):,} images of {self.title} are too few for {count} folds; each needs "
+                f"{_FEWEST_IN_FOLD} that may be left out of training. Use fewer folds, or add images."
             )
         return [
             replace(self, fold={"train": [k for k in classes if k not in part], "test": sorted(part)})
@@ -87,7 +90,8 @@ class _Files(DataSet):
         ]
 
     def open_test(self, *, split: Split | None = None) -> Source:
-        return self._images.for_scoring() if split is None else self.open(split=split).test
+        is_whole = split is None and self.fold is None
+        return self._images.for_scoring() if is_whole else self.open(split=split).test
 
     @property
     def has_test_part(self) -> bool:

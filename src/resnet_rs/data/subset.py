@@ -1,11 +1,15 @@
-"""`Subset`: some samples of a source; and which samples are held out, for validation, for testing or as folds."""
+"""`Subset`: some samples of a source. `Joined`: the samples of several. And which samples are held out, for validation,
+for testing or as folds."""
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from resnet_rs.data.sample import Request, Sample
 from resnet_rs.data.source import Source, Splits, WrappedSource
@@ -38,6 +42,41 @@ class Subset(WrappedSource):
 
     def digest(self) -> str:
         return hashlib.sha256(f"{self.source.digest()} {list(self.indices)}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(Source):
+    """The samples of several sources with the same classes and different keys, one source after the other."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.sources[0].classes
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def key(self, index: int) -> str:
+        source, inside = self._place(index)
+        return source.key(inside)
+
+    def target(self, index: int) -> Target | None:
+        source, inside = self._place(index)
+        return source.target(inside)
+
+    def read(self, index: int, request: Request) -> Sample:
+        source, inside = self._place(index)
+        return source.read(inside, request)
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        """The source of a sample, and its index there."""
+        i = bisect_right(self._ends, index)
+        return self.sources[i], index - (self._ends[i - 1] if i else 0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self.sources)))
 
 
 def with_validation(splits: Splits, share: float) -> Splits:
@@ -76,14 +115,15 @@ def held_out(classes: Mapping[str, Sequence[object]], share: float) -> set[str]:
 
 
 def fold_parts(classes: Mapping[str, Sequence[object]], count: int) -> list[set[str]]:
-    """The keys that each of `count` folds holds out: about as many in each, of each class. `classes` are those of each
-    key.
+    """The keys that each of `count` folds holds out: about as many in each, of each class; the largest part first.
+    `classes` are those of each key.
 
-    It depends on the keys alone. Every sample is held out once, except one without which a fold would have none left of
-    a class: the only one, say. A sample of several classes counts for its first one.
+    It depends on the keys alone. Every sample is held out once, except where a class would have none left: its only
+    sample, say. A sample of several classes counts for its first one.
     """
-    dealt = [key for keys in sorted(_by_first_class(classes)) if len(keys) > 1 for key in keys]
-    return [_with_all_classes_left(set(dealt[i::count]), classes) for i in range(count)]
+    dealt = [key for keys in sorted(_by_first_class(classes)) for key in keys]
+    parts = [_with_all_classes_left(set(dealt[i::count]), classes) for i in range(count)]
+    return sorted(parts, key=len, reverse=True)
 
 
 def classes_of(*sources: Source) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from resnet_rs.data.pipeline import SMALLEST_SIZE
@@ -21,6 +21,12 @@ MIN_UPDATES = 300
 """Fewest updates of a run (ours). If fewer fit into the time, cheaper updates are looked for."""
 _MIN_UPDATES_OF_LARGER = 4000
 """The same for small networks above the usual one. With about 1,000 updates they were less accurate (`docs/LOG.md`)."""
+_COST_OF_HEAD = 0.35
+"""Cost of an update of the head alone, relative to one of all stages."""
+_MIN_UPDATES_OF_HEAD = 140
+"""The same for the head alone. With about 150 updates its full size was as accurate as smaller ones or more so."""
+_SMALLEST_PRETRAINED = 100
+"""Pretrained networks were much less accurate at 96 pixels and below on some data (`docs/LOG.md`)."""
 LONG = 100.0
 """Fewest epochs of long training. Source: the regimes of paper, Figure 3: 10, 100, 350."""
 _MIN_EPOCHS = 30.0
@@ -172,11 +178,27 @@ def select(
     return Selection(found[chosen], found.get(chosen - 1), found.get(chosen + 1), chosen == len(options) - 1)
 
 
-def frozen_stages() -> list[Option]:
-    """Fine-tuning with all, some and no stages frozen."""
+def fine_tuning_options(experiment: Experiment) -> list[Option]:
+    """Fine-tuning with all, some and no stages frozen; if that is still too much, at smaller sizes, too."""
     path = "recipe.fine_tuning.frozen"
+    head_alone = Option(
+        description="training the head alone",
+        edits={path: "c5"},
+        cost=_COST_OF_HEAD,
+        min_updates=_MIN_UPDATES_OF_HEAD,
+    )
+    smaller = [
+        replace(
+            head_alone,
+            description=f"{head_alone.description} at {one.description}",
+            edits={**head_alone.edits, **one.edits},
+            cost=_COST_OF_HEAD * one.cost,
+        )
+        for one in sizes(experiment, smallest=_SMALLEST_PRETRAINED)[:-1]
+    ]
     return [
-        Option(description="training the head alone", edits={path: "c5"}, cost=0.35),
+        *smaller,
+        head_alone,
         Option(description="frozen stages from the stem to c3", edits={path: "c3"}, cost=0.6),
         Option(description="training all stages", edits={path: "none"}, cost=1.0),
     ]

@@ -23,7 +23,7 @@ from resnet_rs.plan.options import (
     MeasuredOption,
     Option,
     Selection,
-    frozen_stages,
+    fine_tuning_options,
     large_networks,
     select,
     sizes,
@@ -138,7 +138,7 @@ def _selection(given: PlanInput, edits: Edits, images: Images, budget: Budget) -
     if given.networks == "fixed":
         # What makes an update cheaper: frozen stages, from scratch a smaller size.
         has_start = given.is_head_new is not None
-        options = frozen_stages() if has_start else sizes(experiment, smallest=SMALL_IMAGE)
+        options = fine_tuning_options(experiment) if has_start else sizes(experiment, smallest=SMALL_IMAGE)
         options = [one for one in options if not any(map(edits.is_set, one.edits))]
         options = options or [Option(description="as it is", cost=1.0)]
         return select(options, first=len(options) - 1, measure=measure)
@@ -218,7 +218,7 @@ def _fit_time(edits: Edits, selection: Selection, budget: Budget) -> None:
     edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
     rate = f"{_rounded(chosen.speed.images_per_second)} images per second"
     scoring = f"{_rounded(budget.num_scored * chosen.speed.seconds_per_scored)} s per evaluation"
-    given = "no time limit" if math.isinf(budget.minutes) else f"{budget.minutes:g} minutes"
+    given = "no time limit" if math.isinf(budget.minutes) else f"{budget.minutes:.3g} minutes"
     reason = f"{given}, at {rate} and {scoring}, as measured here"
     edits.apply("recipe.epochs", chosen.length.epochs, reason)
 

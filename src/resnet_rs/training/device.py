@@ -25,6 +25,8 @@ class Device:
     name: str = "cpu"
     precision: Precision = "float32"
     """Precision of convolutions and matrix products. Weights, statistics, losses and EMA weights stay float32."""
+    is_precision_open: bool = False
+    """Whether nobody named the precision, so that a run may choose another one."""
     channels_last: bool = True
     """Store feature maps in channels-last order, which is faster on CPUs and on tensor cores."""
 
@@ -40,6 +42,7 @@ class Device:
                 "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
             )
         _refuse_absent(name)
+        is_open = precision is None
         if precision is None:
             is_native = name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bfloat16" if is_native else "float32"
@@ -47,7 +50,12 @@ class Device:
             raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}.")
         if name == "cpu":
             keep_freed_memory()
-        return Device(name=name, precision=cast(Precision, precision), channels_last=name != "mps")
+        return Device(
+            name=name,
+            precision=cast(Precision, precision),
+            is_precision_open=is_open,
+            channels_last=name != "mps",
+        )
 
     @property
     def torch(self) -> torch.device:

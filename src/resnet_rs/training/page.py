@@ -74,6 +74,8 @@ def _headline(
     unreadable = {line["key"] for line in log if line["kind"] == "unreadable"}
     if unreadable:
         found["unreadable in training"] = f"{len(unreadable):,} of {info['num_train']:,}"
+    if info.get("start_from"):
+        found["start weights"] = info["start_from"]["name"]
     evaluations = [line for line in log if line["kind"] == "evaluation"]
     if evaluations:
         found["time"] = duration_text(evaluations[-1]["seconds"] / 60)

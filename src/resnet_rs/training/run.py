@@ -91,12 +91,13 @@ def run(job: Job) -> Iterator[Event]:
         with closing(log):
             if job.start is not None and not state.step:
                 notices = [f"{job.start.summary}.", *notices]
-            if job.ranks.is_first and state.step < job.timetable.total_steps:
-                refuse_full_disk(job, state)
             job = _with_cache(job)
-            yield Started(step=state.step, timetable=job.timetable, notices=tuple(notices))
             pace = Pace(seconds_before=log.seconds)
-            yield from _Training(job, state, log, pace, saved_step=state.step).events()
+            training = _Training(job, state, log, pace, saved_step=state.step)
+            if job.ranks.is_first and not training.is_trained:
+                refuse_full_disk(job, state)
+            yield Started(step=state.step, timetable=job.timetable, notices=tuple(notices))
+            yield from training.events()
 
 
 @dataclass

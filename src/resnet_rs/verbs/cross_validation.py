@@ -22,8 +22,8 @@ from resnet_rs.data.dataset import DataSet
 from resnet_rs.data.files import Split
 from resnet_rs.data.folders import split_record
 from resnet_rs.data.sample import Unreadable
-from resnet_rs.data.source import match_classes
-from resnet_rs.data.subset import Subset
+from resnet_rs.data.subset import Joined
+from resnet_rs.processes import Stop
 from resnet_rs.training.evaluate import Evaluation, evaluate, scores
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.machine import Machine
@@ -31,7 +31,8 @@ from resnet_rs.training.ranks import ALONE, Ranks
 from resnet_rs.verbs.choice import Choice
 from resnet_rs.verbs.models import opened
 from resnet_rs.verbs.plans import Limits, plan_choice
-from resnet_rs.verbs.runs import ResolvedExperiment, resolve, stored_run, with_changes
+from resnet_rs.verbs.precision import with_precision
+from resnet_rs.verbs.runs import ResolvedExperiment, resolve, stored_run
 
 SCORES = "scores.json"
 
@@ -57,47 +58,43 @@ def folds(  # noqa: PLR0913 - the options of one command
     `ValueError` for data with a test part of its own, too many folds, or a folder that holds something else.
     """
     parts = _parts(data, out, num_folds, machine)
-    if limits is not None and limits.minutes is not None:
-        limits = replace(limits, minutes=limits.minutes / num_folds)
-    first = plan_choice(choice, edits, limits, data=parts[0], machine=machine, run_folder=fold_folder(out, 1))
-    yield fold_folder(out, 1), first
+    if limits is not None:
+        limits = replace(limits, num_runs=num_folds)
+    folder = fold_folder(out, 1)
+    first = plan_choice(choice, edits, limits, data=parts[0], machine=machine, run_folder=folder)
+    yield folder, first
     for number, part in enumerate(parts[1:], start=2):
         folder = fold_folder(out, number)
-        found = resolve(first.name, edits, data=part, start=choice.start, run_folder=folder, machine=machine)
-        same = with_changes(found, first.changes)
-        yield (
-            folder,
-            replace(
-                same,
-                is_adapted=first.is_adapted,
-                minutes=first.minutes,
-                num_evaluations=first.num_evaluations,
-            ),
-        )
+        own = resolve(first.name, edits, data=part, start=first.start, run_folder=folder, machine=machine)
+        same = replace(first, splits=own.splits, data=own.data, stored=own.stored, trained=own.trained)
+        yield folder, same
 
 
-def pooled_scores(out: Path, *, data: str, num_folds: int, machine: Machine) -> dict[str, Any]:
+def pooled_scores(
+    out: Path, *, data: str, num_folds: int, machine: Machine, stop: Stop | None = None
+) -> dict[str, Any]:
     """Scores over the test images of all folds, each predicted by the final weights of its own run. Also written to
     `out`.
 
-    This process scores alone, whatever the ranks of `machine`.
+    This process scores alone, whatever the ranks of `machine`. Raises `Interrupted` on a stop request.
     """
-    machine = replace(machine, ranks=ALONE)
-    runs = [opened(fold_folder(out, number)) for number in range(1, num_folds + 1)]
-    tested = [_recorded(fold_folder(out, number), ALONE)["test"] for number in range(1, num_folds + 1)]
+    folders = [fold_folder(out, number) for number in range(1, num_folds + 1)]
     # As the runs were begun: the temperature of one run's probabilities is not that of all.
-    experiment = config.from_plain(
-        storage.read_json(fold_folder(out, 1) / "experiment.json"), kinds=(Experiment,)
-    )
+    experiment = config.from_plain(storage.read_json(folders[0] / "experiment.json"), kinds=(Experiment,))
+    runs = [opened(folder) for folder in folders]
     task, classes, name = experiment.task, runs[0].classes, runs[0].weights
-    whole = match_classes(dataset.find(data, max_pixels=machine.max_pixels).open_test(), classes)
-    places = {whole.key(i): i for i in range(len(whole))}
-    source = Subset(source=whole, indices=tuple(places[key] for keys in tested for key in keys))
+    chosen = dataset.find(data, max_pixels=machine.max_pixels)
+    tests = tuple(chosen.open(split=_recorded(folder, ALONE)).test for folder in folders)
+    source = Joined(sources=tests)
+    if machine.device.is_precision_open:
+        stored = storage.read_json(folders[0] / "run.json", needs=("precision",))
+        machine = with_precision(machine, stored["precision"])
+    machine = replace(machine, ranks=ALONE)
     pooled, unreadable, begin = task.build_meter(classes), list[Unreadable](), 0
-    for run, keys in zip(runs, tested, strict=True):
-        part = range(begin, begin + len(keys))
+    for run, test in zip(runs, tests, strict=True):
+        part = range(begin, begin + len(test))
         models = {name: machine.device.place(run.load_model())}
-        found = evaluate(models, source, run.experiment, machine=machine, part=part)
+        found = evaluate(models, source, run.experiment, machine=machine, part=part, stop=stop)
         pooled.merge(found.meters[name].pack())
         unreadable += found.unreadable
         begin = part.stop
@@ -112,11 +109,9 @@ def _parts(data: str, out: Path, num_folds: int, machine: Machine) -> list[DataS
     if num_folds < 2:
         raise ValueError(f"the number of folds must be 2 or more, got {num_folds}.")
     names = [fold_folder(out, number).name for number in range(1, num_folds + 1)]
-    if machine.ranks.is_first and not storage.is_vacant(out, but=(*names, SCORES)):
-        raise ValueError(
-            f"{out} is not empty, and holds something else than {num_folds} folds. Choose a new folder for `--out`."
-        )
     stored = [_recorded(out / name, machine.ranks) for name in names]
+    if machine.ranks.is_first and not any(stored) and not storage.is_vacant(out, but=(*names, SCORES)):
+        raise ValueError(f"{out} is not empty and contains no folds. Choose a new folder for `--out`.")
     recorded = next(filter(None, stored), None)
     parts = dataset.find(data, max_pixels=machine.max_pixels).folds(num_folds, split=recorded)
     for part, split in zip(parts, stored, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ from resnet_rs.deploy.bench import Mode, Protocol, Timing, bench
 from resnet_rs.plan.options import Budget, MeasuredOption
 from resnet_rs.plan.rules import Networks, PlanInput, make_plan, refuse_unfit
 from resnet_rs.report.table import duration_text
-from resnet_rs.text import macs_text, refuse_outside
+from resnet_rs.text import is_within, macs_text, refuse_outside
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.speed import Speed, measure_scoring, measure_speed
-from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice
+from resnet_rs.verbs.choice import LARGE_SCRATCH, Choice, from_scratch
+from resnet_rs.verbs.precision import bfloat16_gain, machine_for, with_precision
 from resnet_rs.verbs.runs import (
     ResolvedExperiment,
     base_experiment,
@@ -36,6 +37,8 @@ _MOST_SECONDS = 20.0
 """For one measurement."""
 _MOST_SECONDS_OF_TRIAL = 4.0
 """For the measurement of a run without limits, whose expected time may be rough."""
+_SMALL_IMAGE = 64
+"""Pixels up to which gray images were classified better from scratch (`docs/LOG.md`)."""
 _NOTICED_EXCESS = 1.1
 """A plan that takes this many times its time says so."""
 _WORTH_MEASURING = 2e12
@@ -48,6 +51,8 @@ class Limits:
 
     minutes: float | None = None
     """Time budget of the whole command."""
+    num_runs: int = 1
+    """Runs of the same length that share the time, as folds do."""
     begun: float | None = None
     """When the command began, a value of `time.monotonic()`; None: when the plan is made."""
     latency_ms: float | None = None
@@ -108,22 +113,62 @@ def plan_choice(
 ) -> ResolvedExperiment:
     """The plan for what `verbs.choose` chose; None for `limits` leaves the recipe as it is.
 
-    If the user has not named the experiment, the network follows the limits. It is a small one, or if the whole run of
-    the largest small one fits, a larger one with the published recipe.
+    - If the user has named neither experiment nor start, small gray images are trained from scratch.
+    - If the user has not named the experiment, the network from scratch follows the limits: it is a small one, or if
+      the whole run of the largest small one fits, a larger one with the published recipe.
+    - On a CPU where updates are clearly faster in bfloat16, the plan is made again for this precision.
     """
 
-    def make(name: str, networks: Networks) -> ResolvedExperiment:
+    def resolved(name: str) -> ResolvedExperiment:
         found = resolve(name, edits, data=data, start=choice.start, run_folder=run_folder, machine=machine)
-        return found if limits is None else plan_experiment(found, limits, machine=machine, networks=networks)
+        return replace(found, reasons=choice.reasons)
 
-    is_open = not choice.is_by_user and choice.start is None and not any(map(_is_of_network, edits))
-    found = make(choice.name, "small" if is_open else "fixed")
-    selection = found.selection
-    if is_open and selection is not None and selection.is_costliest and selection.chosen.is_feasible:
-        large = make(LARGE_SCRATCH, "large")
+    found = resolved(choice.name)
+    is_open = not choice.is_by_user and not any(map(_is_of_network, edits))
+    why = _why_from_scratch(found) if is_open else None
+    if why is not None:
+        choice = from_scratch(why)
+        found = resolved(choice.name)
+    larger = partial(resolved, LARGE_SCRATCH) if is_open and choice.start is None else None
+    planned = _planned(found, larger, limits, machine=machine)
+    gain = bfloat16_gain(planned, machine)
+    if gain is None:
+        return planned
+    planned = _planned(found, larger, limits, machine=with_precision(machine, "bfloat16"))
+    note = f"computing in bfloat16, here {gain:.1f} times as fast as float32; `--precision float32` is more exact."
+    return replace(planned, precision="bfloat16", reasons=(*planned.reasons, note))
+
+
+def _planned(
+    found: ResolvedExperiment,
+    larger: Callable[[], ResolvedExperiment] | None,
+    limits: Limits | None,
+    *,
+    machine: Machine,
+) -> ResolvedExperiment:
+    """`found`, planned for the limits; with `larger` its network follows them, up to one of those."""
+    if limits is None:
+        return found
+    small = plan_experiment(found, limits, machine=machine, networks="fixed" if larger is None else "small")
+    selection = small.selection
+    if larger and selection is not None and selection.is_costliest and selection.chosen.is_feasible:
+        large = plan_experiment(larger(), limits, machine=machine, networks="large")
         if large.selection is not None and large.selection.chosen.is_feasible:
             return large
-    return found
+    return small
+
+
+def _why_from_scratch(resolved: ResolvedExperiment) -> str | None:
+    """Why these images are better trained from scratch than from the pretrained weights; None if they are not."""
+    if resolved.trained is None or resolved.images is None:
+        return None
+    side = resolved.images.side
+    if side > _SMALL_IMAGE or resolved.images.has_color:
+        return None
+    return (
+        f"training from scratch, because the images are gray and small ({side} pixels on the shorter side, median), "
+        f"unlike the photos that {resolved.name} was trained on. `--from {resolved.start}` fine-tunes it."
+    )
 
 
 def expected_seconds(
@@ -141,6 +186,7 @@ def expected_seconds(
     if resolved.stored is not None or macs < _WORTH_MEASURING:
         return None
     refuse_unfit(experiment, num_samples)
+    machine = machine_for(resolved, machine)
     budget = _budget(
         resolved.splits, Limits(begun=begun), machine=machine, most_seconds=_MOST_SECONDS_OF_TRIAL
     )
@@ -149,7 +195,7 @@ def expected_seconds(
 
 
 def _is_of_network(path: str) -> bool:
-    return path.partition(".")[0] == "arch" or path == "data.size"
+    return path.partition(".")[0] == "arch" or path == "data.size" or is_within(path, {"recipe.fine_tuning"})
 
 
 def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
@@ -214,15 +260,18 @@ def _budget(
     splits: Splits, limits: Limits, *, machine: Machine, most_seconds: float = _MOST_SECONDS
 ) -> Budget:
     """The limits, with what measures on this machine whether they are kept."""
-    minutes = math.inf if limits.minutes is None else limits.minutes
+    minutes, num_runs = math.inf if limits.minutes is None else limits.minutes, limits.num_runs
+    num_scored = len(splits.validation_or_test)
+    at_end = 0 if splits.validation is None else num_scored + len(splits.test)
     begun = time.monotonic() if limits.begun is None else limits.begun
     # A measurement takes a small share of the time, because several may be needed.
     max_seconds = min(most_seconds, _SHARE_FOR_MEASURING * 60 * minutes)
     return Budget(
-        minutes=minutes,
-        num_scored=len(splits.validation_or_test),
-        num_scored_at_end=0 if splits.validation is None else len(splits.validation) + len(splits.test),
-        elapsed=lambda: machine.ranks.from_first(time.monotonic() - begun),
+        minutes=minutes / num_runs,
+        num_scored=num_scored,
+        # Folds are scored once more, all together.
+        num_scored_at_end=at_end + (len(splits.test) if num_runs > 1 else 0),
+        elapsed=lambda: machine.ranks.from_first(time.monotonic() - begun) / num_runs,
         speed=partial(_speed, splits=splits, machine=machine, max_seconds=max_seconds),
         exceeded=partial(_exceeded_of_first, limits=limits, machine=machine),
     )

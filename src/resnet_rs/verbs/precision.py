@@ -2,66 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
-from typing import Any
 
-from resnet_rs import zoo
 from resnet_rs.deploy.bench import Protocol, measure
+from resnet_rs.tasks.classification import Classification
 from resnet_rs.training.device import Precision
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import SMALLEST_IN_BFLOAT16
 from resnet_rs.training.machine import Machine
-from resnet_rs.verbs.runs import stored_run
+from resnet_rs.verbs.runs import ResolvedExperiment
 
 _ROUNDS = 2
 _MAX_SECONDS = 1.0
-"""For each precision in a round, unless two updates take longer."""
+"""For each precision in a round, unless three updates take longer."""
+_LARGEST_BATCH = 8
+_MACS_OF_UPDATE = 2e11
+"""Multiply-adds of a measured update, unless two images have more: about a second on two CPU cores."""
 _MIN_GAIN = 1.2
 """bfloat16 must be at least this many times as fast as float32, because it is less exact (ours)."""
 
 
-def choose_precision(
-    machine: Machine, name: str, edits: Mapping[str, Any], *, run_folder: Path | None = None
-) -> tuple[Machine, str | None]:
-    """`machine` with the precision for a run of the experiment `name`, and why; None for the usual one.
+def bfloat16_gain(resolved: ResolvedExperiment, machine: Machine) -> float | None:
+    """How many times as fast as in float32 updates are in bfloat16, if a run may choose it and gains enough; else None.
 
-    A run already in `run_folder` keeps its own, so that it continues bit for bit. A new one computes in bfloat16 on a
-    CPU with instructions for it, if updates are clearly faster. The first rank decides for all.
+    That is asked for a new run on a CPU with instructions for bfloat16, where the user named no precision and the
+    images are large enough. The first rank measures for all.
     """
-    if machine.device.name != "cpu":
-        return machine, None
-    stored = None if run_folder is None else stored_run(run_folder, machine.ranks)
-    if stored is not None:
-        return _with(machine, stored.get("precision", "float32")), None
-    gain = machine.ranks.from_first(_gain(machine, zoo.experiment(name, edits)))
-    if gain < _MIN_GAIN:
-        return machine, None
-    reason = f"computing in bfloat16, here {gain:.1f} times as fast as float32; `--precision float32` is more exact."
-    return _with(machine, "bfloat16"), reason
+    device, experiment = machine.device, resolved.experiment
+    is_asked = device.is_precision_open and device.has_native_bfloat16 and resolved.stored is None
+    if not is_asked or experiment.data.size < SMALLEST_IN_BFLOAT16:
+        return None
+    gain = machine.ranks.from_first(_measured(experiment, machine) if machine.ranks.is_first else 0.0)
+    return gain if gain >= _MIN_GAIN else None
 
 
-def with_usable_precision(machine: Machine, experiment: Experiment) -> Machine:
-    """`machine`, in float32 where the images of `experiment` are too small for bfloat16."""
-    is_too_small = machine.device.name == "cpu" and experiment.data.size < SMALLEST_IN_BFLOAT16
-    return _with(machine, "float32") if is_too_small else machine
+def machine_for(resolved: ResolvedExperiment, machine: Machine) -> Machine:
+    """`machine` with the precision of the run, unless the user named one: a run that continues keeps its own."""
+    stored = resolved.precision if resolved.stored is None else resolved.stored.get("precision")
+    if stored is None or not machine.device.is_precision_open:
+        return machine
+    return with_precision(machine, stored)
 
 
-def _gain(machine: Machine, experiment: Experiment) -> float:
-    """How many times as fast as in float32 an update is in bfloat16; 0 where that is not to be asked."""
-    if not (machine.ranks.is_first and machine.device.has_native_bfloat16):
-        return 0.0
-    if experiment.data.size < SMALLEST_IN_BFLOAT16:
-        return 0.0
+def with_precision(machine: Machine, precision: Precision) -> Machine:
+    """`machine`, computing in `precision`."""
+    return replace(machine, device=replace(machine.device, precision=precision))
+
+
+def _measured(experiment: Experiment, machine: Machine) -> float:
+    """The median time of an update in float32 over that in bfloat16, on images of noise with one label each."""
+    if not isinstance(experiment.task, Classification):
+        experiment = replace(experiment, task=Classification())
+    largest = min(_LARGEST_BATCH, machine.micro_batch or _LARGEST_BATCH, experiment.recipe.batch_size)
+    batch_size = max(2, min(largest, int(_MACS_OF_UPDATE / (3 * experiment.count_cost().macs))))
     seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     for _ in range(_ROUNDS):  # in turns, so that other work on the machine slows both
         for precision, measured in seconds.items():
-            protocol = Protocol(mode="train", device="cpu", precision=precision, max_seconds=_MAX_SECONDS)
+            protocol = Protocol(
+                mode="train",
+                batch_size=batch_size,
+                device=machine.device.name,
+                precision=precision,
+                max_seconds=_MAX_SECONDS,
+            )
             measured += measure(experiment, protocol)["seconds"]
     return median(seconds["float32"]) / median(seconds["bfloat16"])
-
-
-def _with(machine: Machine, precision: Precision) -> Machine:
-    return replace(machine, device=replace(machine.device, precision=precision))

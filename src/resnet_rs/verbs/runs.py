@@ -25,6 +25,7 @@ from resnet_rs.plan.rules import CHANNEL_FIELDS, adapt_channels, losses
 from resnet_rs.tasks.classification_multi_label import MultiLabel, task_for
 from resnet_rs.text import is_within, listed
 from resnet_rs.training.checkpoint import Checkpoint
+from resnet_rs.training.device import Precision
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
@@ -55,6 +56,8 @@ class ResolvedExperiment:
     """How often the test split is scored during the run."""
     selection: Selection | None = None
     """What was measured for the limits; None without limits, and for a run that continues."""
+    reasons: tuple[str, ...] = ()
+    """Why this experiment and this start, where the user named none."""
     changes: tuple[Change, ...] = ()
     """Changes that the user did not ask for by name, with their reasons."""
     images: Images | None = None
@@ -63,6 +66,8 @@ class ResolvedExperiment:
     """The record of the run that continues; None for a new run."""
     start: str | None = None
     """Pretrained weights that the run begins with, as the user named them."""
+    precision: Precision | None = None
+    """Precision that a new run chose for itself; None computes in that of the device."""
     trained: Checkpoint | None = None
     """The same, read; None for a run that continues."""
 

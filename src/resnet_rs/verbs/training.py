@@ -22,6 +22,7 @@ from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
 from resnet_rs.training.start import Start
 from resnet_rs.verbs.plans import Limits, plan_experiment
+from resnet_rs.verbs.precision import machine_for
 from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
 
 
@@ -38,7 +39,7 @@ def training(
 
     A checkpoint is saved every `save_every` updates, by default at every evaluation and every ten minutes.
     """
-    machine = machine or Machine()
+    machine = machine_for(resolved, machine or Machine())
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every must be 1 update or more, got {save_every}.")
     refuse_unfit(resolved.experiment, len(resolved.splits.train))
