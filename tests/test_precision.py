@@ -1,6 +1,8 @@
 """On processors that compute bfloat16, a short trial decides on the precision of a new run."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from test_cli import QUICK, paint
 
 from resnet_rs.training.device import Device
 from resnet_rs.training.machine import Machine
-from resnet_rs.verbs import precision, resolve
+from resnet_rs.verbs import cross_validation, plans, precision, resolve
 from resnet_rs.verbs.precision import bfloat16_gain
 
 OPEN = Machine(device=Device.choose("cpu"))
@@ -71,17 +73,25 @@ def test_the_trial_measures_real_updates_in_turns(monkeypatch):
     assert seen == ["float32", "bfloat16"] * 2
 
 
-def test_a_run_keeps_its_precision(native, tmp_path, command):
+def test_a_run_and_all_folds_keep_their_precision(native, tmp_path, command, monkeypatch):
+    """Also folds that have not begun when a signal comes."""
+    monkeypatch.setattr(plans, "_WORTH_MEASURING", 0)
     for i in range(24):
         name = ("red", "green")[i % 2]
         paint(tmp_path / "photos" / name / f"{i}.png", (200, 40, 40) if i % 2 else (40, 200, 40), seed=i)
-    edits = [edit for edit in QUICK if "data.size" not in edit] + ["data.size=20"]
-    words = ("train", "resnet-rs-tiny", "--data", tmp_path / "photos", "--out", tmp_path / "run", *edits)
-    begun = command(*words, "--device", "cpu")
-    assert begun.returncode == 0 and "computing in bfloat16" in begun.stdout, begun.stderr
-    assert json.loads((tmp_path / "run/run.json").read_text())["precision"] == "bfloat16"
+    edits = [edit.replace("size=16", "size=20") for edit in QUICK if "batch_size" not in edit]
+    words = ("train", "resnet-rs-tiny", "--data", tmp_path / "photos", "--out", tmp_path / "out", *edits)
+    words = (*words, "recipe.batch_size=8", "--folds", "2", "--device", "cpu")
+    resolve = cross_validation.resolve
+    kill = lambda *args, **options: os.kill(os.getpid(), signal.SIGTERM) or resolve(*args, **options)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, "resolve", kill)
+        begun = command(*words)
+    assert begun.returncode == 75 and "computing in bfloat16, here 1.5 times" in begun.stdout, begun.stderr
     native["bfloat16"] = 9.0
-    again = command(*words, "--device", "cpu")
+    again = command(*words)
     assert again.returncode == 0 and "continues after update" in again.stdout, again.stderr
-    other = command(*words, "--device", "cpu", "--precision", "float32")
+    runs = [json.loads((tmp_path / "out" / f"fold-{i}" / "run.json").read_text()) for i in (1, 2)]
+    assert [run["precision"] for run in runs] == ["bfloat16", "bfloat16"]
+    other = command(*words, "--precision", "float32")
     assert other.returncode == 2 and "another precision: bfloat16, now float32" in other.stderr

@@ -19,7 +19,7 @@ from resnet_rs.data.loader import TrainingBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Request, map_targets
 from resnet_rs.data.source import Source, WrappedSource, match_classes
-from resnet_rs.data.subset import Subset
+from resnet_rs.data.subset import Joined, Subset
 from resnet_rs.data.tables import read_table
 from resnet_rs.tasks.classification import Classification
 from resnet_rs.tasks.classification_multi_label import task_for
@@ -60,6 +60,9 @@ SOURCES = {
     "mixture": lambda root: MIXTURE,
     "wrapped": lambda root: WrappedSource(source=DRAWN),
     "subset": lambda root: Subset(source=DRAWN, indices=tuple(range(3, 17))),
+    "joined": lambda root: Joined(
+        sources=tuple(Subset(source=DRAWN, indices=indices) for indices in ((4, 2), (5,), (0, 9, 1)))
+    ),
     "balanced": lambda root: Balanced(source=ClassFolders(root).splits().train),
 }
 

@@ -120,7 +120,8 @@ def train(
     last: Event | None = None
     with listening() as stop:
         with with_ranks(here) as machine:
-            is_first, first = machine.ranks.is_first, out if num_folds is None else verbs.fold_folder(out, 1)
+            is_first = machine.ranks.is_first
+            first = out if num_folds is None else verbs.fold_folder(out, 1)
             choice = verbs.choose(
                 name, start, run_folder=first, has_limits=limits.has_any, ranks=machine.ranks
             )
@@ -184,10 +185,11 @@ def _runs(
     for number, (folder, resolved) in enumerate(runs, start=1):
         if number == 1:
             say_lines(f"note: {line}" for line in (*resolved.reasons, *resolved.changes))
-            seconds = verbs.expected_seconds(resolved, machine=machine, begun=limits.begun)
+            seconds = verbs.expected_seconds(
+                resolved, machine=machine, begun=limits.begun, num_runs=num_folds or 1
+            )
             if seconds is not None:
-                minutes = (num_folds or 1) * seconds / 60
-                say(f"the whole command takes about {duration_text(minutes)}")
+                say(f"the whole command takes about {duration_text(seconds / 60)}")
         if num_folds is not None:
             say(f"fold {number} of {num_folds}:")
         say_lines(f"note: {line}" for line in resolved.notes)
@@ -236,7 +238,8 @@ def plan(
     say_lines(f"why: {line}" for line in (*resolved.reasons, *shown["why"]))
     say_lines(f"note: {note}" for note in resolved.notes)
     command = train_command(resolved.name, shown["edits"], data=data, out="runs/planned")
-    say(command if resolved.start is None else f"{command} --from {shlex.quote(resolved.start)}")
+    command += "" if resolved.start is None else f" --from {shlex.quote(resolved.start)}"
+    say(command if resolved.precision is None else f"{command} --precision {resolved.precision}")
 
 
 def _named(name: str | None, edits: list[str] | None) -> tuple[str | None, dict[str, str]]:

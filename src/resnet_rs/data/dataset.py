@@ -22,7 +22,7 @@ _FEWEST_IN_FOLD = 2
 
 @dataclass(frozen=True)
 class DataSet(ABC):
-    """A data set with its own splits, unless it overrides the last two methods."""
+    """A data set with its own splits, unless it overrides `has_test_part`."""
 
     name: str
     """The name for `find`, valid in any working directory of this machine; stored with a run."""
@@ -85,7 +85,7 @@ class _Files(DataSet):
                 f"{_FEWEST_IN_FOLD} that may be left out of training. Use fewer folds, or add images."
             )
         return [
-            replace(self, fold={"train": [k for k in classes if k not in part], "test": sorted(part)})
+            replace(self, fold={"train": sorted(classes.keys() - part), "test": sorted(part)})
             for part in parts
         ]
 

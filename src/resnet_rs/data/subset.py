@@ -144,7 +144,7 @@ def _with_all_classes_left(chosen: set[str], classes: Mapping[str, Sequence[obje
     """`chosen` without the last samples of a class that is never the first one."""
     left = {name for key, present in classes.items() if key not in chosen for name in present}
     for key in shuffled(list(chosen)):
-        if not left.issuperset(classes[key]):
+        if not left.issuperset(classes[key]):  # the last sample of some class
             chosen.remove(key)
             left.update(classes[key])
     return chosen

@@ -24,7 +24,8 @@ _MIN_UPDATES_OF_LARGER = 4000
 _COST_OF_HEAD = 0.35
 """Cost of an update of the head alone, relative to one of all stages."""
 _MIN_UPDATES_OF_HEAD = 140
-"""The same for the head alone. With about 150 updates its full size was as accurate as smaller ones or more so."""
+"""Fewest updates of the head alone at full size (ours). With 152 it was as accurate as at smaller sizes or more so
+(`docs/LOG.md`)."""
 _SMALLEST_PRETRAINED = 100
 """Pretrained networks were much less accurate at 96 pixels and below on some data (`docs/LOG.md`)."""
 LONG = 100.0
@@ -71,20 +72,23 @@ class RunLength(NamedTuple):
     epochs: float
     num_evaluations: int
     seconds: float
-    """Expected time of the whole command."""
+    """Expected time, with what a run does beside training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The time for a whole command: start, measurements, training, scoring, saving and the page."""
+    """The time for a whole command: start, measurements, training, scoring, saving and the page.
+
+    Where several runs share the time, it is that of one of them, with its share of what is done once.
+    """
 
     minutes: float
     num_scored: int
     """Images that every evaluation scores: the validation part, else the test part."""
     num_scored_at_end: int = 0
-    """Images that are scored once more at the end: with a validation part, both parts."""
+    """Images that are scored once more at the end, such as both parts if there is a validation part."""
     elapsed: Callable[[], float]
-    """Seconds since the command began; the same on every rank."""
+    """Seconds that have passed; the same on every rank."""
     speed: Callable[[Experiment], Speed]
     """Measures an experiment on this machine."""
     exceeded: Callable[[Experiment], tuple[str, ...]] = lambda _: ()

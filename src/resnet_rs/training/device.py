@@ -26,7 +26,7 @@ class Device:
     precision: Precision = "float32"
     """Precision of convolutions and matrix products. Weights, statistics, losses and EMA weights stay float32."""
     is_precision_open: bool = False
-    """Whether nobody named the precision, so that a run may choose another one."""
+    """Whether the user left the precision open, so that a run may choose another one."""
     channels_last: bool = True
     """Store feature maps in channels-last order, which is faster on CPUs and on tensor cores."""
 

@@ -67,7 +67,7 @@ class Job:
         if device.name == "cpu" and device.precision == "bfloat16" and size < SMALLEST_IN_BFLOAT16:
             raise ValueError(
                 f"bfloat16 on CPUs gives wrong gradients for images below {SMALLEST_IN_BFLOAT16} pixels, got "
-                f"data.size={size}. Leave out --precision, or use larger images."
+                f"data.size={size}. Use --precision float32 in a new folder, continue on a GPU, or use larger images."
             )
 
     @cached_property

@@ -4,7 +4,7 @@
     OUT/scores.json                 the scores over the test images of all folds, in the form of a run's
 
 Every class is dealt out over the folds in an order that depends on the names of its files alone. The interval of a
-score is that of as many independent images: that the training images of the folds overlap is left out of it.
+score is that of as many independent images. It does not include that the folds share training images.
 
 Source: ours; scikit-learn's `cross_val_predict` with `StratifiedKFold` pools predictions in the same way.
 """

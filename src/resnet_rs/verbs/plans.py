@@ -18,6 +18,7 @@ from resnet_rs.plan.options import Budget, MeasuredOption
 from resnet_rs.plan.rules import Networks, PlanInput, make_plan, refuse_unfit
 from resnet_rs.report.table import duration_text
 from resnet_rs.text import is_within, macs_text, refuse_outside
+from resnet_rs.training.device import Device
 from resnet_rs.training.experiment import Experiment
 from resnet_rs.training.job import DEFAULT_MICRO_BATCH, MAX_EVALUATIONS
 from resnet_rs.training.machine import Machine
@@ -116,7 +117,8 @@ def plan_choice(
     - If the user has named neither experiment nor start, small gray images are trained from scratch.
     - If the user has not named the experiment, the network from scratch follows the limits: it is a small one, or if
       the whole run of the largest small one fits, a larger one with the published recipe.
-    - On a CPU where updates are clearly faster in bfloat16, the plan is made again for this precision.
+    - On a CPU where updates are clearly faster in bfloat16, the plan is made again for this precision. A short run
+      without limits is not measured.
     """
 
     def resolved(name: str) -> ResolvedExperiment:
@@ -131,7 +133,8 @@ def plan_choice(
         found = resolved(choice.name)
     larger = partial(resolved, LARGE_SCRATCH) if is_open and choice.start is None else None
     planned = _planned(found, larger, limits, machine=machine)
-    gain = bfloat16_gain(planned, machine)
+    is_measured = planned.selection is not None or _is_long(planned)
+    gain = bfloat16_gain(planned, machine) if is_measured else None
     if gain is None:
         return planned
     planned = _planned(found, larger, limits, machine=with_precision(machine, "bfloat16"))
@@ -172,26 +175,31 @@ def _why_from_scratch(resolved: ResolvedExperiment) -> str | None:
 
 
 def expected_seconds(
-    resolved: ResolvedExperiment, *, machine: Machine, begun: float | None = None
+    resolved: ResolvedExperiment, *, machine: Machine, begun: float | None = None, num_runs: int = 1
 ) -> float | None:
-    """Expected time of the whole command that trains `resolved`, and that began at `begun` of `time.monotonic()`.
+    """Expected time of the whole command that trains `resolved`, or `num_runs` like it, and that began at `begun` of
+    `time.monotonic()`.
 
     A plan with limits knows it. Otherwise the speed is measured here. None for a run that continues, and for a short
     one, for which the measurement would take as long as the run.
     """
     if resolved.selection is not None:
-        return resolved.selection.chosen.length.seconds
+        return num_runs * resolved.selection.chosen.length.seconds
     experiment, num_samples = resolved.experiment, len(resolved.splits.train)
-    macs = 3 * experiment.count_cost().macs * experiment.recipe.epochs * num_samples
-    if resolved.stored is not None or macs < _WORTH_MEASURING:
+    if resolved.stored is not None or not _is_long(resolved):
         return None
     refuse_unfit(experiment, num_samples)
-    machine = machine_for(resolved, machine)
-    budget = _budget(
-        resolved.splits, Limits(begun=begun), machine=machine, most_seconds=_MOST_SECONDS_OF_TRIAL
-    )
-    speed = budget.speed(experiment)
-    return budget.length(experiment, num_samples, speed, most_epochs=experiment.recipe.epochs).seconds
+    machine, limits = machine_for(resolved, machine), Limits(begun=begun, num_runs=num_runs)
+    budget = _budget(resolved.splits, limits, machine=machine, most_seconds=_MOST_SECONDS_OF_TRIAL)
+    speed, epochs = budget.speed(experiment), experiment.recipe.epochs
+    return num_runs * budget.length(experiment, num_samples, speed, most_epochs=epochs).seconds
+
+
+def _is_long(resolved: ResolvedExperiment) -> bool:
+    """Whether a run takes so long that measuring its speed is a small part of it."""
+    experiment = resolved.experiment
+    macs = 3 * experiment.count_cost().macs * experiment.recipe.epochs * len(resolved.splits.train)
+    return macs >= _WORTH_MEASURING
 
 
 def _is_of_network(path: str) -> bool:
@@ -220,6 +228,8 @@ def describe_plan(resolved: ResolvedExperiment) -> dict[str, Any]:
         f"{recipe.batch_size} images",
         "augment": _augmentation(experiment),
     }
+    if resolved.precision is not None:
+        shown["precision"] = resolved.precision
     seconds = None
     if selection is not None:
         seconds = selection.chosen.length.seconds
@@ -313,15 +323,15 @@ def _exceeded_of_first(experiment: Experiment, *, limits: Limits, machine: Machi
 
 def _exceeded(experiment: Experiment, limits: Limits, machine: Machine) -> Iterator[str]:
     """A message for each limit that a network exceeds here."""
-    device = machine.device.name
     if limits.latency_ms is not None:
-        latency = _timing(experiment, mode="infer", batch_size=1, device=device).latency_ms or 0.0
+        latency = _timing(experiment, mode="infer", batch_size=1, device=machine.device).latency_ms or 0.0
         if latency > limits.latency_ms:
             yield f"inference of an image takes {latency:.3g} ms (limit: {limits.latency_ms:g})"
     if limits.memory_gib is not None:
         wanted = min(machine.micro_batch or DEFAULT_MICRO_BATCH, experiment.recipe.batch_size)
         few, many = (
-            _timing(experiment, mode="train", batch_size=n, device=device) for n in _two_batches(wanted)
+            _timing(experiment, mode="train", batch_size=n, device=machine.device)
+            for n in _two_batches(wanted)
         )
         memory = _memory_gib(few, many, batch_size=wanted)
         if memory is not None and memory > limits.memory_gib:
@@ -333,8 +343,11 @@ def _two_batches(wanted: int) -> tuple[int, int]:
     return (4, 16) if wanted > 16 else (2, max(4, wanted))
 
 
-def _timing(experiment: Experiment, *, mode: Mode, batch_size: int, device: str) -> Timing:
-    protocol = Protocol(mode=mode, batch_size=batch_size, num_repeats=5, device=device)
+def _timing(experiment: Experiment, *, mode: Mode, batch_size: int, device: Device) -> Timing:
+    precision = device.precision if mode == "train" else None
+    protocol = Protocol(
+        mode=mode, batch_size=batch_size, num_repeats=5, device=device.name, precision=precision
+    )
     timing = next(bench({"": experiment}, protocol))
     if timing.error is not None:
         raise ValueError(f"a network could not be measured: {timing.error.rstrip('.')}.")

@@ -26,12 +26,14 @@ _MIN_GAIN = 1.2
 def bfloat16_gain(resolved: ResolvedExperiment, machine: Machine) -> float | None:
     """How many times as fast as in float32 updates are in bfloat16, if a run may choose it and gains enough; else None.
 
-    That is asked for a new run on a CPU with instructions for bfloat16, where the user named no precision and the
-    images are large enough. The first rank measures for all.
+    That is asked for a new run on CPUs with instructions for bfloat16, where the user named no precision and the images
+    are large enough. The first rank measures for all.
     """
     device, experiment = machine.device, resolved.experiment
-    is_asked = device.is_precision_open and device.has_native_bfloat16 and resolved.stored is None
+    is_asked = device.is_precision_open and resolved.stored is None
     if not is_asked or experiment.data.size < SMALLEST_IN_BFLOAT16:
+        return None
+    if not all(machine.ranks.gather_values(device.has_native_bfloat16)):
         return None
     gain = machine.ranks.from_first(_measured(experiment, machine) if machine.ranks.is_first else 0.0)
     return gain if gain >= _MIN_GAIN else None
@@ -39,10 +41,9 @@ def bfloat16_gain(resolved: ResolvedExperiment, machine: Machine) -> float | Non
 
 def machine_for(resolved: ResolvedExperiment, machine: Machine) -> Machine:
     """`machine` with the precision of the run, unless the user named one: a run that continues keeps its own."""
-    stored = resolved.precision if resolved.stored is None else resolved.stored.get("precision")
-    if stored is None or not machine.device.is_precision_open:
+    if resolved.precision is None or not machine.device.is_precision_open:
         return machine
-    return with_precision(machine, stored)
+    return with_precision(machine, resolved.precision)
 
 
 def with_precision(machine: Machine, precision: Precision) -> Machine:

@@ -66,10 +66,10 @@ class ResolvedExperiment:
     """The record of the run that continues; None for a new run."""
     start: str | None = None
     """Pretrained weights that the run begins with, as the user named them."""
-    precision: Precision | None = None
-    """Precision that a new run chose for itself; None computes in that of the device."""
     trained: Checkpoint | None = None
     """The same, read; None for a run that continues."""
+    precision: Precision | None = None
+    """Precision that a trial chose, or that the run began with; None leaves that of the device."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -116,6 +116,7 @@ def resolve(
         set_by_user=frozenset(edits),
         stored=stored,
         start=start,
+        precision=None if stored is None else stored.get("precision"),
     )
     if stored is None:
         return _with_channels(resolved if start is None else _with_start(resolved, opened(start)))

@@ -21,9 +21,10 @@ from resnet_rs.training.page import write_page
 from resnet_rs.training.ranks import Ranks
 from resnet_rs.training.run import run
 from resnet_rs.training.start import Start
-from resnet_rs.verbs.plans import Limits, plan_experiment
+from resnet_rs.verbs.choice import Choice
+from resnet_rs.verbs.plans import Limits, plan_choice
 from resnet_rs.verbs.precision import machine_for
-from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment, resolve
+from resnet_rs.verbs.runs import ResolvedExperiment, base_experiment
 
 
 def training(
@@ -91,11 +92,10 @@ def train(  # noqa: PLR0913 - the options of one command
     machine, out = machine or Machine(), Path(out)
     name = chosen if isinstance(chosen, str) else zoo.nearest(chosen)
     edits = {} if isinstance(chosen, str) else config.diff(zoo.experiment(name), chosen)
-    resolved = resolve(
-        name, edits, data=data, start=None if start is None else str(start), run_folder=out, machine=machine
+    choice = Choice(name, None if start is None else str(start))
+    resolved = plan_choice(
+        choice, edits, limits if limits.has_any else None, data=data, machine=machine, run_folder=out
     )
-    if limits.has_any:
-        resolved = plan_experiment(resolved, limits, machine=machine)
     scores: dict[str, Any] = {}
     with listening() as stop:
         for event in training(resolved, out=out, seed=seed, machine=machine, stop=stop):
