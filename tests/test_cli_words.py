@@ -30,7 +30,8 @@ def test_the_version_is_printed(capsys, monkeypatch):
 
 
 OURS = {
-    (): "list show train plan evaluate predict report convert to-safetensors pull push reproduce bench study",
+    (): "list show train plan evaluate predict report convert to-safetensors pull push reproduce bench pseudo study",
+    ("pseudo",): "label",
     ("study",): "list run speed",
 }
 

@@ -18,6 +18,7 @@ LAYERS = {
     "zoo": 5,
     "plan": 5,
     "deploy": 5,
+    "pseudo": 5,
     "bridges": 5,
     "training": 4,
     "tasks": 3,
@@ -54,7 +55,10 @@ ONLY_IN = {
     **{name: set() for name in ("urllib", "http", "urllib3", "requests", "httpx", "aiohttp", "ftplib")},
     "random": set(),
     "sys": {f"cli/{name}.py" for name in ("app", "output", "progress", "ranks")} | {"bridges/torch_file.py"},
-    "typer": {f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "studies")},
+    "typer": {
+        f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "pseudo", "studies")
+    },
+    "pyarrow": {"pseudo/table.py"},
     "rich": {"cli/progress.py"},
     "pydantic": {"config.py"},
     "plotly": {"report/frame.py"},

@@ -3,7 +3,7 @@
 A command imports what it needs when it runs, so that `--help` answers at once.
 """
 
-from resnet_rs.cli import zoo, training, scoring, studies  # isort: skip - the order of `--help`
+from resnet_rs.cli import zoo, training, scoring, pseudo, studies  # isort: skip - the order of `--help`
 from resnet_rs.cli.app import app, main
 
-__all__ = ["app", "main", "scoring", "studies", "training", "zoo"]
+__all__ = ["app", "main", "pseudo", "scoring", "studies", "training", "zoo"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from resnet_rs.data.decode import MAX_PIXELS, check_max_pixels, decode
 from resnet_rs.data.sample import Request, Sample, Unreadable
-from resnet_rs.data.source import Source, Splits
+from resnet_rs.data.source import Source, Splits, content_fingerprint
 from resnet_rs.data.subset import held_out
 from resnet_rs.data.target import Label, Labels
 from resnet_rs.text import listed
@@ -181,18 +181,26 @@ class ImageFiles(Source):
             return None
         return f"{found.st_size} {found.st_mtime_ns}"
 
+    def fingerprint(self, index: int) -> bytes | None:
+        try:
+            return content_fingerprint(self._content(index))
+        except Unreadable:
+            return None
+
     def read(self, index: int, request: Request) -> Sample:
         key = self.files[index]
-        path = Path(self.path(index))
+        pixels = decode(self._content(index), request, key=key, max_pixels=self.max_pixels)
+        return Sample(pixels, self.target(index), key)
+
+    def _content(self, index: int) -> bytes:
+        key, path = self.files[index], Path(self.path(index))
         try:
             # To open a named pipe would block until another process writes to it.
             if not path.is_file():
                 raise Unreadable(key, "there is no regular file with this name")
-            encoded = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise Unreadable(key, error.strerror or type(error).__name__) from error
-        pixels = decode(encoded, request, key=key, max_pixels=self.max_pixels)
-        return Sample(pixels, self.target(index), key)
 
 
 def recorded_parts(split: Split, *, name: str, exists: Callable[[str], bool]) -> dict[str, str]:

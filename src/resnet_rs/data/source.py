@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from resnet_rs import draws
-from resnet_rs.data.sample import Request, Sample
+from resnet_rs.data.sample import Request, Sample, Unreadable
 from resnet_rs.data.target import Target
 
 
@@ -51,6 +51,17 @@ class Source(ABC):
         """A text that changes when the file of sample `index` changes; None if its decoded image should not be kept."""
         return None
 
+    def fingerprint(self, index: int) -> bytes | None:
+        """16 bytes that differ if the content of sample `index` does; None if it cannot be read.
+
+        By default of its pixels; a source of files takes those of the file, which need not be decoded.
+        """
+        try:
+            pixels = self.read(index, Request(3)).input
+        except Unreadable:
+            return None
+        return content_fingerprint(f"{pixels.shape}".encode() + pixels.tobytes())
+
     def target(self, index: int) -> Target | None:
         """The target of sample `index`; None if only reading tells it.
 
@@ -78,6 +89,11 @@ class Source(ABC):
         for text in (*self.classes, "", *(self.key(index) for index in range(len(self)))):
             digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()
+
+
+def content_fingerprint(content: bytes) -> bytes:
+    """16 bytes of the BLAKE2b hash of `content`."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +138,9 @@ class WrappedSource(Source):
 
     def stamp(self, index: int) -> str | None:
         return self.source.stamp(index)
+
+    def fingerprint(self, index: int) -> bytes | None:
+        return self.source.fingerprint(index)
 
     def target(self, index: int) -> Target | None:
         return self.source.target(index)

@@ -34,6 +34,9 @@ class Subset(WrappedSource):
     def stamp(self, index: int) -> str | None:
         return self.source.stamp(self.indices[index])
 
+    def fingerprint(self, index: int) -> bytes | None:
+        return self.source.fingerprint(self.indices[index])
+
     def target(self, index: int) -> Target | None:
         return self.source.target(self.indices[index])
 
@@ -60,6 +63,10 @@ class Joined(Source):
     def key(self, index: int) -> str:
         source, inside = self._place(index)
         return source.key(inside)
+
+    def fingerprint(self, index: int) -> bytes | None:
+        source, inside = self._place(index)
+        return source.fingerprint(inside)
 
     def target(self, index: int) -> Target | None:
         source, inside = self._place(index)

@@ -1,0 +1,114 @@
+"""Commands for unlabeled images: pseudo label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
+from resnet_rs.cli.options import MAX_PIXELS, DeviceName, MaxPixels, PrecisionName, Workers
+from resnet_rs.cli.output import say
+
+pseudo = typer.Typer(
+    help="Label images with trained networks, for students to train on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(pseudo, name="pseudo")
+
+
+@pseudo.callback()
+def _group() -> None: ...
+
+
+@pseudo.command("label")
+def label(
+    teachers: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEACHER...",
+            help="Trained classifiers, named as for `evaluate`; of several the probabilities are averaged.",
+        ),
+    ],
+    *,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The pool: a folder with images at any depth, a CSV file (path,label), or `builtin`. Classes that it "
+            "names are kept for reports alone."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the table; the same command continues it.")],
+    flip: Annotated[bool, typer.Option("--flip", help="Also see every image mirrored.")] = False,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Input size in pixels; may be given several times. By default that of each teacher."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Store the likeliest classes alone; by default all.")
+    ] = None,
+    max_unreadable: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of unreadable images above which the exit code is 1."),
+    ] = 0.01,
+    jobs: Annotated[
+        str | None,
+        typer.Option(
+            help="local:N for N processes at once, ray or ray://HOST:PORT; default: in this process."
+        ),
+    ] = None,
+    workers: Workers = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    device: DeviceName = None,
+    precision: PrecisionName = None,
+) -> None:
+    """Write what TEACHER says of every image of a pool into a table of Parquet files.
+
+    Broken images are rows with their error. A signal stops with exit code 75; a part that is finished is never made
+    again.
+    """
+    from resnet_rs import jobs as places
+    from resnet_rs import verbs
+    from resnet_rs.processes import listening
+    from resnet_rs.pseudo.label import Labeling
+    from resnet_rs.verbs.pseudo import count_rows, label_pool
+
+    labeling = Labeling(flip=flip, sizes=tuple(size or ()), top=top)
+    machine = verbs.Machine(
+        device=verbs.Device.choose(device, precision=precision), workers=workers, max_pixels=max_pixels
+    )
+    num_failed = 0
+    with listening() as stop:
+        parts = label_pool(
+            teachers,
+            data=data,
+            out=out,
+            labeling=labeling,
+            machine=machine,
+            runner=places.parse(jobs),
+            stop=stop,
+        )
+        for part in parts:
+            num_failed += part.error is not None
+            say(
+                f"{part.num_done:,} of {part.num_parts:,} parts labeled" if part.error is None else part.error
+            )
+    if stop.is_requested:
+        say(f"stopped by {stop.reason}; the same command continues.", is_error=True)
+        raise typer.Exit(EXIT_STOPPED)
+    if num_failed:
+        say(f"{num_failed:,} parts failed; the same command tries them again.", is_error=True)
+        raise typer.Exit(EXIT_PARTLY)
+    counts = count_rows(out)
+    total = sum(counts.values())
+    say(f"{total:,} images = {counts['labeled']:,} labeled + {counts['unreadable']:,} unreadable")
+    if counts["unreadable"] > max_unreadable * total:
+        say(
+            f"more than {max_unreadable:.1%} of the images are unreadable; the table has the reasons.",
+            is_error=True,
+        )
+        raise typer.Exit(EXIT_PARTLY)

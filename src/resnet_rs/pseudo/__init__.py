@@ -1,0 +1,1 @@
+"""Pseudo-labels: what trained networks say of unlabeled images, as a table that students train on."""

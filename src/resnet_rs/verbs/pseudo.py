@@ -1,0 +1,171 @@
+"""Pseudo-labels: `label_pool` makes a table of what teachers say of a pool of images.
+
+The pool is labeled in parts, each an independent piece of work that is written whole or not at all. So a command that
+was killed continues with the parts that are missing, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnet_rs import storage
+from resnet_rs.data.decode import MAX_PIXELS
+from resnet_rs.data.pool import open_pool
+from resnet_rs.data.source import Source
+from resnet_rs.jobs import Runner
+from resnet_rs.processes import Stop
+from resnet_rs.pseudo import table
+from resnet_rs.pseudo.label import Labeling, Teacher, label_part
+from resnet_rs.training.checkpoint import Checkpoint
+from resnet_rs.training.device import Device
+from resnet_rs.training.machine import Machine
+from resnet_rs.verbs.models import opened
+
+
+class PartDone(NamedTuple):
+    """A part of the pool has its labels, or failed."""
+
+    num_done: int
+    """Parts that are finished, with those of earlier commands."""
+    num_parts: int
+    error: str | None
+
+
+def label_pool(  # noqa: PLR0913 - the options of one command
+    teachers: Sequence[str | Path],
+    *,
+    data: str,
+    out: Path,
+    labeling: Labeling,
+    machine: Machine,
+    runner: Runner,
+    stop: Stop,
+) -> Iterator[PartDone]:
+    """Label the pool `data` into the table `out`, or continue to; an event for each part.
+
+    `teachers` are named as for `evaluate`. Raises `ValueError` for teachers of other classes or tasks, for an unfit
+    pool, and if `out` holds the labels of other teachers, another pool or other options.
+    """
+    saved = [opened(teacher) for teacher in teachers]
+    classes = saved[0].classes
+    for one in saved:
+        Teacher.check(one, classes=classes)
+    pool = open_pool(data, classes=classes, max_pixels=machine.max_pixels)
+    info = _info(saved, pool, labeling, machine)
+    storage.make_folders(out)
+    with storage.locked(out):
+        _take(out, info)
+        storage.remove_leftovers(out)
+        ranges = table.part_ranges(len(pool))
+        missing = [i for i, part in enumerate(ranges) if table.num_rows(table.part_file(out, i)) != len(part)]
+        orders = {str(i): _order(i, saved, data, out, labeling, machine) for i in missing}
+        num_done = len(ranges) - len(missing)
+        if not missing:
+            yield PartDone(num_done, len(ranges), None)
+        gpus = int(machine.device.is_cuda)
+        for outcome in runner.run(work, orders, stop=stop, cores=1 + (machine.workers or 0), gpus=gpus):
+            num_done += outcome.error is None
+            yield PartDone(num_done, len(ranges), outcome.error)
+
+
+def count_rows(out: Path) -> dict[str, int]:
+    """How many samples of a table were labeled, and how many could not be read."""
+    counts = {"labeled": 0, "unreadable": 0}
+    for part in sorted(out.glob("part-*.parquet")):
+        errors = table.read_part(part).column("error")
+        counts["labeled"] += errors.null_count
+        counts["unreadable"] += len(errors) - errors.null_count
+    return counts
+
+
+def work(payload: str, num_threads: int | None, stop: Stop) -> None:
+    """Label one part; the payload is an order of `label_pool`."""
+    order: dict[str, Any] = json.loads(payload)
+    device = Device.choose(order["device"], precision=order["precision"])
+    if num_threads is not None:
+        device.limit_threads(num_threads)
+    machine = Machine(device=device, workers=order["workers"], max_pixels=order["max_pixels"])
+    teachers, pool = _prepared(tuple(order["teachers"]), order["data"], machine)
+    part = table.part_ranges(len(pool))[order["part"]]
+    options: dict[str, Any] = {**order["labeling"], "sizes": tuple(order["labeling"]["sizes"])}
+    content, _ = label_part(teachers, pool, part, Labeling(**options), machine=machine, stop=stop)
+    storage.write_bytes(table.part_file(Path(order["out"]), order["part"]), content)
+
+
+@lru_cache(maxsize=1)
+def _prepared(paths: tuple[str, ...], data: str, machine: Machine) -> tuple[list[Teacher], Source]:
+    """The teachers and the pool, kept from part to part in one process."""
+    saved = [opened(path) for path in paths]
+    classes = saved[0].classes
+    teachers = [Teacher.load(one, classes=classes, machine=machine) for one in saved]
+    return teachers, open_pool(data, classes=classes, max_pixels=machine.max_pixels)
+
+
+def _order(
+    number: int, saved: Sequence[Checkpoint], data: str, out: Path, labeling: Labeling, machine: Machine
+) -> str:
+    return json.dumps(
+        {
+            "part": number,
+            "teachers": [str(one.path.resolve()) for one in saved],
+            "data": data if data == "builtin" else str(Path(data).resolve()),
+            "out": str(out.resolve()),
+            "labeling": asdict(labeling),
+            "device": machine.device.name,
+            "precision": machine.device.precision,
+            "workers": machine.workers,
+            "max_pixels": machine.max_pixels,
+        }
+    )
+
+
+def _info(saved: Sequence[Checkpoint], pool: Source, labeling: Labeling, machine: Machine) -> dict[str, Any]:
+    """What `table.json` says: everything that decides on the labels."""
+    limit = {} if machine.max_pixels == MAX_PIXELS else {"max_pixels": machine.max_pixels}
+    return {
+        "teachers": [storage.file_sha256(one.path / f"{one.weights}.safetensors") for one in saved],
+        "weights": [one.weights for one in saved],
+        "classes": list(saved[0].classes),
+        "pool": _digest(pool),
+        "num_samples": len(pool),
+        "options": {**asdict(labeling), "sizes": list(labeling.sizes), **limit},
+    }
+
+
+def _digest(pool: Source) -> str:
+    """SHA-256 of the keys of a pool."""
+    digest = hashlib.sha256()
+    for i in range(len(pool)):
+        digest.update(pool.key(i).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _take(out: Path, info: Mapping[str, Any]) -> None:
+    """Make `out` the table of `info`, or check that it is."""
+    path = out / table.INFO
+    if not path.is_file():
+        if not storage.is_vacant(out):
+            raise ValueError(f"{out} is not empty and contains no table. Choose a new folder for `--out`.")
+        storage.write_json(path, info)
+        return
+    before = storage.read_json(path, needs=tuple(info))
+    words = {
+        "teachers": "other teachers",
+        "weights": "other teachers",
+        "classes": "teachers of other classes",
+        "pool": "another pool, or this pool with other images",
+        "num_samples": "another pool",
+        "options": f"other options ({json.dumps(before['options'])})",
+    }
+    for name, value in info.items():
+        if before[name] != value:
+            raise ValueError(
+                f"{out} holds the labels of {words[name]}. Use a new folder for `--out`, or repeat the first command "
+                "to continue that table."
+            )
