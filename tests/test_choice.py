@@ -69,7 +69,7 @@ def test_images_and_time_are_enough_and_the_same_command_continues(tmp_path, mon
         for i in range(20):
             pixels = np.clip(rng.normal(value, 30, (80, 90, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    words = ("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", "--minutes", "0.2")
+    words = ("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", "--minutes", "0.1")
     said = command(*words)
     assert said.returncode == 0, said.stderr
     assert "training from scratch. ImageNet weights need" in said.stdout

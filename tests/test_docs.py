@@ -50,7 +50,8 @@ def shorter(command):
     if command.startswith("resnet-rs study ") and "--out" in command:
         return f"{command} recipe.epochs=2 recipe.schedule.warmup_epochs=0.2"
     # Fine-tuning at the whole size is run once, for README.md.
-    smaller = " data.size=64" if command.startswith("resnet-rs train efficientnet-lite0") else ""
+    is_tuned = command.startswith(("resnet-rs train efficientnet-lite0", "resnet-rs plan --data photos"))
+    smaller = " data.size=64" if is_tuned else ""
     return re.sub(r"--minutes [0-9.]+", "--minutes 0.1", command) + smaller
 
 

@@ -91,17 +91,20 @@ def encode_part(
     return written.getvalue()
 
 
-def read_part(path: Path) -> Any:  # noqa: ANN401 - a table of pyarrow, which may not be installed
-    """The `pyarrow.Table` of a part. Raises `storage.Damaged` for a file that is not as it was written."""
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401 - of pyarrow, an extra
+    """The `pyarrow.Table` of a part, with these `columns` or all.
+
+    Raises `storage.Damaged` for a file whose columns are not as they were written.
+    """
     pa, parquet = _pyarrow()
     try:
-        found = parquet.read_table(path, page_checksum_verification=True, memory_map=False)
+        found = parquet.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False)
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise storage.Damaged(
             f"{path} cannot be read: {reason}. Remove it; the same command makes it again."
         ) from None
-    missing = [name for name in COLUMNS if name not in found.column_names]
+    missing = [name for name in columns or COLUMNS if name not in found.column_names]
     if missing:
         raise storage.Damaged(
             f"{path} has no column {missing[0]!r}. Remove it; the same command makes it again."

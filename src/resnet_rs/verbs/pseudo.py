@@ -78,7 +78,7 @@ def count_rows(out: Path) -> dict[str, int]:
     """How many samples of a table were labeled, and how many could not be read."""
     counts = {"labeled": 0, "unreadable": 0}
     for part in sorted(out.glob("part-*.parquet")):
-        errors = table.read_part(part).column("error")
+        errors = table.read_part(part, ("error",)).column("error")
         counts["labeled"] += errors.null_count
         counts["unreadable"] += len(errors) - errors.null_count
     return counts
