@@ -298,6 +298,10 @@ def test_bookkeeping_of_a_large_pool_takes_microseconds_per_row():
 def test_the_record_of_a_table_says_what_decides_on_its_labels(weights, pool, tmp_path, command):
     label(command, weights, pool, tmp_path / "out", "--size", "16", "--size", "24")
     info = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert info["num_samples"] == 120 and info["classes"] == list(CLASSES)
+    assert (
+        info["data"] == str(pool.resolve())
+        and info["num_samples"] == 120
+        and info["classes"] == list(CLASSES)
+    )
     assert info["options"] == {"flip": False, "sizes": [16, 24], "top": None}
     assert info["teachers"] == [storage.file_sha256(weights / "0" / "model.safetensors")]

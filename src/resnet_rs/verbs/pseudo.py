@@ -60,7 +60,7 @@ def label_pool(  # noqa: PLR0913 - the options of one command
     info = _info(saved, pool, labeling, machine)
     storage.make_folders(out)
     with storage.locked(out):
-        _take(out, info)
+        _take(out, info, data=_absolute(data))
         storage.remove_leftovers(out)
         ranges = table.part_ranges(len(pool))
         missing = [i for i, part in enumerate(ranges) if table.num_rows(table.part_file(out, i)) != len(part)]
@@ -114,7 +114,7 @@ def _order(
         {
             "part": number,
             "teachers": [str(one.path.resolve()) for one in saved],
-            "data": data if data == "builtin" else str(Path(data).resolve()),
+            "data": _absolute(data),
             "out": str(out.resolve()),
             "labeling": asdict(labeling),
             "device": machine.device.name,
@@ -146,13 +146,18 @@ def _digest(pool: Source) -> str:
     return digest.hexdigest()
 
 
-def _take(out: Path, info: Mapping[str, Any]) -> None:
-    """Make `out` the table of `info`, or check that it is."""
+def _absolute(data: str) -> str:
+    """The name of a pool in any working directory."""
+    return data if data == "builtin" else str(Path(data).resolve())
+
+
+def _take(out: Path, info: Mapping[str, Any], *, data: str) -> None:
+    """Make `out` the table of `info`, or check that it is. Where the pool lies is no part of that."""
     path = out / table.INFO
     if not path.is_file():
         if not storage.is_vacant(out):
             raise ValueError(f"{out} is not empty and contains no table. Choose a new folder for `--out`.")
-        storage.write_json(path, info)
+        storage.write_json(path, {**info, "data": data})
         return
     before = storage.read_json(path, needs=tuple(info))
     words = {
