@@ -31,7 +31,7 @@ def test_the_version_is_printed(capsys, monkeypatch):
 
 OURS = {
     (): "list show train plan evaluate predict report convert to-safetensors pull push reproduce bench pseudo study",
-    ("pseudo",): "label",
+    ("pseudo",): "label select",
     ("study",): "list run speed",
 }
 

@@ -37,7 +37,7 @@ LAYERS = {
 WITHOUT_TORCH = {"paper", "report", "config", "storage", "text", "zoo", "cli", "jobs", "studies"}
 ONLY_IN = {
     "torch.distributed": {"training/group.py"},
-    "PIL": {"data/decode.py", "data/resample.py", "report/page.py"},
+    "PIL": {"data/decode.py", "data/near_duplicates.py", "data/resample.py", "report/page.py"},
     "timm": {"bridges/timm.py"},
     "huggingface_hub": {"bridges/hub.py"},
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib", "runpy", "code")},
@@ -59,6 +59,7 @@ ONLY_IN = {
         f"cli/{name}.py" for name in ("app", "options", "zoo", "training", "scoring", "pseudo", "studies")
     },
     "pyarrow": {"pseudo/table.py"},
+    "imagehash": {"data/near_duplicates.py"},
     "rich": {"cli/progress.py"},
     "pydantic": {"config.py"},
     "plotly": {"report/frame.py"},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from resnet_rs import storage, zoo
 from resnet_rs.config import edit
@@ -20,10 +21,12 @@ from resnet_rs.pseudo import label as labeling
 from resnet_rs.pseudo import table
 from resnet_rs.pseudo.label import Labeling, Teacher, label_part
 from resnet_rs.tasks.classification import Classification
+from resnet_rs.tasks.classification_multi_label import MultiLabel
 from resnet_rs.training import checkpoint
 from resnet_rs.training.device import Device
 from resnet_rs.training.machine import Machine
 from resnet_rs.training.provenance import Provenance
+from resnet_rs.training.state import new_state
 from resnet_rs.verbs import pseudo
 
 CLASSES = tuple(f"class {i}" for i in range(120))
@@ -58,6 +61,12 @@ def pool(tmp_path):
     return tmp_path / "pool"
 
 
+def labeled(teachers, source, part, labeling=Labeling(), *, workers=0, stop=None):  # noqa: B008 - it is frozen
+    return label_part(
+        teachers, source, part, labeling, classes=CLASSES, machine=machine(workers), stop=stop or Stop()
+    )
+
+
 def number_of(key):
     a, b, c = key.removesuffix(".png").replace("deep ", "").split("/")
     return next(i for i in range(len(CLASSES)) if (i % 7, i % 3, i // 21) == tuple(map(int, (a, b, c))))
@@ -71,14 +80,11 @@ def rows_of(content, folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_label_belongs_to_its_image(pool, tmp_path, workers):
     source = open_pool(str(pool), classes=CLASSES)
-    found = [
-        label_part([READER], source, part, Labeling(), machine=machine(workers), stop=Stop())
-        for part in (range(50), range(50, 120))
-    ]
-    rows = [row for content, _ in found for row in rows_of(content, tmp_path)]
+    found = [labeled([READER], source, part, workers=workers) for part in (range(50), range(50, 120))]
+    rows = [row for content in found for row in rows_of(content, tmp_path)]
     assert [row["key"] for row in rows] == [source.key(i) for i in range(120)]
     broken = {row["key"] for row in rows if row["error"]}
-    assert len(broken) == sum(count for _, count in found) == 6
+    assert len(broken) == 6
     for row in rows:
         if row["key"] in broken:
             assert row["label"] is row["probabilities"] is row["confidence"] is row["fingerprint"] is None
@@ -94,76 +100,121 @@ def test_every_label_belongs_to_its_image(pool, tmp_path, workers):
 
 def test_only_the_likeliest_classes_are_stored_on_request(pool, tmp_path):
     source = open_pool(str(pool), classes=CLASSES)
-    content, _ = label_part([READER], source, range(2), Labeling(top=3), machine=machine(), stop=Stop())
-    row = rows_of(content, tmp_path)[1]
+    row = rows_of(labeled([READER], source, range(2), Labeling(top=3)), tmp_path)[1]
     assert row["classes"][0] == row["label"] and row["classes"][1:] == sorted(row["classes"][1:])
     assert len(row["probabilities"]) == 3 and row["probabilities"][0] == pytest.approx(0.96, abs=0.01)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two teachers with random weights and EMA weights; the classes of the second one have another order."""
+    """Two runs with random weights and others as EMA weights; the classes of the second one have another order."""
     folder = tmp_path_factory.mktemp("teachers")
     for i, classes in enumerate((CLASSES, CLASSES[::-1])):
-        models = [EXPERIMENT.build_model(seed=seed) for seed in (i, 10 + i)]
-        for model in models:
-            for name, buffer in model.named_buffers():  # statistics that differ from those of any batch
-                if "running" in name:
-                    buffer.copy_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(i)) + 0.5)
-        provenance = Provenance(experiment=EXPERIMENT, classes=classes, seed=0)
-        checkpoint.write(folder / str(i), models[0].state_dict(), provenance)
+        state = new_state(EXPERIMENT, Device.choose("cpu"), seed=i)
+        for number, model in enumerate(state.models.values()):
+            generator = torch.Generator().manual_seed(10 * i + number)
+            for name, tensor in model.state_dict().items():
+                if "running_var" in name:  # statistics that differ from those of any batch
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+                elif "running_mean" in name:
+                    tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+                elif name.startswith("head.") and tensor.dim() == 2:  # probabilities that differ
+                    tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+        checkpoint.save(folder / str(i), state, Provenance(experiment=EXPERIMENT, classes=classes, seed=0))
     return folder
 
 
-def probabilities(content, folder):
-    return np.array(
-        [row["probabilities"] for row in rows_of(content, folder) if row["error"] is None], np.float64
-    )
+def teacher_of(weights, number):
+    saved = checkpoint.read(weights / str(number))
+    return Teacher.load(saved, classes=CLASSES, machine=machine())
 
 
-def test_labels_do_not_depend_on_the_batch_and_the_teacher_does_not_learn(
-    weights, pool, tmp_path, monkeypatch
-):
-    source = open_pool(str(pool), classes=CLASSES)
-    saved = checkpoint.read(weights / "0")
-    teacher = Teacher.load(saved, classes=CLASSES, machine=machine())
+def column(content, folder, name):
+    rows = [row[name] for row in rows_of(content, folder) if row["error"] is None]
+    return np.array(rows, np.float64)
+
+
+def test_a_teacher_labels_in_evaluation_mode_with_its_ema_weights(weights, pool, tmp_path, monkeypatch):
+    source, teacher = open_pool(str(pool), classes=CLASSES), teacher_of(weights, 0)
     assert not any(module.training for module in teacher.model.modules())
-    before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
+    saved = checkpoint.read(weights / "0")
+    ema = load_file(saved.path / "ema.safetensors")
+    assert saved.weights == "ema" and not torch.equal(
+        ema["head.classifier.weight"], load_file(saved.path / "model.safetensors")["head.classifier.weight"]
+    )
     found = []
-    for count in (2, 64):
+    for count in (1, 64):
         monkeypatch.setattr(labeling, "batch_size", lambda device, count=count: count)
-        content, _ = label_part([teacher], source, range(120), Labeling(), machine=machine(), stop=Stop())
-        found.append(probabilities(content, tmp_path))
-    assert np.abs(found[0] - found[1]).max() <= 2**-11 * found[0].max()  # the last bit of float16
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.model.state_dict().items())
+        found.append(column(labeled([teacher], source, range(120)), tmp_path, "confidence"))
+    assert np.abs(found[0] - found[1]).max() <= 1e-6 and found[0].std() > 0.01
+    state = teacher.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in ema.items())
 
 
-def test_several_teachers_views_and_sizes_are_averaged_by_class_name(weights, pool, tmp_path):
-    source = open_pool(str(pool), classes=CLASSES)
-    teachers = [
-        Teacher.load(checkpoint.read(weights / str(i)), classes=CLASSES, machine=machine()) for i in (0, 1)
-    ]
+def test_several_teachers_and_sizes_are_averaged_by_class_name(weights, pool, tmp_path):
+    source, teachers = open_pool(str(pool), classes=CLASSES), [teacher_of(weights, i) for i in (0, 1)]
     each = [
-        probabilities(
-            label_part([one], source, range(9), Labeling(sizes=(size,)), machine=machine(), stop=Stop())[0],
-            tmp_path,
-        )
+        column(labeled([one], source, range(9), Labeling(sizes=(size,))), tmp_path, "probabilities")
         for one in teachers
         for size in (16, 24)
     ]
-    both, _ = label_part(teachers, source, range(9), Labeling(sizes=(16, 24)), machine=machine(), stop=Stop())
-    assert np.allclose(probabilities(both, tmp_path), np.mean(each, axis=0), atol=2e-3)
-    # An image of one color is its own mirror image.
-    flipped, _ = label_part(teachers, source, range(9), Labeling(flip=True), machine=machine(), stop=Stop())
-    plain, _ = label_part(teachers, source, range(9), Labeling(), machine=machine(), stop=Stop())
-    assert np.allclose(probabilities(flipped, tmp_path), probabilities(plain, tmp_path), atol=1e-3)
+    both = column(labeled(teachers, source, range(9), Labeling(sizes=(16, 24))), tmp_path, "probabilities")
+    assert np.abs(both - np.mean(each, axis=0)).max() < 1e-3
+    assert min(np.abs(both - one).max() for one in each) > 1e-2
+
+
+class SeesTheBrighterSide(torch.nn.Module):
+    def forward(self, inputs):
+        is_left = inputs[..., :8].mean((1, 2, 3)) > inputs[..., 8:].mean((1, 2, 3))
+        return 20.0 * torch.nn.functional.one_hot(is_left.long(), len(CLASSES)).float()
+
+
+def test_a_flipped_image_is_seen_from_both_sides(tmp_path):
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:, :8] = 255
+    Image.fromarray(pixels).save(tmp_path / "left.png")
+    source = open_pool(str(tmp_path), classes=CLASSES)
+    teacher = Teacher(SeesTheBrighterSide(), EXPERIMENT, np.arange(len(CLASSES)))
+    (plain,) = rows_of(labeled([teacher], source, range(1)), tmp_path)
+    (both,) = rows_of(labeled([teacher], source, range(1), Labeling(flip=True)), tmp_path)
+    assert plain["confidence"] == pytest.approx(1) and plain["label"] == 1
+    assert both["probabilities"][:2] == [0.5, 0.5] and both["label"] == 0
+
+
+def test_images_that_change_or_have_odd_names_are_rows_with_the_reason(pool, tmp_path, monkeypatch):
+    source = open_pool(str(pool), classes=CLASSES)
+    object.__setattr__(source, "files", (*source.files[:-1], "odd-\udcff.png"))
+    os.rename(
+        os.fsencode(pool / open_pool(str(pool), classes=()).key(119)), os.fsencode(pool) + b"/odd-\xff.png"
+    )
+    changing = pool / source.key(7)
+    real, calls = labeling.Teacher.probabilities, []
+
+    def probabilities(*args, **options):
+        if not calls:  # between the passes of two teachers
+            Image.new("L", (20, 20), 99).save(changing)
+        calls.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(labeling.Teacher, "probabilities", probabilities)
+    rows = rows_of(labeled([READER, READER], source, range(120)), tmp_path)
+    assert "changed" in rows[7]["error"] and rows[7]["label"] is None
+    assert rows[119]["key"] == "odd-\\udcff.png" and rows[119]["error"] == "its name is not UTF-8"
+    assert sum(row["error"] is not None for row in rows) == 8
+
+
+def test_an_outage_is_no_row(pool):
+    source = open_pool(str(pool), classes=CLASSES)
+    pool.rename(pool.with_name("away"))
+    with pytest.raises(OSError, match="not one of 120 images could be read"):
+        labeled([READER], source, range(120))
 
 
 def test_a_stop_request_ends_a_part_without_a_file(pool):
     source, stop = open_pool(str(pool), classes=CLASSES), Stop()
     stop.reason = "a test"
     with pytest.raises(Interrupted):
-        label_part([READER], source, range(120), Labeling(), machine=machine(), stop=stop)
+        labeled([READER], source, range(120), stop=stop)
 
 
 def files(folder):
@@ -205,6 +256,7 @@ def test_a_stopped_command_continues_to_the_same_bytes(weights, pool, tmp_path, 
 
 
 def test_processes_and_workers_give_the_same_bytes(weights, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "_SMALLEST_PART", 40)
     done = []
     for runner, workers in ((Local(2), 0), (InProcess(), 1)):
         out = tmp_path / str(len(done))
@@ -220,7 +272,7 @@ def test_processes_and_workers_give_the_same_bytes(weights, pool, tmp_path, monk
             )
         )
         done.append(files(out))
-    assert done[0] == done[1] and len(done[0]) == 2
+    assert done[0] == done[1] and len(done[0]) == 4
 
 
 def test_wrong_input_is_one_sentence(weights, pool, tmp_path, command):
@@ -248,28 +300,67 @@ def test_wrong_input_is_one_sentence(weights, pool, tmp_path, command):
     assert files(out) == before
 
 
-def test_teachers_of_other_classes_or_tasks_are_refused(weights, pool, tmp_path, command):
-    other = edit(EXPERIMENT, {"task": Classification(num_classes=2)})
-    model = other.build_model(seed=0)
-    provenance = Provenance(experiment=other, classes=("cat", "dog"), seed=0)
-    checkpoint.write(tmp_path / "other", model.state_dict(), provenance)
+@pytest.mark.parametrize(
+    ("edits", "classes", "message"),
+    [
+        ({"task": Classification(num_classes=2)}, ("cat", "dog"), "all teachers must know the same classes"),
+        ({"task": MultiLabel(num_classes=120)}, CLASSES, "has the task MultiLabel"),
+    ],
+)
+def test_teachers_of_other_classes_or_tasks_are_refused(
+    weights, pool, tmp_path, command, edits, classes, message
+):
+    other = edit(EXPERIMENT, edits)
+    provenance = Provenance(experiment=other, classes=classes, seed=0)
+    checkpoint.write(tmp_path / "other", other.build_model(seed=0).state_dict(), provenance)
     words = ("pseudo", "label", weights / "0", tmp_path / "other", "--data", pool, "--out", tmp_path / "out")
     said = command(*words)
-    assert said.returncode == 2 and "all teachers must know the same classes" in said.stderr
+    assert said.returncode == 2 and message in said.stderr
+    said = label(command, weights, pool, tmp_path / "out", "--size", "4")
+    assert said.returncode == 2 and "size must be 8 to 4096" in said.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pool_that_changes_meanwhile_is_no_mixture(weights, pool, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(table, "_SMALLEST_PART", 25)
+    real = pseudo._prepared
+
+    def late(*args):
+        Image.new("L", (20, 20)).save(pool / "0" / "new.png")
+        real.cache_clear()
+        return real(*args)
+
+    monkeypatch.setattr(pseudo, "_prepared", late)
+    said = label(command, weights, pool, tmp_path / "out")
+    assert said.returncode == 1 and said.stdout.count("changed while it was labeled") == 5
+    assert not list((tmp_path / "out").glob("part-*"))
 
 
 def test_the_truth_of_a_pool_is_kept_for_reports(tmp_path):
     for path in ("cat/1.png", "dog/cat/2.png", "other/3.png", "4.png"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / path)
-    pool = open_pool(str(tmp_path), classes=("dog", "cat"))
-    truths = {pool.key(i): pool.target(i).class_indices for i in range(4)}
-    assert truths == {"cat/1.png": (1,), "dog/cat/2.png": (1,), "other/3.png": (), "4.png": ()}
-    (tmp_path / "labels.csv").write_text("path,label\ncat/1.png,dog\n4.png,bird\n")
-    pool = open_pool(str(tmp_path / "labels.csv"), classes=("dog", "cat"))
-    assert [pool.target(i).class_indices for i in range(2)] == [(), (0,)]
+    truths = truths_of(tmp_path)
+    assert truths == {"cat/1.png": 1, "dog/cat/2.png": 1, "other/3.png": -1, "4.png": -1}
+    (tmp_path / "labels.csv").write_text(
+        "path,label,split\ncat/1.png,dog,train\n4.png,bird,\ngone.png,,train\nother/3.png,cat|dog,train\nx.png,cat,test\n".replace(
+            ",bird,\n", ",bird,train\n"
+        )
+    )
+    assert truths_of(tmp_path / "labels.csv") == {
+        "cat/1.png": 0,
+        "4.png": -1,
+        "gone.png": -1,
+        "other/3.png": -1,
+    }
+    (tmp_path / "paths.csv").write_text("path\ncat/1.png\n4.png\n")
+    assert truths_of(tmp_path / "paths.csv") == {"cat/1.png": -1, "4.png": -1}
     assert len(open_pool("builtin", classes=())) == 10_000
+
+
+def truths_of(path):
+    pool = open_pool(str(path), classes=("dog", "cat"))
+    return {pool.key(i): labeling._truth(pool, i, ("dog", "cat")) for i in range(len(pool))}
 
 
 def test_bookkeeping_of_a_large_pool_takes_microseconds_per_row():
@@ -304,4 +395,6 @@ def test_the_record_of_a_table_says_what_decides_on_its_labels(weights, pool, tm
         and info["classes"] == list(CLASSES)
     )
     assert info["options"] == {"flip": False, "sizes": [16, 24], "top": None}
-    assert info["teachers"] == [storage.file_sha256(weights / "0" / "model.safetensors")]
+    (teacher,) = info["teachers"]
+    ema = checkpoint.read(weights / "0").path / "ema.safetensors"
+    assert teacher["kind"] == "ema" and teacher["weights"] == storage.file_sha256(ema)

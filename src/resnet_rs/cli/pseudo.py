@@ -1,4 +1,4 @@
-"""Commands for unlabeled images: pseudo label."""
+"""Commands for unlabeled images: pseudo label, pseudo select."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import typer
 from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
 from resnet_rs.cli.options import MAX_PIXELS, DeviceName, MaxPixels, PrecisionName, Workers
 from resnet_rs.cli.output import say
+from resnet_rs.text import listed
 
 pseudo = typer.Typer(
-    help="Label images with trained networks, for students to train on.",
+    help="Label images with trained networks.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -66,7 +67,7 @@ def label(
     device: DeviceName = None,
     precision: PrecisionName = None,
 ) -> None:
-    """Write what TEACHER says of every image of a pool into a table of Parquet files.
+    """Label every image of a pool, into a table of Parquet files.
 
     Broken images are rows with their error. A signal stops with exit code 75; a part that is finished is never made
     again.
@@ -77,6 +78,8 @@ def label(
     from resnet_rs.pseudo.label import Labeling
     from resnet_rs.verbs.pseudo import count_rows, label_pool
 
+    if jobs is not None and workers is None:
+        workers = 0  # the jobs share the cores already
     labeling = Labeling(flip=flip, sizes=tuple(size or ()), top=top)
     machine = verbs.Machine(
         device=verbs.Device.choose(device, precision=precision), workers=workers, max_pixels=max_pixels
@@ -112,3 +115,56 @@ def label(
             is_error=True,
         )
         raise typer.Exit(EXIT_PARTLY)
+
+
+@pseudo.command("select")
+def select(
+    source: Annotated[Path, typer.Argument(metavar="TABLE", help="A table that `pseudo label` made.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the new table.")],
+    min_confidence: Annotated[
+        float, typer.Option(help="Least probability of the likeliest class. Noisy Student takes 0.3.")
+    ] = 0.0,
+    max_entropy: Annotated[
+        float | None, typer.Option(help="Most entropy of the probabilities, in nats.")
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many images of each class, the most confident ones.")
+    ] = None,
+    balance: Annotated[
+        bool,
+        typer.Option(
+            "--balance",
+            help="Repeat the images of small classes until each has as many as --per-class, or as the largest one.",
+        ),
+    ] = False,
+    apart_from: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Leave out images that look like test images of this data set."),
+    ] = None,
+    max_distance: Annotated[
+        int,
+        typer.Option(
+            min=0, max=32, help="Bits, of 64, in which the perceptual hashes of such images differ."
+        ),
+    ] = 4,
+) -> None:
+    """Select the rows of a table that a student should train on."""
+    from resnet_rs.pseudo.select import Selection
+    from resnet_rs.verbs.pseudo_selection import select_rows
+
+    rules = Selection(
+        min_confidence=min_confidence, max_entropy=max_entropy, per_class=per_class, balance=balance
+    )
+    found = select_rows(source, out, rules, apart_from=apart_from, max_distance=max_distance)
+    for name, (before, after) in found.classes.items():
+        say(f"  {name:<24} {before:>9,} labeled {after:>9,} taken")
+    total = sum(found[:5])
+    say(
+        f"{total:,} images = {found.kept:,} kept + {found.not_sure:,} not sure + {found.beyond_class_limit:,} beyond "
+        f"the limit of a class + {found.near_test_images:,} near test images + {found.unreadable:,} unreadable"
+    )
+    say(f"{found.drawn:,} images a pass, with copies")
+    empty = [name for name, (_, after) in found.classes.items() if not after]
+    if empty:
+        say(f"warning: {len(empty):,} classes have no image: {listed(empty)}", is_error=True)

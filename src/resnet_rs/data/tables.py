@@ -47,18 +47,20 @@ class Table(ImageList):
         return replace(self, rows=recorded).splits()
 
 
-def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
-    """The table in the CSV file `path`.
+def read_table(path: str, *, max_pixels: int = MAX_PIXELS, is_pool: bool = False) -> Table:
+    """The table in the CSV file `path`. In a pool, labels are not needed, and files may be missing.
 
     Raises `ValueError` for a table that is not as the top of this file says, and `FileNotFoundError` for missing
     files. Warns about other columns, which are ignored.
     """
     root = os.path.dirname(os.path.abspath(path))
-    rows = _rows(Path(path))
+    rows = _rows(Path(path), needs=_COLUMNS[:1] if is_pool else _COLUMNS[:2])
     if not rows:
         raise ValueError(f"{path!r} has no rows below its header. Add one for each image.")
     places = [os.path.join(root, row.path) for row in rows]
     refuse_repeated([os.path.normpath(place) for place in places])
+    if is_pool:
+        return Table(root=root, name=repr(path), rows=rows, max_pixels=max_pixels, are_labels_in_paths=False)
     missing = [
         row.path
         for row, place in zip(rows, places, strict=True)
@@ -79,13 +81,13 @@ def read_table(path: str, *, max_pixels: int = MAX_PIXELS) -> Table:
     return Table(root=root, name=repr(path), rows=rows, max_pixels=max_pixels, are_labels_in_paths=False)
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path, *, needs: Sequence[str]) -> list[Row]:
     rows, line = list[Row](), 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            _refuse_header(header, path)
+            _refuse_header(header, path, needs)
             for values in reader:
                 line = reader.line_num
                 if any(map(str.strip, values)):
@@ -100,13 +102,13 @@ def _rows(path: Path) -> list[Row]:
         ) from None
 
 
-def _refuse_header(header: list[str], path: Path) -> None:
-    """Raise `ValueError` without the columns `path` and `label`; warn about columns that are not read."""
+def _refuse_header(header: list[str], path: Path, needs: Sequence[str]) -> None:
+    """Raise `ValueError` without the columns that it `needs`; warn about columns that are not read."""
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         raise ValueError(
             f"{str(path)!r} has semicolons or tabs between its columns; expected commas. Save it with commas."
         )
-    missing = [name for name in _COLUMNS[:2] if name not in header]
+    missing = [name for name in needs if name not in header]
     if missing:
         raise ValueError(
             f"{str(path)!r} has no column {' and no column '.join(map(repr, missing))} in its first line; expected "
@@ -133,7 +135,7 @@ def _row(values: Sequence[str], header: Sequence[str], path: Path, *, line: int)
     if not fields["path"]:
         raise ValueError(f"line {line} of {str(path)!r} has no path. Add it, or remove the line.")
     file = os.path.normpath(fields["path"]).replace(os.sep, "/")
-    names = [name.strip() for name in fields["label"].split(_SEPARATOR)]
+    names = [name.strip() for name in fields.get("label", "").split(_SEPARATOR)]
     return Row(file, tuple(dict.fromkeys(name for name in names if name)), _part(fields, path, line))
 
 

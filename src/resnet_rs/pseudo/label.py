@@ -5,17 +5,18 @@ Shapes: `B` samples of a batch, `N` samples of a part, `K` classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, UInt8
 from torch import Tensor, nn
 
 from resnet_rs.data.loader import EvaluationBatches, load, split_range
-from resnet_rs.data.sample import Request, Sample, Unreadable
+from resnet_rs.data.pipeline import Data
+from resnet_rs.data.sample import Batch, Request, Sample, Unreadable
 from resnet_rs.data.source import Source, WrappedSource
 from resnet_rs.data.target import Target
 from resnet_rs.processes import Interrupted, Stop
@@ -55,19 +56,23 @@ class Teacher:
     """For each class of the table its index among the teacher's."""
 
     @staticmethod
-    def check(saved: Checkpoint, *, classes: Sequence[str]) -> None:
-        """Raise `ValueError` for a network that does not give each image one class, or knows other `classes`."""
+    def check(saved: Checkpoint, labeling: Labeling, *, classes: Sequence[str]) -> None:
+        """Raise `ValueError` for a network that does not give each image one class, knows other `classes`, or cannot
+        see images as `labeling` says.
+        """
         task = saved.experiment.task
-        if not isinstance(task, Classification):
+        if type(task) is not Classification:
             raise ValueError(
                 f"{saved.path} has the task {type(task).__name__}; expected a teacher that gives every image one class."
             )
         if sorted(saved.classes) != sorted(classes):
-            odd = sorted(set(saved.classes) ^ set(classes))
+            different = sorted(set(saved.classes) ^ set(classes))
             raise ValueError(
                 f"all teachers must know the same classes; {saved.path} and the first one differ in "
-                f"{', '.join(odd[:5])}."
+                f"{', '.join(different[:5])}."
             )
+        for size in labeling.sizes:
+            replace(saved.experiment.data, size=size)  # which refuses a size that is out of its range
 
     @classmethod
     def load(cls, saved: Checkpoint, *, classes: Sequence[str], machine: Machine) -> Teacher:
@@ -87,83 +92,127 @@ class Teacher:
 
 
 @torch.no_grad()
-def label_part(
+def label_part(  # noqa: PLR0913 - what is labeled, and how
     teachers: Sequence[Teacher],
     source: Source,
     part: range,
     labeling: Labeling,
     *,
+    classes: Sequence[str],
     machine: Machine,
     stop: Stop,
-) -> tuple[bytes, int]:
-    """The Parquet file of the samples `part` of `source`, and how many of them could not be read.
+) -> bytes:
+    """The Parquet file of the samples `part` of `source`; `classes` are those of the table.
 
-    Raises `Interrupted` on a stop request.
+    A sample that cannot be labeled is a row with the reason. Raises `Interrupted` on a stop request, and `OSError` if
+    not one sample can be read, which is more likely an outage of the disk.
     """
-    count = len(part)
-    total, num_views = np.zeros((count, len(teachers[0].order))), 0
-    truths, fingerprints = np.full(count, -1), list[bytes | None]([None] * count)
-    errors = dict[str, str]()
+    seen = _Seen(np.zeros((len(part), len(classes))), [None] * len(part), {})
+    num_views = 0
     for teacher in teachers:
         for size in labeling.sizes or (teacher.experiment.data.size,):
-            data = replace(teacher.experiment.data, size=size)
-            dataset = EvaluationBatches(_Fingerprinted(source=source), data, collate=_collated)
-            ranges = split_range(part.start, count, at_most=batch_size(machine.device))
             num_views += 1 + labeling.flip
-            for batch in load(ranges, dataset, workers=machine.workers):
+            for batch, data in _batches(teacher, size, source, part, machine):
                 if stop.is_requested:
                     raise Interrupted
-                errors |= {error.key: error.reason for error in batch.unreadable}
-                if not len(batch.indices):
-                    continue
-                inputs = machine.device.layout(data.normalize(machine.device.put(batch.inputs)))
-                found = teacher.probabilities(inputs, machine=machine)
-                if labeling.flip:
-                    found = found + teacher.probabilities(inputs.flip(-1), machine=machine)
-                rows = batch.indices.numpy() - part.start
-                total[rows] += found
-                known = cast(dict[str, Tensor], batch.targets)
-                truths[rows] = known["truth"].numpy()
-                for row, fingerprint in zip(rows.tolist(), known["fingerprint"].numpy(), strict=True):
-                    fingerprints[row] = fingerprint.tobytes()
+                seen.errors.update((error.key, error.reason) for error in batch.unreadable)
+                if len(batch.indices):
+                    inputs = machine.device.layout(data.normalize(machine.device.put(batch.inputs)))
+                    found = teacher.probabilities(inputs, machine=machine)
+                    if labeling.flip:
+                        found = found + teacher.probabilities(inputs.flip(-1), machine=machine)
+                    seen.add(batch.indices.numpy() - part.start, found, cast(Tensor, batch.targets).numpy())
     keys = [source.key(i) for i in part]
-    unreadable = {row: errors[key] for row, key in enumerate(keys) if key in errors} if errors else {}
-    content = encode_part(
-        keys=keys,
-        fingerprints=fingerprints,
-        truths=truths,
-        probabilities=total / num_views,
-        errors=unreadable,
+    errors = {row: reason for row, key in enumerate(keys) if (reason := seen.reason(row, key)) is not None}
+    if len(errors) == len(part):
+        raise OSError(f"not one of {len(part):,} images could be read; the first: {keys[0]!r}: {errors[0]}.")
+    return encode_part(
+        keys=[_as_text(key) for key in keys],
+        fingerprints=seen.fingerprints,
+        truths=np.array([_truth(source, i, classes) for i in part]),
+        probabilities=np.nan_to_num(seen.total / num_views),
+        errors=errors,
         top=labeling.top,
     )
-    return content, len(unreadable)
+
+
+def _batches(
+    teacher: Teacher, size: int, source: Source, part: range, machine: Machine
+) -> Iterator[tuple[Batch, Data]]:
+    """The images of a part as a teacher sees them at a size, with the fingerprints of their files as targets."""
+    data = replace(teacher.experiment.data, size=size)
+    dataset = EvaluationBatches(_Fingerprinted(source=source), data, collate=_collated)
+    ranges = split_range(part.start, len(part), at_most=batch_size(machine.device))
+    for batch in load(ranges, dataset, workers=machine.workers):
+        yield batch, data
 
 
 @dataclass(frozen=True)
-class _Known(Target):
-    """What a pool knows of an image: its class, -1 if it does not say, and its fingerprint."""
+class _Seen:
+    """What the teachers have said of the samples of a part so far."""
 
-    truth: int
-    fingerprint: bytes
+    total: Float64[np.ndarray, "N K"]
+    """Sums of probabilities."""
+    fingerprints: list[bytes | None]
+    errors: dict[str, str]
+    """Reasons by key."""
+
+    def add(
+        self,
+        rows: Int[np.ndarray, " B"],
+        probabilities: Float64[np.ndarray, "B K"],
+        fingerprints: UInt8[np.ndarray, "B 16"],
+    ) -> None:
+        """Add the probabilities of some rows. Those of a file that has changed become NaN."""
+        self.total[rows] += probabilities
+        for row, fingerprint in zip(rows.tolist(), fingerprints, strict=True):
+            before, now = self.fingerprints[row], fingerprint.tobytes()
+            if before is not None and before != now:
+                self.total[row] = np.nan
+            self.fingerprints[row] = now
+
+    def reason(self, row: int, key: str) -> str | None:
+        """Why a sample has no label; None if it has one."""
+        if key in self.errors:
+            return self.errors[key]
+        if _as_text(key) != key:
+            return "its name is not UTF-8"
+        if not np.isfinite(self.total[row]).all():
+            return "its file changed meanwhile, or the output of a teacher is not finite"
+        return None
+
+
+def _as_text(key: str) -> str:
+    """A key as UTF-8 text; bytes of file names that are none are escaped."""
+    return key.encode("utf-8", "backslashreplace").decode()
+
+
+def _truth(source: Source, index: int, classes: Sequence[str]) -> int:
+    """The class that the pool names, as an index into `classes`; -1 if it names none of them, or several."""
+    target = source.target(index)
+    named = () if target is None else target.class_indices
+    name = source.classes[named[0]] if len(named) == 1 else None
+    return classes.index(name) if name in classes else -1
+
+
+@dataclass(frozen=True)
+class _Fingerprint(Target):
+    content: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fingerprinted(WrappedSource):
-    """Another source, with `_Known` as targets. So whoever reads the images makes the fingerprints."""
+    """Another source, with fingerprints as targets, made where the images are read."""
 
     def read(self, index: int, request: Request) -> Sample:
+        before, fingerprint = self.source.stamp(index), self.source.fingerprint(index)
         sample = self.source.read(index, request)
-        fingerprint = self.source.fingerprint(index)
-        if fingerprint is None:
-            raise Unreadable(sample.key, "it was removed while it was read")
-        truth = next(iter(sample.target.class_indices), -1)
-        return sample._replace(target=_Known(truth, fingerprint))
+        if fingerprint is None or self.source.stamp(index) != before:
+            raise Unreadable(sample.key, "its file changed while it was read")
+        return sample._replace(target=_Fingerprint(fingerprint))
 
 
-def _collated(targets: Sequence[Target]) -> dict[str, Tensor]:
-    known = cast(Sequence[_Known], targets)
-    fingerprints = np.frombuffer(b"".join(one.fingerprint for one in known), np.uint8).reshape(-1, 16)
-    return {
-        "truth": torch.tensor([one.truth for one in known]),
-        "fingerprint": torch.from_numpy(fingerprints.copy()),
-    }
+def _collated(targets: Sequence[Target]) -> Tensor:
+    """Fingerprints [B, 16], uint8."""
+    joined = b"".join(one.content for one in cast(Sequence[_Fingerprint], targets))
+    return torch.from_numpy(np.frombuffer(joined, np.uint8).reshape(-1, 16).copy())

@@ -3,18 +3,18 @@
     TABLE/table.json              teachers, classes, pool and options
     TABLE/part-00000.parquet      the first rows, and so on
 
-A row has these columns. Those from `label` on are null for a sample that could not be read, and so is `error` for one
-that could.
+A row has these columns. Those from `fingerprint` on are null for a sample that could not be labeled, and `error` is
+null for one that was.
 
     key            text          name of the sample, unique in the pool
-    fingerprint    16 bytes      of the content of its file
     truth          int32         class that the pool itself names, for reports; null if it names none
+    fingerprint    16 bytes      of the content of its file
     label          int32         likeliest class, an index into the class names of `table.json`
     confidence     float32       its probability
     entropy        float32       of all probabilities, in nats
     classes        int32 list    with `top`: the likeliest classes, in descending order of probability
     probabilities  float16 list  of all classes, or with `top` of those in `classes`
-    error          text          why the sample could not be read
+    error          text          why the sample could not be labeled
 
 Shapes: `N` rows, `K` classes.
 """
@@ -37,7 +37,7 @@ _LARGEST_PART = 10_000
 """Rows; so a table of 130 million rows has 13,000 files."""
 _SMALLEST_PART, _PARTS = 500, 100
 """A killed command loses at most the parts it works on. So a small pool has small parts, about this many."""
-COLUMNS = ("key", "fingerprint", "truth", "label", "confidence", "entropy", "probabilities", "error")
+COLUMNS = ("key", "truth", "fingerprint", "label", "confidence", "entropy", "probabilities", "error")
 
 
 def part_ranges(count: int) -> list[range]:
@@ -62,10 +62,10 @@ def encode_part(
 ) -> bytes:
     """The Parquet file of a part.
 
-    `truths` of -1 are unknown, `errors` are the reasons of unreadable rows, and `top` None keeps all classes. Equal
-    arguments give equal bytes.
+    `truths` of -1 are unknown, `errors` are the reasons of rows without a label, and `top` None keeps all classes.
+    Equal arguments give equal bytes.
     """
-    pa, parquet = _pyarrow()
+    pa, _ = _pyarrow()
     count, num_classes = probabilities.shape
     failed: Bool[np.ndarray, " N"] = np.zeros(count, dtype=bool)
     failed[list(errors)] = True
@@ -73,8 +73,8 @@ def encode_part(
         terms = np.where(probabilities > 0, probabilities * np.log(probabilities), 0.0)
     columns: dict[str, Any] = {
         "key": pa.array(keys, pa.string()),
-        "fingerprint": pa.array(fingerprints, pa.binary(16)),
         "truth": pa.array(truths.astype(np.int32), mask=truths < 0),
+        "fingerprint": pa.array(fingerprints, pa.binary(16), mask=failed),
         "label": pa.array(probabilities.argmax(1).astype(np.int32), mask=failed),
         "confidence": pa.array(probabilities.max(1).astype(np.float32), mask=failed),
         "entropy": pa.array(-terms.sum(1).astype(np.float32), mask=failed),
@@ -86,9 +86,7 @@ def encode_part(
         probabilities = np.take_along_axis(probabilities, best, axis=1)
     columns["probabilities"] = _lists(probabilities.astype(np.float16), failed)
     columns["error"] = pa.array([errors.get(i) for i in range(count)], pa.string())
-    written = io.BytesIO()
-    parquet.write_table(pa.table(columns), written, compression="zstd", write_page_checksum=True)
-    return written.getvalue()
+    return _encoded(pa.table(columns))
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:  # noqa: ANN401 - of pyarrow, an extra
@@ -98,8 +96,9 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:  # noqa:
     """
     pa, parquet = _pyarrow()
     try:
-        found = parquet.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False)
-    except (pa.ArrowInvalid, OSError) as error:
+        wanted = None if columns is None else list(columns)
+        found = parquet.read_table(path, columns=wanted, page_checksum_verification=True, memory_map=False)
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise storage.Damaged(
             f"{path} cannot be read: {reason}. Remove it; the same command makes it again."
@@ -112,13 +111,29 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:  # noqa:
     return found
 
 
+def selected_part(path: Path, copies: Int[np.ndarray, " N"]) -> tuple[bytes, int]:
+    """The Parquet file of the rows of a part that are taken, with a column `copies`; and their number."""
+    pa, _ = _pyarrow()
+    is_taken = copies > 0
+    taken = read_part(path).filter(pa.array(is_taken))
+    taken = taken.append_column("copies", pa.array(copies[is_taken].astype(np.int32)))
+    return _encoded(taken), taken.num_rows
+
+
 def num_rows(path: Path) -> int | None:
     """The rows of a part by its footer, which is fast; None if it has no valid footer."""
     pa, parquet = _pyarrow()
     try:
         return int(parquet.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError):
         return None
+
+
+def _encoded(rows: Any) -> bytes:  # noqa: ANN401 - a table of pyarrow
+    _, parquet = _pyarrow()
+    written = io.BytesIO()
+    parquet.write_table(rows, written, compression="zstd", write_page_checksum=True)
+    return written.getvalue()
 
 
 def _lists(values: np.ndarray, is_null: Bool[np.ndarray, " N"]) -> Any:  # noqa: ANN401 - an array of pyarrow
