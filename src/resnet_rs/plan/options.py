@@ -23,8 +23,8 @@ _MIN_UPDATES_OF_LARGER = 4000
 """The same for small networks above the usual one. With about 1,000 updates they were less accurate (`docs/LOG.md`)."""
 _COST_OF_HEAD = 0.35
 """Cost of an update of the head alone, relative to one of all stages."""
-_MIN_UPDATES_OF_HEAD = 140
-"""Fewest updates of the head alone at full size (ours). With 152 it was as accurate as at smaller sizes or more so
+_MIN_UPDATES_OF_HEAD = 75
+"""Fewest updates of the head alone at a larger size (ours). With 93 it was as accurate as with more at a smaller size
 (`docs/LOG.md`)."""
 _SMALLEST_PRETRAINED = 100
 """Pretrained networks were much less accurate at 96 pixels and below on some data (`docs/LOG.md`)."""
