@@ -206,8 +206,15 @@ def test_images_that_change_or_have_odd_names_are_rows_with_the_reason(pool, tmp
 def test_an_outage_is_no_row(pool):
     source = open_pool(str(pool), classes=CLASSES)
     pool.rename(pool.with_name("away"))
-    with pytest.raises(OSError, match="not one of 120 images could be read"):
+    with pytest.raises(OSError, match="not one of 120 files could be read"):
         labeled([READER], source, range(120))
+
+
+def test_a_part_of_broken_images_alone_is_rows(pool, tmp_path):
+    source = open_pool(str(pool), classes=CLASSES)
+    broken = next(i for i in range(120) if number_of(source.key(i)) == 3)
+    (row,) = rows_of(labeled([READER], source, range(broken, broken + 1)), tmp_path)
+    assert row["error"] and row["label"] is None
 
 
 def test_a_stop_request_ends_a_part_without_a_file(pool):
@@ -330,6 +337,7 @@ def test_a_pool_that_changes_meanwhile_is_no_mixture(weights, pool, tmp_path, co
         real.cache_clear()
         return real(*args)
 
+    late.cache_clear = real.cache_clear
     monkeypatch.setattr(pseudo, "_prepared", late)
     said = label(command, weights, pool, tmp_path / "out")
     assert said.returncode == 1 and said.stdout.count("changed while it was labeled") == 5
@@ -360,10 +368,10 @@ def test_the_truth_of_a_pool_is_kept_for_reports(tmp_path):
 
 def truths_of(path):
     pool = open_pool(str(path), classes=("dog", "cat"))
-    return {pool.key(i): labeling._truth(pool, i, ("dog", "cat")) for i in range(len(pool))}
+    return {pool.key(i): labeling._truth(pool, i, {"dog": 0, "cat": 1}) for i in range(len(pool))}
 
 
-def test_bookkeeping_of_a_large_pool_takes_microseconds_per_row():
+def test_writing_a_large_table_takes_microseconds_per_row():
     columns = {
         "keys": [f"folder/{i}.jpg" for i in range(10_000)],
         "fingerprints": [bytes(16)] * 10_000,

@@ -140,7 +140,10 @@ def select(
     ] = False,
     apart_from: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Leave out images that look like test images of this data set."),
+        typer.Option(
+            metavar="DATA",
+            help="Leave out images that look like test images of this data set, or if it has no test part, like any.",
+        ),
     ] = None,
     max_distance: Annotated[
         int,
@@ -162,9 +165,9 @@ def select(
     total = sum(found[:5])
     say(
         f"{total:,} images = {found.kept:,} kept + {found.not_sure:,} not sure + {found.beyond_class_limit:,} beyond "
-        f"the limit of a class + {found.near_test_images:,} near test images + {found.unreadable:,} unreadable"
+        f"the limit of a class + {found.like_test_images:,} like test images + {found.unreadable:,} without label"
     )
-    say(f"{found.drawn:,} images a pass, with copies")
+    say(f"{found.drawn:,} images a pass; of one image at most {found.most_copies:,} copies")
     empty = [name for name, (_, after) in found.classes.items() if not after]
     if empty:
         say(f"warning: {len(empty):,} classes have no image: {listed(empty)}", is_error=True)

@@ -5,7 +5,7 @@ Shapes: `B` samples of a batch, `N` samples of a part, `K` classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float64, Int, UInt8
 from torch import Tensor, nn
 
+from resnet_rs.data.files import ImageFiles
 from resnet_rs.data.loader import EvaluationBatches, load, split_range
 from resnet_rs.data.pipeline import Data
 from resnet_rs.data.sample import Batch, Request, Sample, Unreadable
@@ -105,7 +106,7 @@ def label_part(  # noqa: PLR0913 - what is labeled, and how
     """The Parquet file of the samples `part` of `source`; `classes` are those of the table.
 
     A sample that cannot be labeled is a row with the reason. Raises `Interrupted` on a stop request, and `OSError` if
-    not one sample can be read, which is more likely an outage of the disk.
+    not one file of a folder is there any more, which is more likely an outage of the disk.
     """
     seen = _Seen(np.zeros((len(part), len(classes))), [None] * len(part), {})
     num_views = 0
@@ -122,14 +123,15 @@ def label_part(  # noqa: PLR0913 - what is labeled, and how
                     if labeling.flip:
                         found = found + teacher.probabilities(inputs.flip(-1), machine=machine)
                     seen.add(batch.indices.numpy() - part.start, found, cast(Tensor, batch.targets).numpy())
-    keys = [source.key(i) for i in part]
+    keys, places = [source.key(i) for i in part], {name: i for i, name in enumerate(classes)}
     errors = {row: reason for row, key in enumerate(keys) if (reason := seen.reason(row, key)) is not None}
-    if len(errors) == len(part):
-        raise OSError(f"not one of {len(part):,} images could be read; the first: {keys[0]!r}: {errors[0]}.")
+    is_listed = isinstance(source, ImageFiles) and source.are_labels_in_paths
+    if is_listed and len(errors) == len(part) and all(source.fingerprint(i) is None for i in part):
+        raise OSError(f"not one of {len(part):,} files could be read; the first: {keys[0]!r}: {errors[0]}.")
     return encode_part(
         keys=[_as_text(key) for key in keys],
         fingerprints=seen.fingerprints,
-        truths=np.array([_truth(source, i, classes) for i in part]),
+        truths=np.array([_truth(source, i, places) for i in part]),
         probabilities=np.nan_to_num(seen.total / num_views),
         errors=errors,
         top=labeling.top,
@@ -187,12 +189,11 @@ def _as_text(key: str) -> str:
     return key.encode("utf-8", "backslashreplace").decode()
 
 
-def _truth(source: Source, index: int, classes: Sequence[str]) -> int:
-    """The class that the pool names, as an index into `classes`; -1 if it names none of them, or several."""
+def _truth(source: Source, index: int, places: Mapping[str, int]) -> int:
+    """The class that the pool names, as its place among those of the table; -1 if it names none of them, or several."""
     target = source.target(index)
     named = () if target is None else target.class_indices
-    name = source.classes[named[0]] if len(named) == 1 else None
-    return classes.index(name) if name in classes else -1
+    return places.get(source.classes[named[0]], -1) if len(named) == 1 else -1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Which rows of a table a student trains on, and how often each comes.
 
-Source: Xie et al. 2020, arXiv:1911.04252, section 2: keep confident images, take the most confident ones of each class,
-and repeat those of classes that have too few. Ties are broken by a hash of the key, so the order of rows does not
-matter.
+Source: Xie et al. 2020, arXiv:1911.04252, section 2, for keeping confident images, a limit for each class, and repeated
+images of classes that have too few. Ours: the entropy, which images are repeated first, and that ties are broken by a
+hash of the key, so that the order of rows does not matter.
 
 Shapes: `N` rows.
 """
@@ -36,32 +36,35 @@ class Selection:
             self, min_confidence="[0, 1]", max_entropy="[0, inf) or none", per_class="[1, inf) or none"
         )
 
+    def is_sure(
+        self, confidences: Float[np.ndarray, " N"], entropies: Float[np.ndarray, " N"]
+    ) -> Bool[np.ndarray, " N"]:
+        """Whether each row is confident enough."""
+        is_low = True if self.max_entropy is None else entropies <= self.max_entropy
+        return (confidences >= self.min_confidence) & is_low
+
 
 def copies(
     selection: Selection,
     *,
     labels: Int[np.ndarray, " N"],
     confidences: Float[np.ndarray, " N"],
-    entropies: Float[np.ndarray, " N"],
     hashes: UInt64[np.ndarray, " N"],
-    left_out: Bool[np.ndarray, " N"],
+    allowed: Bool[np.ndarray, " N"],
 ) -> Int[np.ndarray, " N"]:
-    """How often each row is taken, 0 for those that are not. Rows that are `left_out` never are."""
-    allowed = ~left_out & (confidences >= selection.min_confidence)
-    if selection.max_entropy is not None:
-        allowed &= entropies <= selection.max_entropy
+    """How often each row is taken, of those that are `allowed`; 0 for the others. `hashes` are those of the keys."""
     rows = np.flatnonzero(allowed)
     order = rows[np.lexsort((hashes[rows], -confidences[rows], labels[rows]))]
-    sorted_labels = labels[order]
-    counts = np.bincount(sorted_labels) if len(order) else np.zeros(0, dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]) if len(order) else counts
-    ranks = np.arange(len(order)) - starts[sorted_labels]
-    most = selection.per_class if selection.per_class is not None else int(counts.max(initial=0))
     found = np.zeros(len(labels), dtype=np.int64)
+    if not len(order):
+        return found
+    counts = np.bincount(labels[order])
+    starts = np.cumsum(counts) - counts
+    ranks = np.arange(len(order)) - starts[labels[order]]
+    most = int(counts.max()) if selection.per_class is None else selection.per_class
     found[order] = ranks < most
     if selection.balance:
         # Of a class with 3 rows and 7 wanted, the most confident row comes three times and the others twice.
-        have = np.minimum(counts, most)[sorted_labels]
-        repeated = most // have + (ranks < most % have)
-        found[order] = np.where(ranks < most, repeated, 0)
+        have = np.minimum(counts, most)[labels[order]]
+        found[order] = np.where(ranks < most, most // have + (ranks < most % have), 0)
     return found

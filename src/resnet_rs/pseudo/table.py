@@ -101,23 +101,23 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:  # noqa:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise storage.Damaged(
-            f"{path} cannot be read: {reason}. Remove it; the same command makes it again."
+            f"{path} cannot be read: {reason}. Remove it, and repeat the `pseudo label` command."
         ) from None
     missing = [name for name in columns or COLUMNS if name not in found.column_names]
     if missing:
         raise storage.Damaged(
-            f"{path} has no column {missing[0]!r}. Remove it; the same command makes it again."
+            f"{path} has no column {missing[0]!r}. Remove it, and repeat the `pseudo label` command."
         )
     return found
 
 
-def selected_part(path: Path, copies: Int[np.ndarray, " N"]) -> tuple[bytes, int]:
-    """The Parquet file of the rows of a part that are taken, with a column `copies`; and their number."""
+def selected_part(path: Path, copies: Int[np.ndarray, " N"]) -> bytes:
+    """The Parquet file of the rows of a part that are taken, with a column `copies`."""
     pa, _ = _pyarrow()
     is_taken = copies > 0
     taken = read_part(path).filter(pa.array(is_taken))
     taken = taken.append_column("copies", pa.array(copies[is_taken].astype(np.int32)))
-    return _encoded(taken), taken.num_rows
+    return _encoded(taken)
 
 
 def num_rows(path: Path) -> int | None:

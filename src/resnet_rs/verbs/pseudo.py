@@ -77,9 +77,12 @@ def label_pool(  # noqa: PLR0913 - the options of one command
         if not missing:
             yield PartDone(num_done, len(ranges), None)
         gpus = int(machine.device.is_cuda)
-        for outcome in runner.run(work, orders, stop=stop, cores=1 + (machine.workers or 0), gpus=gpus):
-            num_done += outcome.error is None
-            yield PartDone(num_done, len(ranges), outcome.error)
+        try:
+            for outcome in runner.run(work, orders, stop=stop, cores=1 + (machine.workers or 0), gpus=gpus):
+                num_done += outcome.error is None
+                yield PartDone(num_done, len(ranges), outcome.error)
+        finally:
+            _prepared.cache_clear()
 
 
 def count_rows(out: Path) -> dict[str, int]:
@@ -176,6 +179,7 @@ def _info(saved: Sequence[Checkpoint], pool: Source, labeling: Labeling, machine
         "num_samples": len(pool),
         "options": {**asdict(labeling), "sizes": list(labeling.sizes)},
         "precision": machine.device.precision,
+        "max_pixels": machine.max_pixels,
     }
 
 
@@ -191,6 +195,8 @@ def _take(out: Path, info: Mapping[str, Any], *, data: str) -> None:
         storage.write_json(path, {**info, "data": data})
         return
     before = storage.read_json(path, needs=(*info, "data"))
+    if "selection" in before:
+        raise ValueError(f"{out} holds the rows that `pseudo select` chose. Use a new folder for `--out`.")
     words = {
         "teachers": "other teachers",
         "classes": "teachers of other classes",
@@ -198,6 +204,7 @@ def _take(out: Path, info: Mapping[str, Any], *, data: str) -> None:
         "num_samples": "another pool",
         "options": f"other options ({json.dumps(before['options'])})",
         "precision": f"another precision ({before['precision']})",
+        "max_pixels": f"another --max-pixels ({before['max_pixels']})",
     }
     for name, value in info.items():
         if before[name] != value:

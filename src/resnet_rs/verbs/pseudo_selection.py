@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, UInt64
 
 from resnet_rs import storage
 from resnet_rs.data import dataset
-from resnet_rs.data.near_duplicates import near, perceptual_hashes
+from resnet_rs.data.near_duplicates import look_alike, perceptual_hashes
 from resnet_rs.data.pool import open_pool
 from resnet_rs.pseudo import table
 from resnet_rs.pseudo.select import Selection, copies
-
-_COLUMNS = ("key", "label", "confidence", "entropy", "error")
 
 
 class Selected(NamedTuple):
@@ -25,14 +26,27 @@ class Selected(NamedTuple):
 
     kept: int
     unreadable: int
-    near_test_images: int
+    like_test_images: int
     not_sure: int
     """Below the least confidence, or above the most entropy."""
     beyond_class_limit: int
     drawn: int
     """Rows with their copies."""
+    most_copies: int
     classes: dict[str, tuple[int, int]]
     """For each class the rows with its label, and those of the new table with their copies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """The columns that decide. `N` rows of the whole table."""
+
+    labels: Int32[np.ndarray, " N"]
+    """-1 for a row without a label."""
+    confidences: Float32[np.ndarray, " N"]
+    entropies: Float32[np.ndarray, " N"]
+    hashes: UInt64[np.ndarray, " N"]
+    """Of the keys."""
 
 
 def select_rows(
@@ -40,96 +54,126 @@ def select_rows(
 ) -> Selected:
     """Write the selected rows of the table `source` into the new table `out`, with a column `copies`.
 
-    With `apart_from`, images near one of the test images of that data set are left out: their perceptual hashes differ
-    in at most `max_distance` of 64 bits. Raises `ValueError` if nothing is left.
+    With `apart_from`, images that look like a test image of that data set are left out (without a test part: like any
+    of its images): their perceptual hashes differ in at most `max_distance` of 64 bits. Raises `ValueError` if nothing
+    is left, and for a `source` that is not complete.
     """
-    info = storage.read_json(source / table.INFO, needs=("classes", "num_samples", "data"))
-    if (out / table.INFO).is_file() or not storage.is_vacant(
-        out, but=[f.name for f in out.glob("part-*.parquet")]
-    ):
-        raise ValueError(f"{out} is not empty. Choose a new folder for `--out`.")
-    rows = _read(source, info)
-    is_unreadable = rows["label"] < 0
-    is_near = _near_test_images(rows, info, apart_from, max_distance)
-    left_out = is_unreadable | is_near
-    hashes = np.array([_hash(key) for key in rows["key"]], dtype=np.uint64)
-    known = {"labels": rows["label"], "confidences": rows["confidence"], "entropies": rows["entropy"]}
-    found = copies(selection, **known, hashes=hashes, left_out=left_out)
-    if not found.any():
-        most = rows["confidence"][~left_out].max(initial=0.0)
-        raise ValueError(
-            f"these rules leave no row of {source}: of {int((~left_out).sum()):,} that could be used, the most "
-            f"confident one has {most:.3f}. Lower --min-confidence, or raise --max-entropy."
-        )
-    unlimited = Selection(min_confidence=selection.min_confidence, max_entropy=selection.max_entropy)
-    is_sure = copies(unlimited, **known, hashes=hashes, left_out=left_out) > 0
-    _write(
-        source,
-        out,
-        found,
-        info,
-        {**asdict(selection), "apart_from": apart_from, "max_distance": max_distance},
+    info = storage.read_json(
+        source / table.INFO, needs=("classes", "num_samples", "data", "pool", "max_pixels")
     )
-    before, after = Counter[int](), Counter[int]()
-    for label, count in zip(rows["label"].tolist(), found.tolist(), strict=True):
-        before[label] += label >= 0
-        after[label] += count
+    if "selection" in info:
+        raise ValueError(
+            f"{source} is a selection already. Give the table that `pseudo label` made, with all rules."
+        )
+    if out.exists():
+        raise FileExistsError(f"{out} exists already. Choose a new folder for `--out`.")
+    rows = _read(source, info)
+    has_label = rows.labels >= 0
+    is_sure = has_label & selection.is_sure(rows.confidences, rows.entropies)
+    looks_alike = np.zeros(len(has_label), dtype=bool)
+    if apart_from is not None:
+        looks_alike = _like_test_images(source, info, has_label, dataset.find(apart_from), max_distance)
+    allowed = is_sure & ~looks_alike
+    if not allowed.any():
+        raise ValueError(
+            f"these rules leave no row of {source}: of {len(has_label):,}, {int((~has_label).sum()):,} have no label, "
+            f"{int(looks_alike.sum()):,} look like test images, and the others are not confident enough (the most "
+            f"confident one has {rows.confidences.max(initial=0.0):.3f}). Change --apart-from, --min-confidence or "
+            "--max-entropy."
+        )
+    found = copies(
+        selection, labels=rows.labels, confidences=rows.confidences, hashes=rows.hashes, allowed=allowed
+    )
+    rules = {**asdict(selection), "apart_from": apart_from, "max_distance": max_distance}
+    storage.write_folder(out, _files(source, found, {**info, "selection": rules}), is_sealed=False)
+    num_classes = len(info["classes"])
+    before = np.bincount(rows.labels[has_label], minlength=num_classes).tolist()
+    after = np.bincount(rows.labels[allowed], weights=found[allowed], minlength=num_classes).tolist()
     return Selected(
         kept=int((found > 0).sum()),
-        unreadable=int(is_unreadable.sum()),
-        near_test_images=int((is_near & ~is_unreadable).sum()),
-        not_sure=int((~left_out & ~is_sure).sum()),
-        beyond_class_limit=int((is_sure & (found == 0)).sum()),
+        unreadable=int((~has_label).sum()),
+        like_test_images=int(looks_alike.sum()),
+        not_sure=int((has_label & ~looks_alike & ~is_sure).sum()),
+        beyond_class_limit=int((allowed & (found == 0)).sum()),
         drawn=int(found.sum()),
-        classes={name: (before[i], after[i]) for i, name in enumerate(info["classes"])},
+        most_copies=int(found.max()),
+        classes={name: (before[i], int(after[i])) for i, name in enumerate(info["classes"])},
     )
 
 
-def _read(source: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """The columns that decide, of all parts. Raises `ValueError` for a table that is not finished."""
-    ranges = table.part_ranges(info["num_samples"])
-    rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    for number, part in enumerate(ranges):
+def _read(source: Path, info: dict[str, Any]) -> _Rows:
+    """The rows of all parts. Raises `ValueError` for a table that is not finished."""
+    columns: list[list[np.ndarray]] = []
+    for path, _ in _parts(source, info):
+        found = table.read_part(path, ("key", "label", "confidence", "entropy"))
+        hashes = [_hash(key) for key in found.column("key").to_pylist()]
+        values = [
+            found.column(name).fill_null(missing).to_numpy()
+            for name, missing in (("label", -1), ("confidence", 0.0), ("entropy", 0.0))
+        ]
+        columns.append([*values, np.array(hashes, dtype=np.uint64)])
+    labels, confidences, entropies, hashes = map(np.concatenate, zip(*columns, strict=True))
+    return _Rows(labels=labels, confidences=confidences, entropies=entropies, hashes=hashes)
+
+
+def _parts(source: Path, info: dict[str, Any]) -> Iterator[tuple[Path, range]]:
+    """The file and the samples of each part, which must be there with all rows."""
+    for number, part in enumerate(table.part_ranges(info["num_samples"])):
         path = table.part_file(source, number)
         if table.num_rows(path) != len(part):
             raise ValueError(
                 f"{path} is missing or damaged, so the table is not complete. Repeat the `pseudo label` command."
             )
-        found = table.read_part(path, _COLUMNS)
-        rows["key"] += found.column("key").to_pylist()
-        for name, missing in (("label", -1), ("confidence", 0.0), ("entropy", 0.0)):
-            rows[name].append(found.column(name).fill_null(missing).to_numpy())
-    return {"key": rows["key"]} | {
-        name: np.concatenate(rows[name]) for name in ("label", "confidence", "entropy")
-    }
+        yield path, part
 
 
 def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
 
 
-def _near_test_images(
-    rows: dict[str, Any], info: dict[str, Any], apart_from: str | None, max_distance: int
-) -> np.ndarray:
-    if apart_from is None:
-        return np.zeros(len(rows["key"]), dtype=bool)
-    test = dataset.find(apart_from).open_test()
-    pool = open_pool(info["data"], classes=info["classes"])
-    if [pool.key(i) for i in range(len(pool))] != rows["key"]:
+def _like_test_images(
+    source: Path,
+    info: dict[str, Any],
+    has_label: Bool[np.ndarray, " N"],
+    data: dataset.DataSet,
+    max_distance: int,
+) -> Bool[np.ndarray, " N"]:
+    """Whether each row has a label and looks like a test image.
+
+    Raises `ValueError` if images of the pool have changed since they were labeled, and warns of unreadable test images.
+    """
+    test = data.open_test()
+    pool = open_pool(info["data"], classes=info["classes"], max_pixels=info["max_pixels"])
+    if pool.digest() != info["pool"]:
         raise ValueError(
             f"the pool {info['data']} no longer has the images of the table. Restore it, or label it anew."
         )
-    hashes = perceptual_hashes(pool, range(len(pool)))
-    return near(hashes, perceptual_hashes(test, range(len(test))), max_distance=max_distance)
+    known = [value for value in perceptual_hashes(test, range(len(test))) if value is not None]
+    if len(known) < len(test):
+        warnings.warn(
+            f"{len(test) - len(known):,} of {len(test):,} test images of {data.title} cannot be read, so nothing is "
+            "compared with them.",
+            stacklevel=3,
+        )
+    found = np.zeros(len(has_label), dtype=bool)
+    for path, part in _parts(source, info):
+        labeled = [i for i in part if has_label[i]]
+        fingerprints = table.read_part(path, ("fingerprint",)).column("fingerprint").to_pylist()
+        hashes = list(perceptual_hashes(pool, labeled))
+        for i, value in zip(labeled, hashes, strict=True):
+            if value is None or pool.fingerprint(i) != fingerprints[i - part.start]:
+                raise ValueError(
+                    f"{pool.key(i)!r} of {info['data']} is not the image that was labeled. Restore it, or label the "
+                    "pool anew."
+                )
+        found[labeled] = look_alike(
+            np.array(hashes, dtype=np.uint64), np.array(known, dtype=np.uint64), max_distance=max_distance
+        )
+    return found
 
 
-def _write(source: Path, out: Path, found: np.ndarray, info: dict[str, Any], rules: dict[str, Any]) -> None:
-    """Write the parts, and at last the record without which they are no table."""
-    storage.make_folders(out)
-    sizes, begin = list[int](), 0
-    for number, part in enumerate(table.part_ranges(info["num_samples"])):
-        content, size = table.selected_part(table.part_file(source, number), found[begin : begin + len(part)])
-        storage.write_bytes(table.part_file(out, number), content)
-        sizes.append(size)
-        begin += len(part)
-    storage.write_json(out / table.INFO, {**info, "selection": rules, "num_rows": sizes})
+def _files(source: Path, found: Int[np.ndarray, " N"], info: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The files of the new table."""
+    for path, part in _parts(source, info):
+        yield path.name, table.selected_part(path, found[part.start : part.stop])
+    yield table.INFO, json.dumps(info, indent=2).encode()
