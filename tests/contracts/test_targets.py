@@ -36,7 +36,9 @@ def same(one, other, *, atol=0.0):
 
 
 def test_every_kind_of_target_is_here():
-    assert {type(target) for target in TARGETS.values()} == set(Target.__subclasses__())
+    assert {type(target) for target in TARGETS.values()} == {
+        kind for kind in Target.__subclasses__() if kind.__name__[0] != "_"
+    }
 
 
 @st.composite

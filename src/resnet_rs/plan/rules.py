@@ -218,7 +218,7 @@ def _fit_time(edits: Edits, selection: Selection, budget: Budget) -> None:
     edits.apply("recipe.schedule.warmup_epochs", warmup, "at most a tenth of the run")
     rate = f"{_rounded(chosen.speed.images_per_second)} images per second"
     scoring = f"{_rounded(budget.num_scored * chosen.speed.seconds_per_scored)} s per evaluation"
-    given = "no time limit" if math.isinf(budget.minutes) else f"{round(budget.minutes, 2):g} minutes"
+    given = "no time limit" if math.isinf(budget.minutes) else f"{float(f'{budget.minutes:.3g}'):g} minutes"
     reason = f"{given}, at {rate} and {scoring}, as measured here"
     edits.apply("recipe.epochs", chosen.length.epochs, reason)
 
