@@ -250,7 +250,7 @@ def test_a_stopped_command_continues_to_the_same_bytes(weights, pool, tmp_path, 
     out = tmp_path / "out"
     monkeypatch.setattr(pseudo.storage, "write_bytes", stopping)
     stopped = label(command, weights, pool, out)
-    assert stopped.returncode == 75 and "the same command continues" in stopped.stderr
+    assert stopped.returncode == 75 and "The same command continues" in stopped.stderr
     monkeypatch.setattr(pseudo.storage, "write_bytes", write)
     num_before = len(list(out.glob("part-*")))
     assert 1 <= num_before < 5

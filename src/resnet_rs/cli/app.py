@@ -6,12 +6,15 @@ import errno
 import sys
 import warnings
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnet_rs import __version__
 from resnet_rs.cli.output import say
+
+if TYPE_CHECKING:
+    from resnet_rs.processes import Stop
 
 EXIT_ERROR = 2
 EXIT_PARTLY = 1
@@ -59,6 +62,16 @@ def main() -> None:
         with suppress(OSError):
             say(f"error: {message}", is_error=True)
         sys.exit(getattr(error, "exit_code", EXIT_ERROR))
+
+
+def exit_unfinished(stop: Stop, failed: str) -> None:
+    """Exit with the code of a command that was stopped, or of which `failed` names a part that failed; else go on."""
+    if stop.is_requested:
+        say(f"stopped by {stop.reason}. The same command continues.", is_error=True)
+        raise typer.Exit(EXIT_STOPPED)
+    if failed:
+        say(f"{failed} failed. The same command tries them again.", is_error=True)
+        raise typer.Exit(EXIT_PARTLY)
 
 
 def _message(error: Exception) -> str | None:

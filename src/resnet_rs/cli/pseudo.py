@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
+from resnet_rs.cli.app import EXIT_PARTLY, app, exit_unfinished
 from resnet_rs.cli.options import MAX_PIXELS, DeviceName, MaxPixels, PrecisionName, Workers
 from resnet_rs.cli.output import say
 from resnet_rs.text import listed
@@ -37,8 +37,8 @@ def label(
     data: Annotated[
         str,
         typer.Option(
-            help="The pool: a folder with images at any depth, a CSV file (path,label), or `builtin`. Classes that it "
-            "names are kept for reports alone."
+            help="The pool: a folder with images at any depth, a CSV file with the column path, or `builtin`. Classes "
+            "that it names are kept for reports alone."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the table; the same command continues it.")],
@@ -100,12 +100,7 @@ def label(
             say(
                 f"{part.num_done:,} of {part.num_parts:,} parts labeled" if part.error is None else part.error
             )
-    if stop.is_requested:
-        say(f"stopped by {stop.reason}; the same command continues.", is_error=True)
-        raise typer.Exit(EXIT_STOPPED)
-    if num_failed:
-        say(f"{num_failed:,} parts failed; the same command tries them again.", is_error=True)
-        raise typer.Exit(EXIT_PARTLY)
+    exit_unfinished(stop, f"{num_failed:,} parts" if num_failed else "")
     counts = count_rows(out)
     total = sum(counts.values())
     say(f"{total:,} images = {counts['labeled']:,} labeled + {counts['unreadable']:,} unreadable")

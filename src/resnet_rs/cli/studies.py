@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from resnet_rs.cli.app import EXIT_PARTLY, EXIT_STOPPED, app
+from resnet_rs.cli.app import EXIT_PARTLY, app, exit_unfinished
 from resnet_rs.cli.options import AsJson, DeviceName, MicroBatch, PrecisionName, Workers, edits_argument
 from resnet_rs.cli.output import say, say_json, say_lines, say_report, train_command
 from resnet_rs.cli.ranks import with_ranks
@@ -19,7 +19,6 @@ from resnet_rs.text import macs_text
 if TYPE_CHECKING:
     from resnet_rs.deploy.bench import Timing
     from resnet_rs.jobs import Runner
-    from resnet_rs.processes import Stop
     from resnet_rs.studies.planning import Options, ResolvedStudy
     from resnet_rs.studies.record import Result
 
@@ -153,7 +152,7 @@ def study_speed(
             failed += timing.error is not None
             say(_timed(timing))
     say_report(out)
-    _exit(stop, f"{failed} measurements" if failed else "")
+    exit_unfinished(stop, f"{failed} measurements" if failed else "")
 
 
 @app.command()
@@ -286,17 +285,7 @@ def _run(resolved: ResolvedStudy, folder: Path, runner: Runner) -> None:
         score = resolved.context.score.label
         say(f"best {score}: {label}. These test images chose it, so expect slightly less on others.")
         say(train_command(resolved.options.base, edits, data=resolved.options.data, out="runs/best"))
-    _exit(stop, f"{failed} of {total} runs" if failed else "")
-
-
-def _exit(stop: Stop, failed: str) -> None:
-    """Exit with the code of a study that was stopped, or in which something failed."""
-    if stop.is_requested:
-        say(f"stopped by {stop.reason}. The same command continues.", is_error=True)
-        raise typer.Exit(EXIT_STOPPED)
-    if failed:
-        say(f"{failed} failed. The same command tries them again.", is_error=True)
-        raise typer.Exit(EXIT_PARTLY)
+    exit_unfinished(stop, f"{failed} of {total} runs" if failed else "")
 
 
 def _described(result: Result, resolved: ResolvedStudy) -> str:

@@ -84,8 +84,7 @@ class Teacher:
 
     def probabilities(self, inputs: Tensor, *, machine: Machine) -> Float64[np.ndarray, "B K"]:
         """Of normalized inputs, calibrated as the teacher's own answers."""
-        task = self.experiment.task
-        assert isinstance(task, Classification)  # noqa: S101 - `check` refuses others
+        task = cast(Classification, self.experiment.task)  # `check` refuses others
         with machine.device.autocast():
             logits = self.model(inputs)
         shares = (logits.float().cpu().double() / task.temperature).softmax(1)
